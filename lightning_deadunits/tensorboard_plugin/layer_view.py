@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_deadunits.tensorboard_plugin.bundle import pack
+from lightning_deadunits.tensorboard_plugin.export import csv_parts
 from lightning_deadunits.tensorboard_plugin.ordering import Order, unit_order
 from lightning_deadunits.tensorboard_plugin.pooling import pool
 from lightning_deadunits.tensorboard_plugin.reading import LayerRecord
@@ -27,6 +28,8 @@ def layer_bundle(record: LayerRecord, order: Order) -> bytes:
         "num_steps": history.rates.steps.size,
         "dead_threshold": history.dead_threshold,
         "order": order,
+        "saw_nothing": bool(np.isnan(history.dead_fraction[-1])),
+        "csv_parts": csv_parts(history.rates),
     }
     arrays: dict[str, NDArray[Any]] = {
         "rates": pooled.rates,

@@ -11,7 +11,6 @@ from werkzeug import Request, Response
 
 from lightning_deadunits.tensorboard_plugin import query
 from lightning_deadunits.tensorboard_plugin.answers import (
-    MAX_BYTES,
     TooLargeError,
     WsgiApp,
     application,
@@ -19,7 +18,7 @@ from lightning_deadunits.tensorboard_plugin.answers import (
     csv_answer,
     json_answer,
 )
-from lightning_deadunits.tensorboard_plugin.export import csv_lines, units_per_file
+from lightning_deadunits.tensorboard_plugin.export import MAX_FILE_BYTES, csv_lines, units_per_file
 from lightning_deadunits.tensorboard_plugin.layer_view import layer_bundle, unit_curve
 from lightning_deadunits.tensorboard_plugin.metadata import UnreadableTagError
 from lightning_deadunits.tensorboard_plugin.ordering import ORDERS, Order
@@ -71,8 +70,8 @@ def csv_impl(source: Source, run: str, layer: str, units: range | None) -> bytes
     text = bytearray()
     for line in csv_lines(rates, units):
         text += line.encode()
-        if len(text) > MAX_BYTES:
-            fitting = units_per_file(rates, MAX_BYTES)
+        if len(text) > MAX_FILE_BYTES:
+            fitting = units_per_file(rates)
             raise TooLargeError(f"ask for at most {fitting} units, as in units=0-{fitting - 1}")
     return bytes(text)
 
