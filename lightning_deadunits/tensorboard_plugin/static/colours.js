@@ -6,7 +6,7 @@
 
 const LIGHT = {
   scale: ['#f4f8fc', '#deebf7', '#c6dbef', '#9ecae1', '#6baed6', '#4292c6', '#2171b5', '#0b4a8f', '#082f63'],
-  dead: '#f0590a',
+  dead: '#ea580c',
 };
 const DARK = {
   scale: ['#1d242c', '#203244', '#244460', '#2a597f', '#33729f', '#4a8fbf', '#70addb', '#9fcbee', '#cfe6fa'],

@@ -4,58 +4,84 @@ import { svg } from './dom.js';
 import { isDead } from './matrix.js';
 import { count, rate } from './text.js';
 
-const SIZE = { width: 900, height: 190 };
-const PLOT = { x: 44, y: 12, width: SIZE.width - 60, height: SIZE.height - 42 };
+const PLOT_HEIGHT = 120;
+const STRIP = 9; // one per run, above the plot: when the unit was dead
+const LEFT = 44;
+const RIGHT = 16;
+const BELOW = 24;
+const ROOM_FOR_DOTS = 120;
 
-/** Make the chart of some `unit` answers, each with the `colour` of its run. */
-export function unitChart(stories) {
-  const first = Math.min(...stories.map((story) => story.steps[0]));
-  const span = Math.max(...stories.map((story) => story.steps.at(-1))) - first || 1;
-  const x = (step) => PLOT.x + ((step - first) / span) * PLOT.width;
-  const y = (value) => PLOT.y + (1 - value) * PLOT.height;
+/** Make the chart of some `unit` answers, each with the `colour` of its run, `width` pixels wide. */
+export function unitChart(stories, width) {
+  const frame = frameOf(stories, width);
   const label = `Zero rate of unit ${stories[0].unit} over the steps`;
   return svg(
     'svg',
-    { class: 'curve', viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, role: 'img', 'aria-label': label },
-    axes(first, first + span, x, y),
-    stories.flatMap((story) => [...deadBands(story, x), ...reinitLines(story, x)]),
-    stories.map((story) => line(story, x, y)),
-    stories.flatMap((story) => dots(story, x, y)),
+    {
+      class: 'curve',
+      viewBox: `0 0 ${width} ${frame.bottom + BELOW}`,
+      role: 'img',
+      'aria-label': label,
+    },
+    axes(frame),
+    stories.flatMap((story, place) => deadStrip(story, place, frame)),
+    stories.flatMap((story) => reinitLines(story, frame)),
+    stories.map((story) => line(story, frame)),
+    stories.flatMap((story) => dots(story, frame)),
   );
 }
 
-function axes(first, last, x, y) {
+/** Where things are: steps across, rates up, below one strip per run. */
+function frameOf(stories, width) {
+  const first = Math.min(...stories.map((story) => story.steps[0]));
+  const last = Math.max(...stories.map((story) => story.steps.at(-1)));
+  const top = STRIP * stories.length + 8;
+  const across = width - LEFT - RIGHT;
+  return {
+    first,
+    last,
+    top,
+    bottom: top + PLOT_HEIGHT,
+    right: width - RIGHT,
+    x: (step) => LEFT + ((step - first) / (last - first || 1)) * across,
+    y: (value) => top + (1 - value) * PLOT_HEIGHT,
+  };
+}
+
+function axes({ first, last, bottom, right, x, y }) {
   const rates = [0, 0.5, 1].flatMap((value) => [
-    svg('line', { class: 'grid', x1: PLOT.x, x2: PLOT.x + PLOT.width, y1: y(value), y2: y(value) }),
-    svg('text', { x: PLOT.x - 8, y: y(value) + 4, 'text-anchor': 'end' }, String(value)),
+    svg('line', { class: 'grid', x1: LEFT, x2: right, y1: y(value), y2: y(value) }),
+    svg('text', { x: LEFT - 8, y: y(value) + 4, 'text-anchor': 'end' }, String(value)),
   ]);
-  const middle = Math.round((first + last) / 2);
-  const steps = [first, middle, last].map((step, place) =>
-    svg('text', { x: x(step), y: SIZE.height - 8, 'text-anchor': ['start', 'middle', 'end'][place] },
-      count(step)));
-  return [...rates, ...steps];
+  const steps = first === last ? [first] : [first, last];
+  const labels = steps.map((step, place) =>
+    svg('text', { x: x(step), y: bottom + 18, 'text-anchor': place ? 'end' : 'start' },
+      `step ${count(step)}`));
+  return [...rates, ...labels];
 }
 
 /** The stretches in which the unit was dead, from each dead step to the next. */
-function deadBands({ steps, zero_rate: rates, dead_threshold: threshold }, x) {
-  const widest = PLOT.x + PLOT.width;
-  return steps.flatMap((step, at) => {
+function deadStrip(story, place, { x, right }) {
+  const { steps, zero_rate: rates, dead_threshold: threshold, colour } = story;
+  const y = 4 + place * STRIP;
+  const key = svg('circle', { cx: LEFT - 12, cy: y + 2.5, r: 3, fill: colour });
+  const stretches = steps.flatMap((step, at) => {
     if (rates[at] === null || !isDead(rates[at], threshold)) return [];
-    const from = x(step);
-    const to = at + 1 < steps.length ? x(steps[at + 1]) : Math.min(widest, from + 6);
-    const width = Math.max(1, to - from);
-    return [svg('rect', { class: 'dead-band', x: from, y: PLOT.y, width, height: PLOT.height })];
+    const end = at + 1 < steps.length ? x(steps[at + 1]) : Math.min(right, x(step) + 6);
+    const width = Math.max(2, end - x(step));
+    return [svg('rect', { class: 'dead-band', x: x(step), y, width, height: 5 })];
   });
+  return [key, ...stretches];
 }
 
-function reinitLines({ reinitialised_at: steps }, x) {
+function reinitLines({ reinitialised_at: steps }, { x, top, bottom }) {
   return steps.map((step) =>
     svg('g', { class: 'reinit' },
-      svg('line', { x1: x(step), x2: x(step), y1: PLOT.y, y2: PLOT.y + PLOT.height }),
+      svg('line', { x1: x(step), x2: x(step), y1: top, y2: bottom }),
       svg('title', {}, `re-initialised at step ${count(step)}`)));
 }
 
-function line({ steps, zero_rate: rates, colour }, x, y) {
+function line({ steps, zero_rate: rates, colour }, { x, y }) {
   let pen = 'M';
   const path = rates.map((value, at) => {
     if (value === null) {
@@ -70,10 +96,10 @@ function line({ steps, zero_rate: rates, colour }, x, y) {
 }
 
 /** Points to hover, as long as there is room to tell them apart. */
-function dots({ run, steps, zero_rate: rates, colour }, x, y) {
-  const radius = steps.length > 120 ? 0 : 2.5;
-  return rates.flatMap((value, at) => (value === null || !radius ? [] : [
-    svg('circle', { cx: x(steps[at]), cy: y(value), r: radius, fill: colour },
+function dots({ run, steps, zero_rate: rates, colour }, { x, y }) {
+  if (steps.length > ROOM_FOR_DOTS) return [];
+  return rates.flatMap((value, at) => (value === null ? [] : [
+    svg('circle', { cx: x(steps[at]), cy: y(value), r: 2.5, fill: colour },
       svg('title', {}, `${run}: step ${count(steps[at])}, zero rate ${rate(value)}`)),
   ]));
 }

@@ -6,12 +6,16 @@ import { count } from './text.js';
 
 export const MARGIN = { left: 56, right: 14, top: 22, bottom: 26 };
 const MOST_HEIGHT = 520;
+// Bars above the map, and the unit's curve below it: what is clicked and what answers fit together.
+const REST_OF_PAGE = 580;
 const LEAST_HEIGHT = 44;
 const TALLEST_ROW = 26;
+const ROOM_FOR_GAPS = 7;
 
 /** Height of the cells: few units get tall rows, many share the screen. */
 export function plotHeight(numRows) {
-  return Math.max(LEAST_HEIGHT, Math.min(MOST_HEIGHT, numRows * TALLEST_ROW));
+  const room = Math.max(MOST_HEIGHT / 2, Math.min(MOST_HEIGHT, window.innerHeight - REST_OF_PAGE));
+  return Math.max(LEAST_HEIGHT, Math.min(room, numRows * TALLEST_ROW));
 }
 
 /** Draw everything into a canvas of `size` CSS pixels; `view` is {first, last, focus, unitRow}. */
@@ -25,6 +29,7 @@ export function drawHeatMap(canvas, matrix, view, size) {
   const ink = inkOf(canvas);
   drawUnseen(context, plot, ink);
   drawCells(context, plot, matrix, view, scale);
+  drawGaps(context, plot, view, ink);
   drawSteps(context, plot, matrix, ink);
   drawUnits(context, plot, matrix, view, ink);
   drawMarks(context, plot, matrix, view, ink);
@@ -102,13 +107,24 @@ function drawCells(context, plot, matrix, view, scale) {
   context.drawImage(sheet, plot.x, plot.y, plot.width, plot.height);
 }
 
+/** Hairlines between rows that are tall enough: neighbours of one colour stay countable. */
+function drawGaps(context, plot, view, ink) {
+  const shown = view.last - view.first;
+  const height = plot.height / shown;
+  if (height < ROOM_FOR_GAPS) return;
+  context.fillStyle = ink.paper;
+  for (let row = 1; row < shown; row += 1) {
+    context.fillRect(plot.x, plot.y + row * height - 0.5, plot.width, 1);
+  }
+}
+
 function drawSteps(context, plot, matrix, ink) {
   context.fillStyle = ink.text;
   context.font = ink.font;
   context.textBaseline = 'top';
-  const room = Math.max(1, Math.floor(plot.width / 74));
-  const places = spread(matrix.numColumns, room);
-  places.forEach((column) => {
+  const stride = Math.ceil((74 * matrix.numColumns) / plot.width);
+  // Counted from the latest step, the one that matters most.
+  for (let column = matrix.numColumns - 1; column >= 0; column -= stride) {
     const x = plot.x + ((column + 0.5) / matrix.numColumns) * plot.width;
     const label = count(matrix.steps[column]);
     const half = context.measureText(label).width / 2;
@@ -116,7 +132,7 @@ function drawSteps(context, plot, matrix, ink) {
     context.textAlign = 'center';
     context.fillText(label, inside, plot.y + plot.height + 9);
     context.fillRect(x - 0.5, plot.y + plot.height + 2, 1, 4);
-  });
+  }
 }
 
 function drawUnits(context, plot, matrix, view, ink) {
@@ -125,19 +141,12 @@ function drawUnits(context, plot, matrix, view, ink) {
   context.font = ink.font;
   context.textAlign = 'right';
   context.textBaseline = 'middle';
-  const rows = spread(shown, Math.max(1, Math.floor(plot.height / 22)));
+  const stride = Math.ceil((14 * shown) / plot.height);
   // In an order other than the indices' a label names the unit that is there.
-  for (const row of rows) {
+  for (let row = 0; row < shown; row += stride) {
     const y = plot.y + ((row + 0.5) / shown) * plot.height;
     context.fillText(count(matrix.unitsOf(view.first + row)[0]), plot.x - 8, y);
   }
-}
-
-/** Up to `most` evenly spaced places of `total`, the first and the last among them. */
-function spread(total, most) {
-  if (total <= most) return Array.from({ length: total }, (_, place) => place);
-  if (most < 2) return [0];
-  return Array.from({ length: most }, (_, at) => Math.round((at * (total - 1)) / (most - 1)));
 }
 
 /** A re-initialisation happens after its validation: on the right edge of that step's column. */

@@ -1,12 +1,11 @@
 /** Puts the page together: the run picker, and either the overview or one layer. */
 
 import { fetchRuns } from './api.js';
-import { runColour, setDark } from './colours.js';
+import { gradient, runColour, setDark } from './colours.js';
 import { element } from './dom.js';
 import { failure, noData, noRuns } from './empty.js';
 import { onDarkMode, onReload } from './host.js';
 import { makeLayerView } from './layer_view.js';
-import { restyleLegend } from './legend.js';
 import { makeOverview } from './overview_view.js';
 import { makeRunPicker, unaskedRuns } from './runs.js';
 import { choose, current, onChoice } from './state.js';
@@ -20,9 +19,10 @@ export async function render() {
   const page = makePage();
   document.body.append(page.root);
   onDarkMode((dark) => {
-    document.documentElement.classList.toggle('dark', dark);
+    const html = document.documentElement;
+    html.classList.toggle('dark', dark);
     setDark(dark);
-    restyleLegend();
+    html.style.setProperty('--scale', gradient());
     page.layer.redraw();
   });
   await reload(page);
@@ -45,7 +45,8 @@ function makePage() {
   const overview = makeOverview({
     sort: (sort) => choose({ sort }),
     filter: (filter) => choose({ filter }),
-    open: (layer) => choose({ layer, unit: null }, { push: true }),
+    // With the runs that are shown, so that the address says all of what is on screen.
+    open: (layer) => choose({ layer, unit: null, runs: names(chosenRuns()) }, { push: true }),
   });
   const layer = makeLayerView({
     back: () => choose({ layer: null, unit: null }, { push: true }),
@@ -78,7 +79,7 @@ async function refresh(page, change) {
   latest += 1;
   const turn = latest;
   const chosen = chosenRuns();
-  page.picker.show(known.map(({ colour, ...run }) => run), chosen.map(({ run }) => run));
+  page.picker.show(known.map(({ colour, ...run }) => run), names(chosen));
   page.main.setAttribute('aria-busy', 'true');
   const show = await (change === 'table' ? arrangement(page) : content(page, chosen, change));
   if (turn !== latest) return; // the user has gone on meanwhile
@@ -88,8 +89,12 @@ async function refresh(page, change) {
 
 /** The chosen runs that exist, or, if the user has not chosen, those worth showing. */
 function chosenRuns() {
-  const names = current().runs ?? unaskedRuns(known);
-  return known.filter(({ run }) => names.includes(run));
+  const wanted = current().runs ?? unaskedRuns(known);
+  return known.filter(({ run }) => wanted.includes(run));
+}
+
+function names(runs) {
+  return runs.map(({ run }) => run);
 }
 
 function arrangement(page) {

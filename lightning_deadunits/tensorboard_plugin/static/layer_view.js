@@ -21,9 +21,10 @@ export function makeLayerView(on) {
   const unit = element('input', {
     type: 'number', min: 0, step: 1, class: 'unit-number', onchange: () => on.unit(wanted(unit)),
   });
-  const view = { title, panes, unitPanel, order, unit, on, key: null, shown: new Map() };
+  const view = { title, panes, unitPanel, order, unit, on, key: null, shown: new Map(), stories: [] };
   const zoomIn = zoomButton(view, 'Zoom in', '+', 0.5);
   const zoomOut = zoomButton(view, 'Zoom out', '−', 2);
+  new ResizeObserver(() => redrawChart(view)).observe(unitPanel);
   const root = element('section', { class: 'view', 'aria-label': 'Layer' },
     element('div', { class: 'bar' },
       element('button', { type: 'button', class: 'back', onclick: on.back }, '‹ All layers'), title,
@@ -126,10 +127,21 @@ async function loadUnit(view, runs, { layer, unit }) {
     }
   }))).filter(Boolean);
   return () => {
-    view.unit.value = unit ?? '';
     view.shown.forEach(({ pane, matrix }) => matrix && pane.markUnit(unit));
+    view.unit.value = unit ?? '';
+    view.stories = stories;
     view.unitPanel.replaceChildren(...unitBlocks(view, unit, stories));
   };
+}
+
+/** The chart is drawn for a width; text in it would shrink with a narrower page. */
+function redrawChart({ unitPanel, stories }) {
+  const chart = unitPanel.querySelector('.curve');
+  if (chart) chart.replaceWith(unitChart(stories, chartWidth(unitPanel)));
+}
+
+function chartWidth(panel) {
+  return Math.max(240, panel.clientWidth - 32);
 }
 
 function unitBlocks(view, unit, stories) {
@@ -142,7 +154,7 @@ function unitBlocks(view, unit, stories) {
   }, '×');
   const header = element('header', {}, element('h3', {}, `Unit ${count(unit)}`), close);
   if (!stories.length) return [header, element('p', { class: 'hint' }, 'No chosen run has this unit.')];
-  return [header, unitChart(stories), element('ul', { class: 'stories' }, stories.map(story))];
+  return [header, unitChart(stories, chartWidth(view.unitPanel)), element('ul', { class: 'stories' }, stories.map(story))];
 }
 
 function story({ run, colour, dead, born_dead: born, dead_since: since, revived, reinitialised_at: marks }) {

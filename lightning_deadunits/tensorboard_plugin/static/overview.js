@@ -122,8 +122,8 @@ function runCell({ run, colour }) {
 }
 
 function fractionCell(row, top) {
-  return element('td', { class: 'fraction' }, sparkline(row.sparkline, top),
-    element('span', { class: 'value' }, percent(row.dead_fraction)));
+  return element('td', {}, element('div', { class: 'fraction' }, sparkline(row.sparkline, top),
+    element('span', { class: 'value' }, percent(row.dead_fraction))));
 }
 
 function zeroRate(row) {
