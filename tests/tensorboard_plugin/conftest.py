@@ -12,6 +12,8 @@ import pytest
 
 from .training import train_runs
 
+pytest.register_assert_rewrite(f"{__package__}.browsing")
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
     "--headless",

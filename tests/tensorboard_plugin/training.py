@@ -88,8 +88,13 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
 
 def train_runs(folder: Path) -> None:
     """Train without and with re-initialisation, beside a run that never heard of dead units."""
-    train(folder / "plain", reinit=False)
-    train(folder / "reinit", reinit=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model spends its time waiting for its threads
+    try:
+        train(folder / "plain", reinit=False)
+        train(folder / "reinit", reinit=True)
+    finally:
+        torch.set_num_threads(threads)
     other = SummaryWriter(str(folder / "other"))
     other.add_scalar("loss", 1.0, 0)
     other.close()
