@@ -84,8 +84,8 @@ class Tab:
             self.complaints.append(f"{message.text} ({message.location['url']})")
 
     def _requested(self, request: Any) -> None:
-        network = urlparse(request.url).scheme in ("http", "https", "ws", "wss")
-        if network and not request.url.startswith(self.url + "/"):
+        asked = urlparse(request.url)
+        if asked.netloc and asked.netloc != urlparse(self.url).netloc:
             self.strangers.append(request.url)
 
 

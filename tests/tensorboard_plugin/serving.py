@@ -76,6 +76,13 @@ def client(logdir: Path, *options: str) -> Client:
     )
 
 
+def heat_map(url: str, run: str, layer: str, order: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fetch a heat map, its matrix turned so that a row is a unit."""
+    path = f"{ROUTE}/layer?run={run}&layer={layer}&order={order}"
+    header, arrays = unpack(get(url + path))
+    return header, {**arrays, "rates": arrays["rates"].T}
+
+
 def unpack(content: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read a bundle as HTTP.md describes it."""
     length = int.from_bytes(content[:4], "little")

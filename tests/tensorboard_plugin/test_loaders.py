@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit, write_zero_rates
 
-from .serving import ROUTE, get, tensorboard, unpack, wait_until
+from .serving import ROUTE, get, heat_map, tensorboard, wait_until
 from .synthetic import rates, write_run
 
 LOADERS = {"data server": "--load_fast=true", "python": "--load_fast=false"}
@@ -66,32 +66,28 @@ def overview(url: str, run: str) -> dict[str, int]:
     return {it["layer"]: it.get("num_steps", 0) for it in layers}
 
 
-def heat_map(url: str, run: str, layer: str = "a"):
-    return unpack(get(f"{url}{ROUTE}/layer?run={run}&layer={layer}&order=index"))
-
-
 def test_rates_equal_the_float32_that_was_written(served):
-    header, arrays = heat_map(served, "long", "b")
+    header, arrays = heat_map(served, "long", "b", "index")
     assert header["steps"] == list(range(250))
-    assert arrays["rates"].tobytes() == np.ascontiguousarray(rates(250, 8).T).tobytes()
+    assert arrays["rates"].T.tobytes() == rates(250, 8).tobytes()
 
 
 def test_a_thousand_steps_are_kept_with_the_last_among_them(served):
-    header, arrays = heat_map(served, "long")
+    header, arrays = heat_map(served, "long", "a", "index")
     assert len(header["steps"]) == 1_000
     assert header["steps"][-1] == LONG - 1
     np.testing.assert_array_equal(arrays["rates"], rates(LONG, 8).T[:, header["steps"]])
 
 
 def test_unit_counts_may_change(served):
-    header, arrays = heat_map(served, "changing")
+    header, arrays = heat_map(served, "changing", "a", "index")
     assert header["num_units"] == 5
     widths = (~np.isnan(arrays["rates"])).sum(axis=0)
     assert widths.tolist() == [4, 6, 3, 5]
 
 
 def test_a_resumed_run_shows_what_led_to_its_weights(served):
-    header, arrays = heat_map(served, "resumed")
+    header, arrays = heat_map(served, "resumed", "a", "index")
     assert header["steps"] == [10, 20, 25, 30]
     np.testing.assert_array_equal(arrays["rates"][0], np.float32([1, 1, 0.5, 0.5]))
     # The mark at 40 belongs to the future that was given up.
@@ -116,7 +112,7 @@ def test_the_users_samples_per_plugin_wins(logdir, loader):
     options = [loader, "--samples_per_plugin=scalars=7,dead_units=20", "--reload_interval=1"]
     with tensorboard(logdir, *options) as url:
         wait_until(lambda: overview(url, "long") == {"a": 20, "b": 20}, 30)
-        header, _ = heat_map(url, "long")
+        header, _ = heat_map(url, "long", "a", "index")
         assert header["steps"][-1] == LONG - 1
 
 

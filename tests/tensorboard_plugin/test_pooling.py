@@ -41,7 +41,7 @@ def test_what_fits_is_sent_as_it_was_written():
     values = synthetic_rates(20, 50)
     pooled = pool(history(values), np.arange(50)[::-1])
     assert pooled.dead_share is None
-    np.testing.assert_array_equal(pooled.rates, values.T[::-1])
+    np.testing.assert_array_equal(pooled.rates, values[:, ::-1])
 
 
 def test_pooling_matches_a_slow_loop(monkeypatch):
@@ -60,8 +60,8 @@ def test_pooling_matches_a_slow_loop(monkeypatch):
             living = [rate for rate in seen if rate < 1]
             share = (len(seen) - len(living)) / len(seen) if seen else np.nan
             mean = np.mean(living) if living else 1.0 if seen else np.nan
-            np.testing.assert_allclose(pooled.dead_share[row, column], share, rtol=1e-6)
-            np.testing.assert_allclose(pooled.rates[row, column], mean, rtol=1e-6)
+            np.testing.assert_allclose(pooled.dead_share[column, row], share, rtol=1e-6)
+            np.testing.assert_allclose(pooled.rates[column, row], mean, rtol=1e-6)
 
 
 def test_one_dead_unit_among_100_000_shows_in_its_row():
@@ -69,7 +69,7 @@ def test_one_dead_unit_among_100_000_shows_in_its_row():
     values[:, 54_321] = 1.0
     pooled = pool(history(values), np.arange(100_000))
     assert pooled.dead_share is not None
-    rows = np.flatnonzero(pooled.dead_share[:, -1])
+    rows = np.flatnonzero(pooled.dead_share[-1])
     assert rows.tolist() == [54_321 // pooled.units_per_row]
 
 
@@ -77,8 +77,8 @@ def test_one_dead_unit_among_100_000_shows_in_its_row():
 def test_no_heat_map_is_larger_than_what_may_be_sent(shape):
     pooled = pool(history(np.zeros(shape)), np.arange(shape[1]))
     assert pooled.rates.size <= pooling.MAX_CELLS
-    assert pooled.rates.shape[0] <= pooling.MAX_ROWS
-    assert pooled.rates.shape[0] == -(-shape[1] // pooled.units_per_row)
+    assert pooled.rates.shape[1] <= pooling.MAX_ROWS
+    assert pooled.rates.shape[1] == -(-shape[1] // pooled.units_per_row)
 
 
 def test_16_384_units_by_300_steps_are_not_pooled():

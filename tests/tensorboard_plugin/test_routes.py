@@ -70,7 +70,7 @@ def test_overview_of_a_run_without_the_callback_is_empty(served):
 def test_layer_holds_the_rates_that_were_written(served, order):
     header, arrays = unpack(get(served, "layer", run="a/b", layer="wide", order=order).data)
     written = rates(30, 64)
-    np.testing.assert_array_equal(arrays["rates"], written.T[arrays["units"]])
+    np.testing.assert_array_equal(arrays["rates"], written[:, arrays["units"]])
     assert header["steps"] == list(range(0, 300, 10))
     assert header["order"] == order
 
