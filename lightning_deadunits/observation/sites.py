@@ -93,6 +93,7 @@ class SiteMode(TorchFunctionMode):
         self._frames: list[_Frame] = []
         self._paddings: list[Padding] = []
         self._calls: dict[str, int] = {}
+        self._ran: dict[str, Kind] = {}
         self._hooks: dict[nn.Module, ModuleHooks] = {}
 
     # --- what subclasses say ------------------------------------------------------------------
@@ -110,7 +111,12 @@ class SiteMode(TorchFunctionMode):
     # --- one forward pass ---------------------------------------------------------------------
 
     def start_pass(self) -> None:
-        """Forget the last forward pass: calls are numbered anew."""
+        """Forget the last forward pass but for the names it met: calls are numbered anew."""
+        for name, kind in self._ran.items():
+            never = kind == "never" and not self.never_zero
+            (self.never_met if never else self.met)[name] = True
+        # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
+        self._ran.clear()
         self.lineage.forget()
         self._frames.clear()
         self._paddings.clear()
@@ -155,7 +161,7 @@ class SiteMode(TorchFunctionMode):
 
     def _site(self, base: str, kind: Kind, output: Any, certain: bool) -> Any:
         if kind == "never" and not self.never_zero:
-            self.never_met[base] = True
+            self._ran[base] = kind
             return output
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
@@ -166,7 +172,7 @@ class SiteMode(TorchFunctionMode):
         earlier = self._calls.get(base, 0)
         self._calls[base] = earlier + 1
         name = called(base, earlier)
-        self.met[name] = True
+        self._ran[name] = kind
         if not torch.compiler.is_compiling() and not selects(name, self.layers, self.exclude):
             return output
         return self.on_site(Site(name, kind, axes, assumed), output)
