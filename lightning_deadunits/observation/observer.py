@@ -1,0 +1,164 @@
+"""Counts the zeros of every activation site: per call, per batch, over an epoch."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.counting import count_values
+from lightning_deadunits.observation.activations import Kind, zero_atol
+from lightning_deadunits.observation.compiled import room_for_graphs
+from lightning_deadunits.observation.names import selects
+from lightning_deadunits.observation.nested import dense
+from lightning_deadunits.observation.padding import padded_values
+from lightning_deadunits.observation.sites import Site, SiteMode
+
+
+class _Count(NamedTuple):
+    """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
+
+    zeros: Tensor
+    nonfinite: Tensor
+    observations: int | Tensor
+    unit_dim: int
+    kind: Kind
+    assumed: bool
+
+
+@dataclass
+class LayerCounts:
+    """What one layer has shown so far.
+
+    Attributes:
+        zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
+        nonfinite: NaN and infinite values of all units together, int64 of shape ``()``.
+        observations: Values seen per unit.
+        unit_dim: Axis of the activation that indexes the units.
+        kind: Whether the units can be zero at rest.
+        assumed: True if nothing told which axis the units are on.
+    """
+
+    zeros: Tensor
+    nonfinite: Tensor
+    observations: int | Tensor
+    unit_dim: int
+    kind: Kind
+    assumed: bool
+
+
+class Observer(SiteMode):
+    """Counts zeros while it is entered; ``counts`` has the sums of all folded passes.
+
+    Use :meth:`watching` around an epoch, :meth:`one_pass` around each forward pass.
+
+    Args:
+        atol: Magnitude that counts as zero, None for a rule by kind of activation.
+        *args: Passed on to :class:`SiteMode`.
+        **kwargs: Passed on to :class:`SiteMode`.
+    """
+
+    def __init__(self, *args: Any, atol: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.atol = atol
+        self.never_zero = self.layers is not None and atol is not None
+        self.counts: dict[str, LayerCounts] = {}
+        self._pending: dict[str, _Count] = {}
+        self._entered = ExitStack()
+
+    def reset(self) -> None:
+        """Start a new epoch."""
+        self.end(keep=False)
+        self.counts = {}
+        self.unjudged = {}
+        self.met.clear()
+
+    def begin(self) -> None:
+        """Start counting one forward pass."""
+        self.start_pass()
+        self._pending.clear()
+        self._entered.enter_context(room_for_graphs())
+        self._entered.enter_context(self)
+
+    def end(self, keep: bool = True) -> None:
+        """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
+        self._entered.close()
+        if keep:
+            self.fold()
+        self._pending.clear()
+        self.start_pass()
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Count one forward pass; one that raises is not counted."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.end(keep=False)
+            raise
+        self.end()
+
+    def detach(self) -> None:
+        self.end(keep=False)
+        super().detach()
+
+    def fold(self) -> None:
+        """Add what the last pass has counted to ``counts``."""
+        for name, count in self._pending.items():
+            if not selects(name, self.layers, self.exclude):
+                continue  # a compiled region counts all: fnmatch cannot be traced
+            if name not in self.counts:
+                self.counts[name] = LayerCounts(*count)
+            elif self.counts[name].zeros.shape != count.zeros.shape:
+                before, now = self.counts[name].zeros.numel(), count.zeros.numel()
+                self.unjudged[name] = f"its number of units changes ({before}, then {now})"
+            else:
+                self._add(self.counts[name], count)
+
+    def _add(self, total: LayerCounts, count: _Count) -> None:
+        total.zeros = total.zeros + count.zeros
+        total.nonfinite = total.nonfinite + count.nonfinite
+        total.observations = total.observations + count.observations
+
+    def on_site(self, site: Site, output: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            self._count(site, output)
+            return output
+        try:
+            self._count(site, output)
+        except Exception as error:
+            self._give_up(site.name, error)
+        return output
+
+    def _count(self, site: Site, output: Tensor) -> None:
+        values, dims = dense(output.detach(), site.unit_dims)
+        padded = padded_values(self.padding(), output)
+        seen: int | Tensor = 1
+        for axis, size in enumerate(values.shape):
+            seen *= 1 if axis in dims else size
+        if padded is not None:
+            values = values.masked_fill(padded, torch.nan)
+        zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
+        if padded is not None:
+            hidden = padded.sum()
+            nonfinite = nonfinite - hidden * zeros.numel()
+            seen = seen - hidden
+        self._pending[site.name] = _Count(
+            zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
+        )
+
+    def _give_up(self, name: str, error: Exception) -> None:
+        if name not in self.unjudged:
+            warnings.warn(
+                f"Layer {name!r} cannot be observed, its units are not judged; the model is not "
+                f"affected.\n{''.join(traceback.format_exception(error))}",
+                stacklevel=2,
+            )
+        self.unjudged[name] = f"{type(error).__name__}: {error}"

@@ -1,0 +1,262 @@
+"""What an activation site is, and the mode that meets every site of a forward pass.
+
+A ``TorchFunctionMode`` sees ``nn.ReLU``, ``F.relu``, ``torch.relu`` and ``x.relu_()`` alike; a
+module that is called twice passes twice. Dynamo traces through it and guards on the mode stack:
+a model compiled earlier gets a second graph while the mode is on, and its plain one back
+afterwards. Only names need hooks, which are there for as long as ``watching`` lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torchmetrics import Metric
+
+from lightning_deadunits.observation.activations import (
+    BOUNDED,
+    FUNCTION_KINDS,
+    FUNCTION_NAMES,
+    Kind,
+    function_kind,
+    module_kind,
+)
+from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.compiled import is_opaque
+from lightning_deadunits.observation.hooks import ModuleHooks
+from lightning_deadunits.observation.lineage import Lineage
+from lightning_deadunits.observation.names import called, module_names, selects
+from lightning_deadunits.observation.padding import Padding, padding_of, reads_padding
+from lightning_deadunits.observation.probing import probed_kind
+
+
+class Site(NamedTuple):
+    """One activation call of a forward pass.
+
+    Attributes:
+        name: Qualified name of the layer, with a suffix from the second call on.
+        kind: Whether its units can be zero at rest.
+        unit_dims: Axes that index the units; more than one after a head split.
+        assumed: True if nothing told which axis it is, and convention was followed.
+    """
+
+    name: str
+    kind: Kind
+    unit_dims: Axes
+    assumed: bool
+
+
+class _Frame(NamedTuple):
+    """A module whose forward is running.
+
+    ``kind`` is that of the activation which the module is, if it is one; ``whole`` says that its
+    output counts, whatever it computes inside, and ``silent`` that nothing inside counts.
+    """
+
+    name: str
+    kind: Kind | None
+    whole: bool
+    silent: bool
+
+
+class SiteMode(TorchFunctionMode):
+    """Calls :meth:`on_site` with every activation of the model while it is entered.
+
+    Args:
+        model: The model whose modules give the names.
+        layers: Patterns of layers to track, None for all that can be zero at rest.
+        exclude: Patterns of layers not to track.
+        never_zero: Whether activations that are never zero at rest are sites too.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: tuple[str, ...] | None = None,
+        exclude: tuple[str, ...] | None = None,
+        never_zero: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.layers = layers
+        self.exclude = exclude
+        self.never_zero = never_zero
+        self.lineage = Lineage()
+        self.met: dict[str, bool] = {}
+        self.never_met: dict[str, bool] = {}
+        self.expected: dict[str, str] = {}
+        self.unjudged: dict[str, str] = {}
+        self._frames: list[_Frame] = []
+        self._paddings: list[Padding] = []
+        self._calls: dict[str, int] = {}
+        self._ran: dict[str, Kind] = {}
+        self._hooks: dict[nn.Module, ModuleHooks] = {}
+
+    # --- what subclasses say ------------------------------------------------------------------
+
+    def on_site(self, site: Site, output: Tensor) -> Tensor:
+        """Receive one activation; what is returned takes its place."""
+        return output
+
+    def on_call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+    ) -> Any:
+        """Receive every other call of a torch function; what is returned takes its result's place."""
+        return out
+
+    # --- one forward pass ---------------------------------------------------------------------
+
+    def start_pass(self) -> None:
+        """Forget the last forward pass but for the names it met: calls are numbered anew."""
+        for name, kind in self._ran.items():
+            never = kind == "never" and not self.never_zero
+            (self.never_met if never else self.met)[name] = True
+        # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
+        self._ran.clear()
+        self.lineage.forget()
+        self._frames.clear()
+        self._paddings.clear()
+        self._calls.clear()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self._follow(func, args, kwargs, out)
+        if func in FUNCTION_NAMES:
+            return self._activation(func, args, kwargs, out)
+        return self.on_call(func, args, kwargs, out)
+
+    def _follow(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
+        if torch.compiler.is_compiling():
+            self.lineage.follow(function, args, kwargs, out)
+            return
+        # An unforeseen signature must not cost the user's forward pass: the axis is unknown then.
+        with suppress(Exception):
+            self.lineage.follow(function, args, kwargs, out)
+
+    def _activation(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+    ) -> Any:
+        frame = self._frames[-1] if self._frames else _ROOT
+        kind = function_kind(function, args, kwargs)
+        if kind is None or frame.whole or frame.silent:
+            return self.on_call(function, args, kwargs, out)
+        if frame.kind is not None:
+            return self._site(frame.name, frame.kind, out, certain=True)
+        name = FUNCTION_NAMES[function]
+        base = f"{frame.name}.{name}" if frame.name else name
+        return self._site(base, kind, out, certain=function not in BOUNDED)
+
+    def _site(self, base: str, kind: Kind, output: Any, certain: bool) -> Any:
+        if kind == "never" and not self.never_zero:
+            self._ran[base] = kind
+            return output
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
+            return output
+        axes, assumed = self._unit_axes(output)
+        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
+        if not axes or (assumed and (not certain or output.ndim == 1)):
+            return output
+        earlier = self._calls.get(base, 0)
+        self._calls[base] = earlier + 1
+        name = called(base, earlier)
+        self._ran[name] = kind
+        if not torch.compiler.is_compiling() and not selects(name, self.layers, self.exclude):
+            return output
+        return self.on_site(Site(name, kind, axes, assumed), output)
+
+    def _unit_axes(self, output: Tensor) -> tuple[Axes | None, bool]:
+        known = self.lineage.axes(output)
+        if known is None:
+            known = self.lineage.guess(output)
+        if known is not None:
+            return known, False
+        # PyTorch's own convention: channels second for images, features last for all else.
+        return ((1,) if output.ndim > 3 else (output.ndim - 1,)), True
+
+    def unseen(self) -> dict[str, str]:
+        """Return the layers that ought to have run and have not, each with the likely cause."""
+        return {name: why for name, why in self.expected.items() if name not in self.met}
+
+    def padding(self) -> Padding | None:
+        """Return which positions are padding inside the module that is running, if it was told."""
+        return self._paddings[-1] if self._paddings else None
+
+    # --- names --------------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Let the modules of the model tell when they run."""
+        for module, name in module_names(self.model).items():
+            if isinstance(module, torch.jit.ScriptModule):
+                self.expected.setdefault(name, "a ScriptModule runs outside of Python")
+            elif module not in self._hooks and not is_opaque(module):
+                self._hooks[module] = ModuleHooks(module, *self._tellers(module, name))
+        for hooks in self._hooks.values():
+            hooks.attach()
+
+    def detach(self) -> None:
+        """Take every hook away again."""
+        for hooks in self._hooks.values():
+            hooks.detach()
+        self.start_pass()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Attach for a while; every hook is gone afterwards."""
+        try:
+            self.attach()
+            yield
+        finally:
+            self.detach()
+
+    def _tellers(
+        self, module: nn.Module, name: str
+    ) -> tuple[Callable[..., None], Callable[..., Any]]:
+        frame = self._frame(module, name)
+        if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
+            self.expected[name] = "it did not run"
+        frames, paddings = self._frames, self._paddings
+        takes_padding = reads_padding(module)
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            frames.append(frame)
+            if takes_padding:
+                paddings.append(padding_of(module, args, kwargs))
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if takes_padding:
+                paddings.pop()
+            frames.pop()
+            return self._whole_output(frame, output) if frame.whole else None
+
+        return enter, leave
+
+    def _whole_output(self, frame: _Frame, output: Any) -> Any:
+        assert frame.kind is not None
+        return self._site(frame.name, frame.kind, output, certain=True)
+
+    def _frame(self, module: nn.Module, name: str) -> _Frame:
+        ignored = isinstance(module, Metric)
+        kind = module_kind(module)
+        if kind is not None:
+            own_forward = not type(module).forward.__module__.startswith("torch.nn.")
+            return _Frame(name, kind, own_forward, ignored)
+        kind = probed_kind(module) if name else None
+        if kind is None and name in (self.layers or ()):
+            kind = "exact"  # asked for by its very name, whatever it is
+        return _Frame(name, kind, kind is not None, ignored)
+
+
+_ROOT = _Frame("", None, False, False)
