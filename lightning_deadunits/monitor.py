@@ -17,7 +17,13 @@ from lightning_deadunits.loggers import log_reinit, log_scalars, write_validatio
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.tally import report_of
-from lightning_deadunits.processes import device_of, gather_objects, logged_step, sum_tensors
+from lightning_deadunits.processes import (
+    check_takes_part,
+    device_of,
+    gather_objects,
+    logged_step,
+    sum_tensors,
+)
 from lightning_deadunits.reinit import ReinitConfig
 from lightning_deadunits.reinit.reviver import Reviver
 from lightning_deadunits.report import DeadUnitsReport
@@ -30,7 +36,40 @@ from lightning_deadunits.selection import (
 
 
 class DeadUnitMonitor:
-    """The body of both callbacks; see :class:`lightning_deadunits.DeadUnitCallback`."""
+    """Finds units that never fire, logs them at every validation, and revives them on request.
+
+    Every activation of the model is counted during validation, whether a module, a function or a
+    method computes it: :class:`~lightning_deadunits.DeadUnitsReport` in ``report`` afterwards. A
+    unit is dead if its zero-activation rate over the whole validation epoch, on all processes, is
+    at least ``dead_threshold``. Training is not touched unless ``reinit`` asks for it.
+
+    Logged are ``dead_fraction/total``, ``dead_fraction/<layer>``, ``zero_rate/<layer>`` and
+    ``dead_layers``; to TensorBoard also the distribution and the vector of rates of every layer.
+    In a checkpoint's file name write ``auto_insert_metric_name=False``: the names hold a slash.
+
+    Args:
+        layers: One or several patterns (as in ``fnmatch``) of layers to track, by default every
+            activation that can be zero at rest. The full name of any other module has its output
+            tracked.
+        exclude: One or several patterns of layers to leave out.
+        dead_threshold: Zero-activation rate in (0, 1] from which on a unit is dead.
+        atol: Magnitude up to which a value counts as zero. By default exactly zero for activations
+            that can be so (ReLU), 0.001 for smooth ones (GELU, SiLU, Mish, Softplus).
+        reinit: Whether to give dead units a new life, or how in detail.
+        per_unit: Whether to write the vector of rates that TensorBoard's Dead Units tab shows.
+        custom_scalars: Whether to lay out one chart with all layers in TensorBoard's Custom
+            Scalars tab.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+        SelectionError: Before training, if a pattern matches no layer or no activation runs; it is
+            a ValueError, too.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_deadunits import DeadUnitCallback
+        >>> trainer = Trainer(callbacks=[DeadUnitCallback()], logger=False, barebones=True)
+    """
 
     def __init__(
         self,
@@ -73,6 +112,7 @@ class DeadUnitMonitor:
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
         check_possible(pl_module, self.layers, self.exclude)
+        check_takes_part(trainer, pl_module)
         on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
         if not trainer.enable_validation and not on_training_batches:
             warnings.warn(

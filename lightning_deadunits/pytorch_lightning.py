@@ -8,4 +8,4 @@ from lightning_deadunits.monitor import DeadUnitMonitor
 
 
 class DeadUnitCallback(DeadUnitMonitor, Callback):
-    """The same as :class:`lightning_deadunits.DeadUnitCallback`, for the other namespace."""
+    __doc__ = DeadUnitMonitor.__doc__

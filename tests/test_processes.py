@@ -54,11 +54,14 @@ class Saving(DeadUnitCallback):
             torch.save((layers, counted, metrics), self.folder / f"{trainer.global_rank}.pt")
 
 
-class Nothing(IterableDataset[Any]):
-    """Nothing at all: Lightning runs the validation of such a rank, without a batch."""
+class Stream(IterableDataset[Any]):
+    """Samples without a length: Lightning runs validation on every rank, also without a batch."""
+
+    def __init__(self, samples: list[int]) -> None:
+        self.samples = samples
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(())
+        return (data()[index] for index in self.samples)
 
 
 class Uneven(Lit):
@@ -71,8 +74,8 @@ class Uneven(Lit):
     def val_dataloader(self) -> DataLoader[Any]:
         parts = [range(self.split), range(self.split, 64)]
         mine = parts[self.global_rank] if self.trainer.world_size > 1 else range(64)
-        if not mine:
-            return DataLoader(Nothing(), batch_size=8)
+        if self.split == 0:
+            return DataLoader(Stream(list(mine)), batch_size=8)
         return DataLoader(Subset(data(), list(mine)), batch_size=8)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
