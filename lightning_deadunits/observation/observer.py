@@ -21,6 +21,17 @@ from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
 
 
+def uncountable(activation: Tensor) -> str | None:
+    """Return why an activation cannot be counted here, None if it can."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(activation):
+        return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if hasattr(activation, "placements"):
+        return "its activation is a DTensor, of which this process holds a shard only"
+    if activation.is_meta or isinstance(activation, torch._subclasses.FakeTensor):
+        return "its activation is a fake tensor, which has no values"
+    return None
+
+
 class _Count(NamedTuple):
     """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
 
@@ -130,6 +141,10 @@ class Observer(SiteMode):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             self._count(site, output)
+            return output
+        refusal = uncountable(output)
+        if refusal is not None:
+            self.unjudged[site.name] = refusal
             return output
         try:
             self._count(site, output)

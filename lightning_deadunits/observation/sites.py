@@ -24,6 +24,7 @@ from lightning_deadunits.observation.activations import (
     Kind,
     function_kind,
     module_kind,
+    plain_function,
 )
 from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.compiled import is_opaque
@@ -131,6 +132,8 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if not torch.compiler.is_compiling() and isinstance(func, _OPERATORS):
+            func = plain_function(func)
         self._follow(func, args, kwargs, out)
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
@@ -259,4 +262,5 @@ class SiteMode(TorchFunctionMode):
         return _Frame(name, kind, kind is not None, ignored)
 
 
+_OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _ROOT = _Frame("", None, False, False)

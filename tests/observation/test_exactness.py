@@ -221,3 +221,45 @@ def test_losses_and_boxes_are_not_layers() -> None:
 
     batch = (torch.randn(5, 3), torch.randn(2, 4))
     assert list(find_dead_units(Net(), [batch]).layers) == ["relu"]
+
+
+def test_exported_models_are_written_in_operators_and_seen() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
+    net.append(nn.Hardtanh(0, 1))
+    batch = torch.randn(2, 3, 8, 8)
+    exported = torch.export.export(net, (batch,)).module()
+    truth = find_dead_units(net, [batch]).layers
+    measured = find_dead_units(exported, [batch]).layers
+    assert list(measured) == ["relu", "hardtanh"]
+    for mine, its in zip(measured.values(), truth.values(), strict=True):
+        assert torch.equal(mine.zeros, its.zeros)
+        assert mine.unit_dim == its.unit_dim
+
+
+def test_an_ensemble_under_vmap_is_refused_with_the_reason() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = nn.Parameter(torch.randn(3, 4, 5))
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            member = lambda weight: torch.relu(x @ weight.mT)  # noqa: E731
+            return torch.relu(self.head(torch.vmap(member)(self.weights).mean(0)))
+
+    with pytest.warns(UserWarning, match="torch.func transform"):
+        report = find_dead_units(Ensemble(), [torch.randn(2, 5)])
+    assert list(report.layers) == ["relu-2"]
+
+
+def test_a_failure_of_ours_is_a_warning_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("lightning_deadunits.observation.observer.count_values", broken)
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    with pytest.warns(UserWarning, match="(?s)Layer '1' cannot be observed.*in broken"):
+        report = find_dead_units(net, [torch.randn(2, 3)])
+    assert report.unjudged == {"1": "RuntimeError: unforeseen"}
