@@ -120,14 +120,15 @@ def reddest_row(tab: Tab, column: int) -> dict[str, float]:
     return tab.canvas().evaluate(
         """(canvas, column) => {
           const scale = canvas.width / canvas.clientWidth;
-          const x = 56 + ((column + 0.5) / 40) * (canvas.clientWidth - 70);
+          // A row that is partly dead shows it at the left of its cell.
+          const x = 56 + (column / 40) * (canvas.clientWidth - 70);
           const height = Math.round((canvas.clientHeight - 48) * scale);
           const image = canvas.getContext('2d')
-            .getImageData(Math.round(x * scale), Math.round(22 * scale), 1, height).data;
+            .getImageData(Math.round(x * scale) - 1, Math.round(22 * scale), 3, height).data;
           let found = { redness: -Infinity, place: 0 };
-          for (let y = 0; y < height; y += 1) {
-            const redness = image[4 * y] - image[4 * y + 2];
-            if (redness > found.redness) found = { redness, place: y / height };
+          for (let at = 0; at < 3 * height; at += 1) {
+            const redness = image[4 * at] - image[4 * at + 2];
+            if (redness > found.redness) found = { redness, place: at / (3 * height) };
           }
           return found;
         }""",
