@@ -20,10 +20,11 @@ from lightning_deadunits.tensorboard_plugin.answers import (
 )
 from lightning_deadunits.tensorboard_plugin.export import MAX_FILE_BYTES, csv_lines, units_per_file
 from lightning_deadunits.tensorboard_plugin.layer_view import layer_bundle, unit_curve
+from lightning_deadunits.tensorboard_plugin.memory import Memory
 from lightning_deadunits.tensorboard_plugin.metadata import UnreadableTagError
 from lightning_deadunits.tensorboard_plugin.ordering import ORDERS, Order
 from lightning_deadunits.tensorboard_plugin.overview import overview_row
-from lightning_deadunits.tensorboard_plugin.reading import LayerRecord, read_records
+from lightning_deadunits.tensorboard_plugin.reading import LayerRecord
 from lightning_deadunits.tensorboard_plugin.source import Source
 
 
@@ -41,28 +42,28 @@ def runs_impl(source: Source) -> dict[str, Any]:
     return {"runs": runs}
 
 
-def overview_impl(source: Source, run: str) -> dict[str, Any]:
+def overview_impl(source: Source, memory: Memory, run: str) -> dict[str, Any]:
     """Summarise every layer of a run."""
     layers = source.layers(run)
-    records = read_records(source, run, layers.values())
+    records = memory.read(source, run, layers.values())
     return {"run": run, "layers": [overview_row(layers[name], records[name]) for name in layers]}
 
 
-def layer_impl(source: Source, run: str, layer: str, order: Order) -> bytes:
+def layer_impl(source: Source, memory: Memory, run: str, layer: str, order: Order) -> bytes:
     """Pack the heat map of a layer."""
-    return layer_bundle(_record(source, run, layer), order)
+    return layer_bundle(_record(source, memory, run, layer), order)
 
 
-def unit_impl(source: Source, run: str, layer: str, unit: int) -> dict[str, Any]:
+def unit_impl(source: Source, memory: Memory, run: str, layer: str, unit: int) -> dict[str, Any]:
     """Tell one unit's story."""
-    record = _record(source, run, layer)
+    record = _record(source, memory, run, layer)
     _require_unit(record, unit)
     return {"run": run, "layer": layer, **unit_curve(record, unit)}
 
 
-def csv_impl(source: Source, run: str, layer: str, units: range | None) -> bytes:
+def csv_impl(source: Source, memory: Memory, run: str, layer: str, units: range | None) -> bytes:
     """Write the rates of a layer, or of some of its units, as CSV."""
-    record = _record(source, run, layer)
+    record = _record(source, memory, run, layer)
     rates = record.history.rates
     units = range(rates.values.shape[1]) if units is None else units
     if units:
@@ -78,27 +79,28 @@ def csv_impl(source: Source, run: str, layer: str, units: range | None) -> bytes
 
 def data_routes(source_of: Callable[[Request], Source]) -> dict[str, WsgiApp]:
     """Map the paths of the data to WSGI applications."""
+    memory = Memory()
 
     def runs(request: Request) -> Response:
         return json_answer(request, runs_impl(source_of(request)))
 
     def overview(request: Request) -> Response:
         run = query.one(request, "run")
-        return json_answer(request, overview_impl(source_of(request), run))
+        return json_answer(request, overview_impl(source_of(request), memory, run))
 
     def layer(request: Request) -> Response:
         run, name = query.one(request, "run"), query.one(request, "layer")
         order = query.choice(request, "order", ORDERS)
-        return binary_answer(request, layer_impl(source_of(request), run, name, order))
+        return binary_answer(request, layer_impl(source_of(request), memory, run, name, order))
 
     def unit(request: Request) -> Response:
         run, name = query.one(request, "run"), query.one(request, "layer")
         index = query.unit(request)
-        return json_answer(request, unit_impl(source_of(request), run, name, index))
+        return json_answer(request, unit_impl(source_of(request), memory, run, name, index))
 
     def csv(request: Request) -> Response:
         run, name = query.one(request, "run"), query.one(request, "layer")
-        content = csv_impl(source_of(request), run, name, query.unit_range(request))
+        content = csv_impl(source_of(request), memory, run, name, query.unit_range(request))
         return csv_answer(request, content, f"dead_units-{run}-{name}")
 
     answers = {"/runs": runs, "/overview": overview, "/layer": layer, "/unit": unit, "/csv": csv}
@@ -116,9 +118,9 @@ def source_for(provider: Any, max_steps: int) -> Callable[[Request], Source]:
     return source_of
 
 
-def _record(source: Source, run: str, layer: str) -> LayerRecord:
+def _record(source: Source, memory: Memory, run: str, layer: str) -> LayerRecord:
     found = source.layer(run, layer)
-    record = read_records(source, run, [found])[layer]
+    record = memory.read(source, run, [found])[layer]
     if isinstance(record, UnreadableTagError):
         raise InvalidArgumentError(f"layer {layer!r} cannot be shown. {record}")
     return record

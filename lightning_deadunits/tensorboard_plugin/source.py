@@ -29,6 +29,7 @@ class Layer:
         problem: Why its rates cannot be read, or None.
         has_marks: Whether re-initialisations were logged and can be read.
         marks_problem: Why its re-initialisations cannot be read, or None.
+        latest: Latest step and time of each of its tags: another one means new data.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Layer:
     problem: str | None
     has_marks: bool
     marks_problem: str | None
+    latest: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,9 @@ class Source:
         Raises:
             NotFoundError: If there is no such run.
         """
-        contents = {tag: it.plugin_content for tag, it in self._tags_of(run).items()}
-        names = sorted(tag.removeprefix(_RATES) for tag in contents if tag.startswith(_RATES))
-        return {name: _layer(name, contents) for name in names}
+        tags = self._tags_of(run)
+        names = sorted(tag.removeprefix(_RATES) for tag in tags if tag.startswith(_RATES))
+        return {name: _layer(name, tags) for name in names}
 
     def layer(self, run: str, name: str) -> Layer:
         """Find one layer of a run.
@@ -114,11 +116,18 @@ class Source:
         return tags
 
 
-def _layer(name: str, contents: Mapping[str, bytes]) -> Layer:
-    threshold, problem = _threshold(contents[_RATES + name])
-    logged = _MARKS + name in contents
-    marks_problem = _threshold(contents[_MARKS + name])[1] if logged else None
-    return Layer(name, threshold, problem, logged and not marks_problem, marks_problem)
+def _layer(name: str, tags: Mapping[str, Any]) -> Layer:
+    rates, marks = tags[_RATES + name], tags.get(_MARKS + name)
+    threshold, problem = _threshold(rates.plugin_content)
+    marks_problem = None if marks is None else _threshold(marks.plugin_content)[1]
+    return Layer(
+        name=name,
+        dead_threshold=threshold,
+        problem=problem,
+        has_marks=marks is not None and marks_problem is None,
+        marks_problem=marks_problem,
+        latest=tuple((it.max_step, it.max_wall_time) for it in (rates, marks) if it is not None),
+    )
 
 
 def _threshold(content: bytes) -> tuple[float, str | None]:

@@ -59,17 +59,22 @@ class Tab:
         pane = panes.first if run is None else panes.filter(has_text=run).first
         return pane.locator("canvas")
 
-    def pixel(self, canvas: Any, row: float, column: float, rows: int, columns: int) -> list[int]:
-        """The colour in the middle of a cell."""
+    def pixels(self, canvas: Any, rows: int, columns: int) -> list[list[list[int]]]:
+        """The colours in the middle of every cell, row by row."""
         return canvas.evaluate(
-            """(canvas, [row, column, rows, columns]) => {
+            """(canvas, [rows, columns]) => {
               const scale = canvas.width / canvas.clientWidth;
-              const x = 56 + ((column + 0.5) / columns) * (canvas.clientWidth - 70);
-              const y = 22 + ((row + 0.5) / rows) * (canvas.clientHeight - 48);
-              const at = [Math.round(x * scale), Math.round(y * scale)];
-              return [...canvas.getContext('2d').getImageData(...at, 1, 1).data];
+              const context = canvas.getContext('2d');
+              const colour = (row, column) => {
+                const x = 56 + ((column + 0.5) / columns) * (canvas.clientWidth - 70);
+                const y = 22 + ((row + 0.5) / rows) * (canvas.clientHeight - 48);
+                const at = [Math.round(x * scale), Math.round(y * scale)];
+                return [...context.getImageData(...at, 1, 1).data];
+              };
+              const range = (size) => [...Array(size).keys()];
+              return range(rows).map((row) => range(columns).map((column) => colour(row, column)));
             }""",
-            [row, column, rows, columns],
+            [rows, columns],
         )
 
     def point(self, canvas: Any, row: float, column: float, rows: int, columns: int) -> dict:

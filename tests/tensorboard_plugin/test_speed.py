@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from .browsing import Tab, browse
-from .serving import ROUTE, get, tensorboard, wait_until
+from .serving import ROUTE, get, heat_map, tensorboard, wait_until
 from .synthetic import rates, write_run
 
 LIMIT_MS = 1_000
@@ -60,7 +60,9 @@ def served_deep(chromium, tmp_path_factory):
     logdir = tmp_path_factory.mktemp("deep")
     write_run(logdir / "deep", {f"block{at}.relu": rates(200, 512, at) for at in range(100)})
     with tensorboard(logdir, "--reload_interval=1") as url:
-        wait_until(lambda: steps(url) == {"deep": [200] * 100}, 60)
+        # The last layer that was written is there, so all are; none of the others was read before.
+        wait_until(lambda: json.loads(get(f"{url}{ROUTE}/runs"))["runs"])
+        wait_until(lambda: len(heat_map(url, "deep", "block99.relu", "index")[0]["steps"]) == 200)
         yield url
 
 
@@ -118,14 +120,15 @@ def reddest_row(tab: Tab, column: int) -> dict[str, float]:
     return tab.canvas().evaluate(
         """(canvas, column) => {
           const scale = canvas.width / canvas.clientWidth;
-          const x = 56 + ((column + 0.5) / 40) * (canvas.clientWidth - 70);
+          // A row that is partly dead shows it at the left of its cell.
+          const x = 56 + (column / 40) * (canvas.clientWidth - 70);
           const height = Math.round((canvas.clientHeight - 48) * scale);
           const image = canvas.getContext('2d')
-            .getImageData(Math.round(x * scale), Math.round(22 * scale), 1, height).data;
+            .getImageData(Math.round(x * scale) - 1, Math.round(22 * scale), 3, height).data;
           let found = { redness: -Infinity, place: 0 };
-          for (let y = 0; y < height; y += 1) {
-            const redness = image[4 * y] - image[4 * y + 2];
-            if (redness > found.redness) found = { redness, place: y / height };
+          for (let at = 0; at < 3 * height; at += 1) {
+            const redness = image[4 * at] - image[4 * at + 2];
+            if (redness > found.redness) found = { redness, place: at / (3 * height) };
           }
           return found;
         }""",

@@ -16,8 +16,6 @@ const DARK = {
 };
 const RUNS = ['#0072b2', '#cc79a7', '#009e73', '#b8860b', '#7a5cc7', '#56b4e9', '#8c6d46', '#888888'];
 const LEVELS = 256;
-// One dead unit among hundreds in a pixel is still seen as a tint, never as part of the scale.
-const LEAST_TINT = 0.4;
 
 let palette = made(LIGHT);
 
@@ -41,15 +39,21 @@ export function runColour(index) {
   return RUNS[index % RUNS.length];
 }
 
-/** Write the colour of a cell into RGBA pixels: mean rate of the living, and share of the dead. */
-export function paint(pixels, at, meanRate, deadShare) {
+/**
+ * Paint a cell, `width` RGBA pixels from `start`: from the left as much of it dead as units are,
+ * at least one pixel, the rest in the colour of the living. Mixing the two would give a mud that is
+ * neither, and of one dead unit among hundreds nothing would be seen.
+ */
+export function paint(pixels, start, width, meanRate, deadShare) {
   const { scale, dead } = palette;
-  const base = Number.isNaN(meanRate) ? 0 : 3 * Math.round(meanRate * (LEVELS - 1));
-  const tint = deadShare > 0 && deadShare < 1 ? LEAST_TINT + (1 - LEAST_TINT) * deadShare : deadShare;
-  for (let channel = 0; channel < 3; channel += 1) {
-    pixels[at + channel] = scale[base + channel] * (1 - tint) + dead[channel] * tint;
+  const numDead = Math.ceil(deadShare * width);
+  const level = 3 * Math.round(meanRate * (LEVELS - 1));
+  for (let pixel = 0; pixel < width; pixel += 1) {
+    const [colour, from] = pixel < numDead ? [dead, 0] : [scale, level];
+    const at = 4 * (start + pixel);
+    for (let channel = 0; channel < 3; channel += 1) pixels[at + channel] = colour[from + channel];
+    pixels[at + 3] = 255;
   }
-  pixels[at + 3] = 255;
 }
 
 function made({ name, scale, dead }) {

@@ -101,18 +101,20 @@ function drawCells(context, plot, matrix, view, scale) {
 function sheetOf(matrix, view, width, height) {
   const key = [view.first, view.last, width, height, colours().name].join();
   if (sheets.get(matrix)?.key !== key) {
-    sheets.set(matrix, { key, sheet: painted(shrink(matrix, view.first, view.last, width, height)) });
+    const cells = shrink(matrix, view.first, view.last, width, height);
+    sheets.set(matrix, { key, sheet: painted(cells, width) });
   }
   return sheets.get(matrix).sheet;
 }
 
-function painted(cells) {
-  const image = new ImageData(cells.columns, cells.rows);
+function painted(cells, width) {
+  const wide = Math.max(1, Math.floor(width / cells.columns)); // pixels per cell
+  const image = new ImageData(cells.columns * wide, cells.rows);
   for (let cell = 0; cell < cells.deadShare.length; cell += 1) {
     const share = cells.deadShare[cell];
-    if (share === share) paint(image.data, 4 * cell, cells.meanRate[cell], share);
+    if (share === share) paint(image.data, cell * wide, wide, cells.meanRate[cell], share);
   }
-  const sheet = new OffscreenCanvas(cells.columns, cells.rows);
+  const sheet = new OffscreenCanvas(image.width, image.height);
   sheet.getContext('2d').putImageData(image, 0, 0);
   return sheet;
 }

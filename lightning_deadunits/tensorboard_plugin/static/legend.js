@@ -6,8 +6,8 @@ import { element } from './dom.js';
 export function legend() {
   return element('p', { class: 'legend' },
     'zero rate 0', element('span', { class: 'scale', 'aria-hidden': 'true' }), '1',
-    entry('dead-swatch', 'dead'), entry('unseen-swatch', 'not seen'),
-    entry('mark-swatch', 're-initialised'));
+    entry('dead-swatch', 'dead (of several units in one cell, their share)'),
+    entry('unseen-swatch', 'not seen'), entry('mark-swatch', 're-initialised'));
 }
 
 function entry(swatch, text) {
