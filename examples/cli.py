@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+from digits import Digits, loaders
 from lightning.pytorch.cli import ArgsType, LightningCLI
 from torch.utils.data import DataLoader
-
-from digits import Digits, loaders
 
 
 class DigitsData(pl.LightningDataModule):

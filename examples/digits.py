@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> DeadUnitCallback:
     Args:
         arguments: Command line arguments; those of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--learning-rate", type=float, default=0.08, help="above 0.05 units die")
     parser.add_argument("--bias", type=float, default=-0.2, help="initial bias of convolutions")

@@ -7,5 +7,5 @@ from lightning.pytorch import Callback
 from lightning_deadunits.monitor import DeadUnitMonitor
 
 
-class DeadUnitCallback(DeadUnitMonitor, Callback):
+class DeadUnitCallback(DeadUnitMonitor, Callback):  # noqa: D101  # described below
     __doc__ = DeadUnitMonitor.__doc__

@@ -61,7 +61,8 @@ def _as_blocks(activation: Tensor, unit_dims: tuple[int, ...]) -> Tensor:
     """View (or else copy) the activation as ``(A, U, B)``, contiguous, whatever its layout."""
     dense, where = activation, list(unit_dims)
     if not activation.is_contiguous():
-        order = sorted(range(activation.ndim), key=lambda dim: -activation.stride(dim))
+        strides = activation.stride()
+        order = sorted(range(activation.ndim), key=lambda dim: -strides[dim])
         dense, where = activation.permute(order), [order.index(dim) for dim in unit_dims]
     if not dense.is_contiguous() or where != list(range(where[0], where[0] + len(where))):
         others = [dim for dim in range(activation.ndim) if dim not in unit_dims]

@@ -35,7 +35,9 @@ def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
         report: The latest report, completed with the history.
     """
     born = sum(
-        int(layer.born_dead.sum()) for layer in report.layers.values() if layer.born_dead is not None
+        int(layer.born_dead.sum())
+        for layer in report.layers.values()
+        if layer.born_dead is not None
     )
     died = sum(death.died for death in deaths)
     if max(born, died) <= _FEW:

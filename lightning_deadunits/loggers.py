@@ -116,5 +116,3 @@ def _num_units(report: DeadUnitsReport | None, name: str, units: list[int]) -> i
 
 def _as_markdown(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-

@@ -50,9 +50,7 @@ class ZeroActivationRate(Metric):
     observations: Tensor
     nonfinite: Tensor
 
-    def __init__(
-        self, num_units: int, unit_dim: int = 1, atol: float = 0.0, **kwargs: Any
-    ) -> None:
+    def __init__(self, num_units: int, unit_dim: int = 1, atol: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(num_units, bool) or not isinstance(num_units, int) or num_units < 1:
             raise ValueError(f"Expected `num_units` to be an int >= 1, but got {num_units!r}.")
@@ -60,10 +58,9 @@ class ZeroActivationRate(Metric):
         self.num_units = num_units
         self.unit_dim = unit_dim
         self.atol = atol
-        integer = {"dtype": torch.int64}
-        self.add_state("zeros", torch.zeros(num_units, **integer), dist_reduce_fx="sum")
-        self.add_state("observations", torch.zeros((), **integer), dist_reduce_fx="sum")
-        self.add_state("nonfinite", torch.zeros((), **integer), dist_reduce_fx="sum")
+        self.add_state("zeros", torch.zeros(num_units, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("observations", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("nonfinite", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, activation: Tensor) -> None:
         """Count one activation.
@@ -88,16 +85,14 @@ class ZeroActivationRate(Metric):
         self.nonfinite = self.nonfinite + nonfinite
 
     def compute(self) -> Tensor:
-        """Return the rates in [0, 1], float32 of shape ``(num_units,)``, NaN if nothing was seen."""
+        """Return the rates in [0, 1], float32 of shape ``(num_units,)``, NaN before any value."""
         return rates(self.zeros, self.observations)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> ZeroActivationRate:
         """Keep the counts int64: float16 would overflow at 65 504, float32 stick at 2**24."""
         return self
 
-    def plot(
-        self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None
-    ) -> tuple[Any, Any]:
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> tuple[Any, Any]:
         """Plot the rates as TorchMetrics does; needs matplotlib.
 
         Args:

@@ -298,5 +298,3 @@ def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
     if not isinstance(reinit, bool):
         raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
     return ReinitConfig() if reinit else None
-
-

@@ -7,5 +7,5 @@ from pytorch_lightning import Callback
 from lightning_deadunits.monitor import DeadUnitMonitor
 
 
-class DeadUnitCallback(DeadUnitMonitor, Callback):
+class DeadUnitCallback(DeadUnitMonitor, Callback):  # noqa: D101  # described below
     __doc__ = DeadUnitMonitor.__doc__

@@ -46,8 +46,8 @@ class LayerReport:
 
     @property
     def zero_rate(self) -> Tensor:
-        """Zero-activation rate of every unit, float64 of shape ``(U,)``, NaN if nothing was seen."""
-        return self.zeros.double() / self.observations if self.observations else self.zeros * torch.nan
+        """Zero-activation rate of every unit, float64 of shape ``(U,)``, NaN before any value."""
+        return self.zeros.double() / (self.observations or float("nan"))
 
     @property
     def dead(self) -> Tensor:

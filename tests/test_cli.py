@@ -93,7 +93,7 @@ def test_a_run_from_the_command_line(
 
 
 def test_the_shipped_yaml_runs(cli: Any) -> None:
-    made, text = cli(
+    made, _ = cli(
         "fit", "--config", str(EXAMPLES / "cli.yaml"), "--trainer.max_epochs=1",
         "--trainer.logger=false", "--trainer.enable_checkpointing=false",
     )  # fmt: skip

@@ -81,7 +81,7 @@ BOUNDED: dict[Callable[..., Any], Callable[[tuple[Any, ...], Mapping[str, Any]],
     **dict.fromkeys((Tensor.clamp_min, Tensor.clamp_min_), _clamps_at_zero),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh_at_zero),
     **dict.fromkeys((F.threshold, F.threshold_, torch.threshold), _threshold_to_zero),
-    torch.threshold_: _threshold_to_zero,
+    torch.threshold_: _threshold_to_zero,  # type: ignore[attr-defined]  # missing in the stubs
 }
 """Functions that are activations with some arguments only: exact if so, else not one at all."""
 
@@ -103,7 +103,7 @@ def plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
     ``torch.export`` writes models in operators: ``aten.relu.default`` for ``torch.relu``.
     """
-    name = getattr(function, "_opname", None) or getattr(function, "_qualified_op_name", "")
+    name = str(getattr(function, "_opname", getattr(function, "_qualified_op_name", "")))
     name = name.removeprefix("aten::")
     for home in (torch, F, Tensor):
         named = getattr(home, name, None) if name else None

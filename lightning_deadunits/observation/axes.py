@@ -110,8 +110,12 @@ PRODUCERS: dict[Callable[..., Any], Producer] = {
     **dict.fromkeys((F.batch_norm, F.instance_norm, F.group_norm), _second),
     **dict.fromkeys((torch.batch_norm, torch.instance_norm, torch.group_norm), _second),
     **dict.fromkeys((F.layer_norm, F.rms_norm, torch.layer_norm), _normalised),
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _product),
-    **dict.fromkeys((torch.bmm, Tensor.bmm, Tensor.__rmatmul__, torch.addmm, Tensor.addmm), _product),
+    **dict.fromkeys(
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _product
+    ),
+    **dict.fromkeys(
+        (torch.bmm, Tensor.bmm, Tensor.__rmatmul__, torch.addmm, Tensor.addmm), _product
+    ),
     **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _product),
     torch.einsum: _einsum,
     F.scaled_dot_product_attention: _of_value,
@@ -121,7 +125,9 @@ PRODUCERS: dict[Callable[..., Any], Producer] = {
 # --- moves ----------------------------------------------------------------------------------
 
 
-def keep_same_rank(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def keep_same_rank(
+    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Axes | None:
     """Keep the axes through elementwise, pooling and broadcasting calls."""
     shift = out.ndim - source.ndim
     if shift < 0:
@@ -184,7 +190,9 @@ def _transpose(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tens
     return _swapped(axes, given[0] % source.ndim, given[1] % source.ndim)
 
 
-def _transpose_last(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def _transpose_last(
+    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Axes | None:
     if source.ndim < 2:
         return axes
     return _swapped(axes, source.ndim - 2, source.ndim - 1)
@@ -263,6 +271,12 @@ def _makes(item: Any) -> int:
     return 0 if isinstance(item, int) else 1
 
 
+def _getter(name: str) -> Callable[..., Any]:
+    """Return the function that a torch function mode is given for ``x.<name>``."""
+    getter: Callable[..., Any] = getattr(Tensor, name).__get__
+    return getter
+
+
 _RESHAPES = (
     *(Tensor.reshape, torch.reshape, Tensor.view, Tensor.flatten, torch.flatten, Tensor.ravel),
     *(torch.ravel, Tensor.unflatten, torch.unflatten, Tensor.view_as, Tensor.reshape_as),
@@ -274,7 +288,7 @@ _TRANSPOSES = (
 )
 _TRANSPOSES_LAST = (
     *(Tensor.t, torch.t, Tensor.adjoint, torch.adjoint),
-    *(Tensor.mT.__get__, Tensor.mH.__get__),
+    *(_getter("mT"), _getter("mH")),
 )
 _REDUCTIONS = tuple(
     getattr(home, name)
@@ -297,7 +311,7 @@ MOVES: dict[Callable[..., Any], Move] = {
     **dict.fromkeys((Tensor.permute, torch.permute), _permute),
     **dict.fromkeys(_TRANSPOSES, _transpose),
     **dict.fromkeys(_TRANSPOSES_LAST, _transpose_last),
-    **dict.fromkeys((Tensor.T.__get__, Tensor.H.__get__), _reverse),
+    **dict.fromkeys((_getter("T"), _getter("H")), _reverse),
     **dict.fromkeys((torch.movedim, Tensor.movedim, torch.moveaxis, Tensor.moveaxis), _move),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys((Tensor.select, torch.select, Tensor.unbind, torch.unbind), _drop),

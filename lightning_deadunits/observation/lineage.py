@@ -47,7 +47,11 @@ class Lineage:
         return self._latest.get(tuple(tensor.shape))
 
     def follow(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
     ) -> None:
         """Take note of one call: work out the unit axes of what it returned."""
         if isinstance(out, Tensor):
@@ -60,7 +64,11 @@ class Lineage:
                     self.follow(function, args, kwargs, item)
 
     def _axes_of_result(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Tensor,
     ) -> Axes | None:
         produce = PRODUCERS.get(function)
         if produce is not None:

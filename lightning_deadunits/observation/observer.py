@@ -117,6 +117,7 @@ class Observer(SiteMode):
         self.end()
 
     def detach(self) -> None:
+        """Stop counting and take every hook away."""
         self.end(keep=False)
         super().detach()
 
@@ -139,6 +140,7 @@ class Observer(SiteMode):
         total.observations = total.observations + count.observations
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
+        """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
             self._count(site, output)
             return output

@@ -26,10 +26,6 @@ class Padding(NamedTuple):
     batch_first: bool
 
 
-_POSITION = {nn.TransformerEncoderLayer: ("src_key_padding_mask", 2)}
-_POSITION_DECODER = ("tgt_key_padding_mask", 4)
-
-
 def reads_padding(module: nn.Module) -> bool:
     """Tell whether a module is told by its caller what is padding."""
     return isinstance(module, (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer))
@@ -42,7 +38,8 @@ def padding_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     mask = args[position] if len(args) > position else kwargs.get(keyword)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask == -torch.inf
-    return Padding(mask, bool(module.self_attn.batch_first))
+    assert isinstance(module.self_attn, nn.MultiheadAttention)
+    return Padding(mask, module.self_attn.batch_first)
 
 
 def padded_values(padding: Padding | None, activation: Tensor) -> Tensor | None:

@@ -34,7 +34,11 @@ def probed_kind(module: nn.Module) -> Kind | None:
         result, mixed = _try(module, values.view(4, 8)), _try(module, values.flip(0).view(4, 8))
     except Exception:  # whatever it wants as input, an activation takes a plain tensor
         return None
-    if result is None or mixed is None or not torch.equal(mixed.flatten().flip(0), result.flatten()):
+    if (
+        result is None
+        or mixed is None
+        or not torch.equal(mixed.flatten().flip(0), result.flatten())
+    ):
         return None
     return _kind_of(result.flatten(), values)
 

@@ -19,7 +19,6 @@ from torchmetrics import Metric
 
 from lightning_deadunits.observation.activations import (
     BOUNDED,
-    FUNCTION_KINDS,
     FUNCTION_NAMES,
     Kind,
     function_kind,
@@ -104,9 +103,13 @@ class SiteMode(TorchFunctionMode):
         return output
 
     def on_call(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
     ) -> Any:
-        """Receive every other call of a torch function; what is returned takes its result's place."""
+        """Receive every other torch function call; what is returned takes its result's place."""
         return out
 
     # --- one forward pass ---------------------------------------------------------------------
@@ -140,7 +143,11 @@ class SiteMode(TorchFunctionMode):
         return self.on_call(func, args, kwargs, out)
 
     def _follow(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
     ) -> None:
         if torch.compiler.is_compiling():
             self.lineage.follow(function, args, kwargs, out)
@@ -150,7 +157,11 @@ class SiteMode(TorchFunctionMode):
             self.lineage.follow(function, args, kwargs, out)
 
     def _activation(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
     ) -> Any:
         frame = self._frames[-1] if self._frames else _ROOT
         kind = function_kind(function, args, kwargs)

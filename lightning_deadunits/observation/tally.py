@@ -7,7 +7,7 @@ agree on the layers and their sizes, then they sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class LayerShape(NamedTuple):
 
 
 Layout = dict[str, LayerShape]
-Gather = Callable[[object], list[object]]
+Gather = Callable[[Any], list[Any]]
 Reduce = Callable[[Tensor], Tensor]
 
 
@@ -120,8 +120,8 @@ def report_of(
         The report, the same on every process.
     """
     gathered = gather((layout_of(counts), dict(unjudged)))
-    layout, clashes = merge(layers for layers, _ in gathered)  # type: ignore[misc, attr-defined]
-    for _, reasons in gathered:  # type: ignore[misc, attr-defined]
+    layout, clashes = merge(layers for layers, _ in gathered)
+    for _, reasons in gathered:
         clashes.update(reasons)
     layout = {name: shape for name, shape in layout.items() if name not in clashes}
     if device is None:

@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def conv_blocks() -> tuple[nn.Module, Tensor]:
     """Six Conv-BN-ReLU blocks at (32, 3, 32, 32)."""
     widths = [3, 64, 64, 64, 64, 64, 64]
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
         layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
     return nn.Sequential(*layers), torch.randn(32, 3, 32, 32)

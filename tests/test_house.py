@@ -1,0 +1,96 @@
+"""The house stands: imports point one way, and who looks at a page does not pay for torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_deadunits
+
+PACKAGE = Path(lightning_deadunits.__file__).parent
+
+# Each floor imports from those before it only.
+FLOORS = [
+    ["counting_cpu", "counting", "functional", "metric", "report"],
+    ["table", "plotting", "gaps", "diagnosis", "history", "undisturbed"],
+    ["observation"],
+    ["selection", "scan"],
+    ["reinit"],
+    ["tensorboard_plugin"],
+    ["loggers", "processes", "guard", "monitor"],
+    ["callback", "pytorch_lightning"],
+]
+MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, nested: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if nested else iter(tree.body)
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    floor = next(i for i, rooms in enumerate(FLOORS) if room(path) in rooms)
+    allowed = {name for rooms in FLOORS[: floor + 1] for name in rooms}
+    if room(path) == "tensorboard_plugin":
+        allowed = {"tensorboard_plugin"}
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("lightning_deadunits.")}
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_lightning_is_imported_by_the_callback_alone(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports(path)}
+    if room(path) not in MAY_IMPORT_LIGHTNING:
+        assert not used & {"lightning", "pytorch_lightning"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in result.stdout.split()}
+
+
+def test_the_package_and_its_tab_load_neither_torch_nor_lightning() -> None:
+    for statement in (
+        "import lightning_deadunits",
+        "import lightning_deadunits.tensorboard_plugin",
+    ):
+        assert not loaded_by(statement) & {"torch", "lightning", "pytorch_lightning"}
+
+
+def test_find_dead_units_needs_no_lightning() -> None:
+    loaded = loaded_by("from lightning_deadunits import find_dead_units")
+    assert not loaded & {"lightning", "pytorch_lightning"}
+
+
+@pytest.mark.parametrize("name", lightning_deadunits.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    assert (getattr(lightning_deadunits, name).__doc__ or "").strip()
+    assert name in dir(lightning_deadunits)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'find_living_units'"):
+        lightning_deadunits.find_living_units  # noqa: B018
