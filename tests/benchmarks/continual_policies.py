@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal
 
 import numpy as np
-from continual_learner import Networks, Policy, Window, fresh_weights
+from continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
 from numpy.typing import NDArray
-
-Mask: TypeAlias = NDArray[np.bool_]
+from slowly_changing import Floats
 
 
 class PlainSGD:
@@ -30,13 +29,17 @@ class Scheduled:
         dormant_below: None for dead units, whose re-initialisation costs nothing. Otherwise ReDo
             (Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning"):
             mean activation over the layer's mean at most this.
-        bias: "zero", or "centred": such that half of the recent inputs make the unit fire.
+        bias: "zero"; "own", as `nn.Linear` draws it; or "centred", such that half of the recent
+            inputs make the unit fire.
+        scale: Incoming weights relative to those at the start; `nn.Linear` itself draws them
+            6**-0.5 times as large.
         seed: Of the generator of fresh weights.
     """
 
     every: int
     dormant_below: float | None = None
-    bias: str = "zero"
+    bias: Literal["zero", "own", "centred"] = "zero"
+    scale: float = 1.0
     seed: int = 0
     revived: int = 0
 
@@ -49,14 +52,22 @@ class Scheduled:
         else:
             chosen = window.activity <= self.dormant_below * window.activity.mean(0)
         units, runs = np.nonzero(chosen)
-        fresh = fresh_weights(self._generator, len(units))
+        fresh = fresh_weights(self._generator, len(units)) * np.float32(self.scale)
         networks.weight[units, :, runs] = fresh
-        networks.bias[units, runs] = 0.0
-        if self.bias == "centred":
-            before = np.einsum("uj,tju->tu", fresh, window.inputs[:, :, runs])
-            networks.bias[units, runs] = -np.median(before, axis=0)
+        networks.bias[units, runs] = self._biases(fresh, window.inputs[:, :, runs])
         networks.outgoing[units, runs] = 0.0
         self.revived += len(units)
+
+    def _biases(self, fresh: Floats, inputs: Floats) -> Floats:
+        """Biases of fresh units, shape ``(n,)``; inputs of shape ``(steps, 20, n)``."""
+        if self.bias == "centred":
+            return -np.median(np.einsum("uj,tju->tu", fresh, inputs), axis=0)
+        drawn = self._generator.uniform(-1, 1, len(fresh)) * INPUTS**-0.5
+        return (drawn * (self.bias == "own")).astype(np.float32)
+
+
+# The authors start from Kaiming's bound sqrt(6 / 20), nn.Linear draws from sqrt(1 / 20).
+_LINEAR = 6**-0.5
 
 
 @dataclass
@@ -125,10 +136,12 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "continual backprop": ContinualBackprop,
     "ReDo 0.1 every 1000": lambda: Scheduled(1000, dormant_below=0.1),
     "ReDo 0.1 every 500": lambda: Scheduled(500, dormant_below=0.1),
-    **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000)},
+    **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000, 20_000)},
     **{
         f"dead every {n}, centred": (lambda n=n: Scheduled(n, bias="centred"))
         for n in (50, 100, 200, 500, 1000)
     },
+    "dead every 100, as nn.Linear": lambda: Scheduled(100, bias="own", scale=_LINEAR),
+    "dead every 100, as nn.Linear, centred": lambda: Scheduled(100, bias="centred", scale=_LINEAR),
     "ReDo 0.1 every 500, centred": lambda: Scheduled(500, dormant_below=0.1, bias="centred"),
 }
