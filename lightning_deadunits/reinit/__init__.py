@@ -1,0 +1,1 @@
+"""Gives dead units a new life without disturbing what the network does."""

@@ -1,0 +1,133 @@
+"""Re-initialised weights of one parameter that still count their own steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.reinit.update_rules import MOMENTS, UpdateRule
+from lightning_deadunits.reinit.weight_slice import WeightSlice
+
+
+@dataclass(frozen=True, eq=False)
+class FreshWeights:
+    """Elements of one parameter, and the parameter's step at which each was born.
+
+    Args:
+        weights: The elements, ``K`` of them.
+        event: Which re-initialisation each belongs to, int64 of shape ``(K,)``.
+        births: The parameter's `step` at each re-initialisation, shape ``(E,)``.
+        seen: The parameter's `step` when last looked at, shape ``()``: unchanged after a step
+            that was skipped (AMP overflow, no gradient), to which no correction is due.
+        horizon: Steps after which the correction is lost in rounding.
+    """
+
+    weights: WeightSlice
+    event: Tensor
+    births: Tensor
+    seen: Tensor
+    horizon: int
+
+    @classmethod
+    def born(cls, weights: WeightSlice, step: Tensor, group: Mapping[str, Any]) -> FreshWeights:
+        """Let elements count from a step of their parameter, which is copied."""
+        birth = step.detach().to(weights.parameter.device, copy=True).reshape(1)
+        event = torch.zeros_like(weights.positions)
+        horizon = _horizon(group, weights.parameter.dtype)
+        return cls(weights, event, birth, step.detach().clone(), horizon)
+
+    def joined_by(self, newborn: FreshWeights) -> FreshWeights:
+        """Add elements of the same parameter; one that is in both counts from its last birth."""
+        old, new = self.weights.positions, newborn.weights.positions
+        keep = ~torch.isin(old, new)
+        return FreshWeights(
+            WeightSlice(self.weights.parameter, torch.cat((old[keep], new))),
+            torch.cat((self.event[keep], newborn.event + len(self.births))),
+            torch.cat((self.births, newborn.births)),
+            newborn.seen,
+            newborn.horizon,
+        )
+
+    def without_expired(self) -> FreshWeights | None:
+        """Drop elements past the horizon, which get no correction in any case; None if all are.
+
+        Waits for the device.
+        """
+        keep = (self.births + self.horizon >= self.seen)[self.event]
+        if bool(keep.all()):
+            return self
+        if not bool(keep.any()):
+            return None
+        births, event = torch.unique(self.births[self.event[keep]], return_inverse=True)
+        weights = WeightSlice(self.weights.parameter, self.weights.positions[keep])
+        return FreshWeights(weights, event, births, self.seen, self.horizon)
+
+    def correct_(
+        self, rule: UpdateRule, state: Mapping[str, Any], group: Mapping[str, Any]
+    ) -> FreshWeights:
+        """Take back the step that the optimizer made by its own count, make the one that was due.
+
+        Never waits for the device: whether a correction is due is decided there.
+
+        Args:
+            rule: How the optimizer's updates depend on the steps.
+            state: The optimizer's state of the parameter, after its step.
+            group: The options that it was stepped with.
+
+        Returns:
+            The same elements, with this step seen.
+        """
+        parameter, step = self.weights.parameter, state["step"]
+        now = step.to(_clock_dtype(step, parameter, group))
+        age = now - self.births.to(now.dtype)  # as 0-dim, `now` would not lift them to its dtype
+        due = (step != self.seen) & (age >= 1) & (age <= self.horizon)
+        move = self._moved(rule, state, group, now) - self._moved(rule, state, group, age)
+        # Not a product with `due`: at age 0 what is owed is 0 / 0.
+        move = torch.where(self._per_element(due), move, 0.0)
+        weights = self.weights.read(parameter).to(move.dtype) + move
+        self.weights.write_(parameter, weights.to(parameter.dtype))
+        return replace(self, seen=step.clone())
+
+    def _moved(
+        self, rule: UpdateRule, state: Mapping[str, Any], group: Mapping[str, Any], steps: Tensor
+    ) -> Tensor:
+        """How far a step takes each element down, if its moments have seen so many steps."""
+        dtype = torch.promote_types(self.weights.parameter.dtype, torch.float32)
+        moments = {k: self.weights.read(state[k]).to(dtype) for k in MOMENTS if k in state}
+        update = rule(moments, group, steps, lambda numbers: self._per_element(numbers.to(dtype)))
+        lr = group["lr"].reshape(()) if isinstance(group["lr"], Tensor) else group["lr"]
+        return update * lr
+
+    def _per_element(self, numbers: Tensor) -> Tensor:
+        """Spread numbers per event; a number for all needs none, and as 0-dim leaves the dtype."""
+        return numbers.index_select(0, self.event) if numbers.dim() else numbers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Take down everything but the parameter, as CPU tensors and primitives."""
+        tensors = {"positions": self.weights.positions, "event": self.event}
+        tensors |= {"births": self.births, "seen": self.seen}
+        return {k: t.to("cpu", copy=True) for k, t in tensors.items()} | {"horizon": self.horizon}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any], parameter: Tensor) -> FreshWeights:
+        """Bring back what :meth:`state_dict` took down, to the device of the parameter."""
+        weights = WeightSlice(parameter, state["positions"].to(parameter.device))
+        event, births = state["event"].to(parameter.device), state["births"].to(parameter.device)
+        return cls(weights, event, births, state["seen"].clone(), int(state["horizon"]))
+
+
+def _horizon(group: Mapping[str, Any], dtype: torch.dtype) -> int:
+    """Steps k after which the correction, about beta**k / 2 of the update, is lost in rounding."""
+    slowest = max(float(beta) for beta in group["betas"])
+    return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(slowest)) if slowest > 0 else 1
+
+
+def _clock_dtype(step: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> torch.dtype:
+    """The precision in which the optimizer computes its own bias corrections."""
+    exact = not group.get("capturable") and parameter.device.type != "mps"  # mps has no float64
+    return torch.float64 if exact else step.dtype
