@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_deadunits.counting import count_values
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
+from lightning_deadunits.observation.names import selects
 from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
 
@@ -65,27 +66,52 @@ class Observer(SiteMode):
     def __init__(self, *args: Any, atol: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.atol = atol
+        self.never_zero = self.layers is not None and atol is not None
         self.counts: dict[str, LayerCounts] = {}
         self._pending: dict[str, _Count] = {}
+        self._entered = ExitStack()
 
     def reset(self) -> None:
         """Start a new epoch."""
+        self.end(keep=False)
         self.counts = {}
         self.unjudged = {}
+        self.met.clear()
+
+    def begin(self) -> None:
+        """Start counting one forward pass."""
+        self.start_pass()
+        self._pending.clear()
+        self._entered.enter_context(room_for_graphs())
+        self._entered.enter_context(self)
+
+    def end(self, keep: bool = True) -> None:
+        """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
+        self._entered.close()
+        if keep:
+            self.fold()
         self._pending.clear()
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
         """Count one forward pass; one that raises is not counted."""
-        self.start_pass()
-        self._pending.clear()
-        with room_for_graphs(), self:
+        self.begin()
+        try:
             yield
-        self.fold()
+        except BaseException:
+            self.end(keep=False)
+            raise
+        self.end()
+
+    def detach(self) -> None:
+        self.end(keep=False)
+        super().detach()
 
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
         for name, count in self._pending.items():
+            if not selects(name, self.layers, self.exclude):
+                continue  # a compiled region counts all: fnmatch cannot be traced
             if name not in self.counts:
                 self.counts[name] = LayerCounts(*count)
             elif self.counts[name].zeros.shape != count.zeros.shape:
@@ -93,7 +119,6 @@ class Observer(SiteMode):
                 self.unjudged[name] = f"its number of units changes ({before}, then {now})"
             else:
                 self._add(self.counts[name], count)
-        self._pending.clear()
 
     def _add(self, total: LayerCounts, count: _Count) -> None:
         total.zeros = total.zeros + count.zeros

@@ -86,6 +86,9 @@ class SiteMode(TorchFunctionMode):
         self.exclude = exclude
         self.never_zero = never_zero
         self.lineage = Lineage()
+        self.met: dict[str, bool] = {}
+        self.never_met: dict[str, bool] = {}
+        self.expected: dict[str, str] = {}
         self.unjudged: dict[str, str] = {}
         self._frames: list[_Frame] = []
         self._paddings: list[Padding] = []
@@ -152,6 +155,7 @@ class SiteMode(TorchFunctionMode):
 
     def _site(self, base: str, kind: Kind, output: Any, certain: bool) -> Any:
         if kind == "never" and not self.never_zero:
+            self.never_met[base] = True
             return output
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
@@ -162,6 +166,7 @@ class SiteMode(TorchFunctionMode):
         earlier = self._calls.get(base, 0)
         self._calls[base] = earlier + 1
         name = called(base, earlier)
+        self.met[name] = True
         if not torch.compiler.is_compiling() and not selects(name, self.layers, self.exclude):
             return output
         return self.on_site(Site(name, kind, axes, assumed), output)
@@ -175,6 +180,10 @@ class SiteMode(TorchFunctionMode):
         # PyTorch's own convention: channels second for images, features last for all else.
         return ((1,) if output.ndim > 3 else (output.ndim - 1,)), True
 
+    def unseen(self) -> dict[str, str]:
+        """Return the layers that ought to have run and have not, each with the likely cause."""
+        return {name: why for name, why in self.expected.items() if name not in self.met}
+
     def padding(self) -> Padding | None:
         """Return which positions are padding inside the module that is running, if it was told."""
         return self._paddings[-1] if self._paddings else None
@@ -184,7 +193,9 @@ class SiteMode(TorchFunctionMode):
     def attach(self) -> None:
         """Let the modules of the model tell when they run."""
         for module, name in module_names(self.model).items():
-            if module not in self._hooks and not is_opaque(module):
+            if isinstance(module, torch.jit.ScriptModule):
+                self.expected.setdefault(name, "a ScriptModule runs outside of Python")
+            elif module not in self._hooks and not is_opaque(module):
                 self._hooks[module] = ModuleHooks(module, *self._tellers(module, name))
         for hooks in self._hooks.values():
             hooks.attach()
@@ -208,6 +219,8 @@ class SiteMode(TorchFunctionMode):
         self, module: nn.Module, name: str
     ) -> tuple[Callable[..., None], Callable[..., Any]]:
         frame = self._frame(module, name)
+        if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
+            self.expected[name] = "it did not run"
         frames, paddings = self._frames, self._paddings
         takes_padding = reads_padding(module)
 

@@ -1,0 +1,44 @@
+"""Says what a report could not judge, so that silence never passes for health."""
+
+from __future__ import annotations
+
+import warnings
+
+from lightning_deadunits.report import DeadUnitsReport
+
+
+def gaps(report: DeadUnitsReport) -> dict[str, str]:
+    """Return every layer whose verdict is missing or doubtful, with the reason."""
+    found = dict(report.unjudged)
+    for name, layer in report.layers.items():
+        if not layer.observations:
+            found[name] = "it saw no value: it did not run, or on empty batches only"
+        elif layer.nonfinite:
+            found[name] = (
+                f"{layer.nonfinite} of its values are NaN or infinite; "
+                f"they count neither as zero nor as firing"
+            )
+        elif layer.axis_assumed:
+            found[name] = (
+                f"nothing tells on which axis its units are; axis {layer.unit_dim} was assumed"
+            )
+    return found
+
+
+def warn_of_gaps(report: DeadUnitsReport, told: set[str] | None = None) -> None:
+    """Warn once of all that is missing or doubtful in a report.
+
+    Args:
+        report: The report.
+        told: What has been told before, and is not again; updated.
+    """
+    lines = [f"{name}: {reason}" for name, reason in gaps(report).items()]
+    fresh = [line for line in lines if told is None or line not in told]
+    if told is not None:
+        told.update(fresh)
+    if fresh:
+        warnings.warn(
+            "Dead units: these layers could not be judged, or only with a doubt.\n  "
+            + "\n  ".join(fresh),
+            stacklevel=3,
+        )

@@ -1,0 +1,99 @@
+"""Since when units are dead: what one validation cannot tell and all together can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.diagnosis import Death, diagnose
+from lightning_deadunits.report import ALIVE, DeadUnitsReport, LayerReport
+
+
+@dataclass
+class _Life:
+    """What is known of one layer's units.
+
+    Attributes:
+        dead_since: Step at which each unit was first seen dead in a row, ``ALIVE`` if it is alive.
+        ever_alive: Whether each unit was alive at any validation.
+    """
+
+    dead_since: Tensor
+    ever_alive: Tensor
+
+
+class History:
+    """Follows every unit over validations; survives a resume by its ``state_dict``."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, _Life] = {}
+        self._deaths: list[Death] = []
+        self._validations = 0
+
+    def record(self, report: DeadUnitsReport, step: int) -> DeadUnitsReport:
+        """Take note of one validation and return its report, completed with the history.
+
+        Args:
+            report: The verdicts of this validation.
+            step: Training step at which it took place.
+        """
+        self._validations += 1
+        died = born = 0
+        for layer in report.layers.values():
+            fresh, unborn = self._record_layer(layer, step)
+            died, born = died + fresh, born + unborn
+        self._deaths.append(Death(step, died, born))
+        completed = self.complete(report)
+        return replace(completed, step=step, diagnosis=diagnose(self._deaths, completed))
+
+    def complete(self, report: DeadUnitsReport) -> DeadUnitsReport:
+        """Return a report with what is known of its units, without taking note of it."""
+        layers = {name: self._complete_layer(layer) for name, layer in report.layers.items()}
+        return replace(report, layers=layers)
+
+    def _record_layer(self, layer: LayerReport, step: int) -> tuple[int, int]:
+        """Return how many units died now, and how many of all validations' first are dead."""
+        if not layer.observations:
+            return 0, 0
+        dead = _dead_mask(layer)
+        life = self._lives.get(layer.name)
+        if life is None or len(life.dead_since) != layer.num_units:
+            since = torch.where(dead, step, ALIVE)
+            self._lives[layer.name] = _Life(since, ~dead)
+            return 0, int(dead.sum())
+        died = dead & (life.dead_since == ALIVE)
+        life.dead_since = torch.where(died, step, torch.where(dead, life.dead_since, ALIVE))
+        life.ever_alive = life.ever_alive | ~dead
+        return int(died.sum()), 0
+
+    def _complete_layer(self, layer: LayerReport) -> LayerReport:
+        life = self._lives.get(layer.name)
+        if life is None or len(life.dead_since) != layer.num_units:
+            return layer
+        dead = _dead_mask(layer)
+        since = torch.where(dead, life.dead_since, ALIVE)
+        return replace(layer, dead_since=since, born_dead=dead & ~life.ever_alive)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only: Lightning resumes with ``weights_only=True``."""
+        return {
+            "validations": self._validations,
+            "deaths": [[death.step, death.died, death.born] for death in self._deaths],
+            "lives": {
+                name: {"dead_since": life.dead_since, "ever_alive": life.ever_alive}
+                for name, life in self._lives.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``."""
+        self._validations = state["validations"]
+        self._deaths = [Death(*entry) for entry in state["deaths"]]
+        self._lives = {name: _Life(**life) for name, life in state["lives"].items()}
+
+
+def _dead_mask(layer: LayerReport) -> Tensor:
+    return layer.zero_rate >= layer.dead_threshold

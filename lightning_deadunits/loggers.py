@@ -1,0 +1,120 @@
+"""A report to Lightning's loggers: scalars to all, distributions and units to TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from lightning_deadunits.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.tensorboard_plugin.writing import write_reinit, write_zero_rates
+
+_BINS = 20
+
+
+def scalars(report: DeadUnitsReport) -> dict[str, float]:
+    """Return the scalars of a report, by the names under which they are logged."""
+    values = {"dead_fraction/total": report.dead_fraction}
+    values["dead_layers"] = float(len(report.dead_layers))
+    for name, layer in report.layers.items():
+        values[f"dead_fraction/{name}"] = layer.dead_fraction
+        values[f"zero_rate/{name}"] = layer.mean_zero_rate
+    return values
+
+
+def log_scalars(trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
+    """Log the scalars through the module, so that other callbacks can monitor them."""
+    if trainer.barebones:
+        return  # logging is off there, and warns
+    # The counts were summed over processes already: every process logs the same.
+    pl_module.log_dict(scalars(report), on_step=False, on_epoch=True, batch_size=1)
+
+
+def write_validation(
+    trainer: Any, report: DeadUnitsReport, per_unit: bool, custom_scalars: bool, step: int
+) -> None:
+    """Write histograms and per-unit vectors to every TensorBoard logger."""
+    for writer in _writers(trainer):
+        for layer in report.layers.values():
+            if layer.observations:
+                _write_histogram(writer, layer, step)
+            if per_unit:
+                rates = layer.zero_rate.numpy()
+                write_zero_rates(
+                    writer, layer.name, rates, step, dead_threshold=layer.dead_threshold
+                )
+        if custom_scalars:
+            _write_layout(writer, report)
+
+
+def log_reinit(
+    trainer: Any, pl_module: Any, event: Any, report: DeadUnitsReport | None, step: int
+) -> None:
+    """Log one event of re-initialisation: how many units of each layer, and what was done."""
+    counts = {f"reinit/{name}": float(len(units)) for name, units in event.reinitialised.items()}
+    if counts and not trainer.barebones:
+        pl_module.log_dict(counts, on_step=True, on_epoch=False, logger=False, batch_size=1)
+        for logger in trainer.loggers:
+            logger.log_metrics(counts, step)
+    for writer in _writers(trainer):
+        writer.add_text("reinit", _as_markdown(str(event)), step)
+        for name, units in event.reinitialised.items():
+            num_units = _num_units(report, name, units)
+            write_reinit(writer, name, units, num_units, step)
+
+
+def _writers(trainer: Any) -> Iterator[SummaryWriter]:
+    """Yield the writers of all TensorBoard loggers; elsewhere they are dummies."""
+    if not trainer.is_global_zero or trainer.fast_dev_run:
+        return
+    for logger in trainer.loggers:
+        experiment = getattr(logger, "experiment", None)
+        if isinstance(experiment, SummaryWriter):
+            yield experiment
+
+
+def _write_histogram(writer: SummaryWriter, layer: LayerReport, step: int) -> None:
+    """Write rates with bins of our own: what is dead has one to itself, at the very end."""
+    rates = layer.zero_rate.numpy()
+    below = np.where(rates >= layer.dead_threshold, np.nan, rates)
+    edges = np.linspace(0.0, 1.0, _BINS + 1)
+    counts, _ = np.histogram(below[~np.isnan(below)], bins=edges)
+    dead = len(layer.dead)
+    writer.add_histogram_raw(
+        f"zero_rate_per_unit/{layer.name}",
+        min=0.0,
+        max=1.0 + 1.0 / _BINS,
+        num=layer.num_units,
+        sum=float(rates.sum()),
+        sum_squares=float(np.square(rates).sum()),
+        # TensorBoard takes the first limit for the right edge of a bin without a left one.
+        bucket_limits=[0.0, *edges[1:].tolist(), 1.0 + 1.0 / _BINS],
+        bucket_counts=[0, *counts.tolist(), dead],
+        global_step=step,
+    )
+
+
+def _write_layout(writer: SummaryWriter, report: DeadUnitsReport) -> None:
+    names = list(report.layers)
+    charts = {
+        "dead fraction": ["Multiline", ["dead_fraction/total", *_tags("dead_fraction", names)]],
+        "zero rate": ["Multiline", _tags("zero_rate", names)],
+    }
+    writer.add_custom_scalars({"dead units": charts})
+
+
+def _tags(prefix: str, names: list[str]) -> list[str]:
+    return [f"{prefix}/{name}" for name in names]
+
+
+def _num_units(report: DeadUnitsReport | None, name: str, units: list[int]) -> int:
+    known = None if report is None else report.layers.get(name)
+    return max(units) + 1 if known is None else known.num_units
+
+
+def _as_markdown(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+

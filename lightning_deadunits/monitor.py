@@ -1,0 +1,261 @@
+"""What DeadUnitCallback does in each hook of a Trainer. It wires, and computes nothing.
+
+Without a word of Lightning, so that one body serves ``lightning.pytorch`` and
+``pytorch_lightning``, whose ``Callback`` classes are not the same.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from lightning_deadunits.functional import check_atol
+from lightning_deadunits.gaps import warn_of_gaps
+from lightning_deadunits.guard import Guard, guarded
+from lightning_deadunits.history import History
+from lightning_deadunits.loggers import log_reinit, log_scalars, write_validation
+from lightning_deadunits.observation.names import as_patterns
+from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.tally import report_of
+from lightning_deadunits.processes import device_of, gather_objects, logged_step, sum_tensors
+from lightning_deadunits.reinit import ReinitConfig
+from lightning_deadunits.reinit.reviver import Reviver
+from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.selection import (
+    SelectionError,
+    check_found,
+    check_possible,
+    check_threshold,
+)
+
+
+class DeadUnitMonitor:
+    """The body of both callbacks; see :class:`lightning_deadunits.DeadUnitCallback`."""
+
+    def __init__(
+        self,
+        layers: str | list[str] | None = None,
+        exclude: str | list[str] | None = None,
+        dead_threshold: float = 1.0,
+        atol: float | None = None,
+        reinit: bool | ReinitConfig = False,
+        per_unit: bool = True,
+        custom_scalars: bool = False,
+    ) -> None:
+        super().__init__()
+        check_threshold(dead_threshold)
+        if atol is not None:
+            check_atol(atol)
+        self.layers = as_patterns("layers", layers)
+        self.exclude = as_patterns("exclude", exclude)
+        self.dead_threshold = dead_threshold
+        self.atol = atol
+        self.reinit = _reinit_config(reinit)
+        self.per_unit = per_unit
+        self.custom_scalars = custom_scalars
+        self.report: DeadUnitsReport | None = None
+        self.history = History()
+        self.reviver = None if self.reinit is None else Reviver(self.reinit)
+        self._observer: Observer | None = None
+        self._guard = Guard()
+        self._checked = False
+        self._told: set[str] = set()
+        self._cut: set[str] = set()
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback's state in a checkpoint: instances with other options differ."""
+        options = dict(layers=self.layers, exclude=self.exclude, atol=self.atol)
+        return f"DeadUnitCallback{options | dict(dead_threshold=self.dead_threshold)!r}"
+
+    # --- before training ----------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse patterns that can match nothing; say if there will be nothing to count."""
+        check_possible(pl_module, self.layers, self.exclude)
+        on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
+        if not trainer.enable_validation and not on_training_batches:
+            warnings.warn(
+                "DeadUnitCallback counts during validation, but there is none: no validation "
+                "dataloader or `validation_step`, or `limit_val_batches=0`.",
+                stacklevel=2,
+            )
+
+    # --- validation ---------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let the modules tell when they run, for as long as validation lasts."""
+        check_possible(pl_module, self.layers, self.exclude)
+        self._watch(pl_module)
+
+    @guarded
+    def _watch(self, pl_module: Any) -> None:
+        if self._observer is None or self._observer.model is not pl_module:
+            self._observer = Observer(pl_module, self.layers, self.exclude, atol=self.atol)
+        self._observer.reset()
+        self._observer.attach()
+
+    @guarded
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start counting: what follows is the validation step."""
+        if self.reviver is not None and not trainer.sanity_checking:
+            self.reviver.remember_batch(batch)
+        if self._observer is not None:
+            self._observer.begin()
+
+    @guarded
+    def on_validation_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop counting."""
+        if self._observer is not None:
+            self._observer.end()
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Judge the whole epoch, of all processes, and log the verdicts."""
+        self._check_selection(trainer)
+        if trainer.sanity_checking:
+            return
+        report = self._summed_report(trainer, pl_module)
+        self._take_note(trainer, pl_module, report)
+
+    @guarded
+    def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
+        in_fit = trainer.state.fn == "fit"
+        step = logged_step(trainer)
+        self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
+        log_scalars(trainer, pl_module, self.report)
+        self._warn(trainer, self.report)
+        if in_fit and self.reviver is not None:
+            self.reviver.after_validation(self.report, trainer.global_step)
+
+    def _summed_report(self, trainer: Any, pl_module: Any) -> DeadUnitsReport:
+        # Every process takes part, also one whose monitoring failed: the others wait for it.
+        observer = self._observer
+        counts = {} if observer is None else observer.counts
+        unjudged = {} if observer is None else {**observer.unseen(), **observer.unjudged}
+        return report_of(
+            counts,
+            unjudged,
+            dead_threshold=self.dead_threshold,
+            atol=self.atol,
+            device=device_of(trainer, pl_module),
+            gather=lambda value: gather_objects(trainer, value),
+            reduce=lambda vector: sum_tensors(trainer, vector),
+        )
+
+    def _check_selection(self, trainer: Any) -> None:
+        """At the first validation it is known what runs: raise before training, warn later."""
+        if self._checked or self._guard.gave_up:
+            return
+        self._checked = True
+        observer = self._observer
+        here = ([], []) if observer is None else (list(observer.met), list(observer.never_met))
+        everywhere = gather_objects(trainer, here)
+        found = [name for met, _ in everywhere for name in met]
+        never = [name for _, met in everywhere for name in met]
+        try:
+            check_found(found, never, self.layers, self.exclude)
+        except SelectionError as error:
+            if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step:
+                warnings.warn(f"DeadUnitCallback: {error}", stacklevel=2)
+            else:
+                raise
+
+    def _warn(self, trainer: Any, report: DeadUnitsReport) -> None:
+        if not trainer.is_global_zero:
+            return
+        warn_of_gaps(report, self._told)
+        fresh = [name for name in report.dead_layers if name not in self._cut]
+        self._cut.update(fresh)
+        if fresh:
+            warnings.warn(
+                f"Every unit of {', '.join(fresh)} is dead: nothing gets through, the network is "
+                f"cut there and what comes before it does not learn."
+                + (f" {report.diagnosis}" if report.diagnosis else ""),
+                stacklevel=2,
+            )
+
+    @guarded
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the hooks away and write what only TensorBoard shows."""
+        self._let_go()
+        if trainer.sanity_checking or self.report is None or trainer.state.fn != "fit":
+            return
+        write_validation(
+            trainer, self.report, self.per_unit, self.custom_scalars, logged_step(trainer)
+        )
+
+    # --- training -----------------------------------------------------------------------------
+
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
+        if self.reviver is None or self._guard.gave_up:
+            return
+        event = self.reviver.before_train_batch(trainer, pl_module, batch, batch_idx)
+        if event is not None:
+            log_reinit(trainer, pl_module, event, self.report, logged_step(trainer))
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count training batches where re-initialisation is scheduled by them."""
+        if self.reviver is not None and not self._guard.gave_up:
+            self.reviver.after_train_batch(trainer, pl_module)
+
+    # --- the end, whatever it is --------------------------------------------------------------
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave nothing behind: after an exception Lightning calls no teardown."""
+        self._detach()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leave nothing behind."""
+        self._detach()
+        self._observer = None
+
+    def _let_go(self) -> None:
+        if self._observer is not None:
+            self._observer.detach()
+
+    def _detach(self) -> None:
+        self._let_go()
+        if self.reviver is not None:
+            self.reviver.detach()
+
+    # --- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
+        reviver = {} if self.reviver is None else self.reviver.state_dict()
+        return {"history": self.history.state_dict(), "reviver": reviver}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self.history.load_state_dict(state_dict["history"])
+        if self.reviver is not None and state_dict["reviver"]:
+            self.reviver.load_state_dict(state_dict["reviver"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An observer belongs to the modules of one process; a copy of the callback makes its own.
+        return {**self.__dict__, "_observer": None}
+
+
+def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
+    if isinstance(reinit, ReinitConfig):
+        return reinit
+    if not isinstance(reinit, bool):
+        raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
+    return ReinitConfig() if reinit else None
+
+

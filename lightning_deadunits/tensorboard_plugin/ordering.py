@@ -1,0 +1,34 @@
+"""In which order a heat map stacks its units."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_deadunits.tensorboard_plugin.history import History
+
+Order = Literal["death", "index", "rate"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+def unit_order(history: History, order: Order) -> NDArray[np.int64]:
+    """Order the units of a layer; ties keep the order of the indices.
+
+    Args:
+        history: The layer's life, of ``U`` units.
+        order: ``"death"``: the dead first, the longest dead on top, then the living by their
+            current rate; ``"rate"``: the highest current rate first; ``"index"``: as they are.
+
+    Returns:
+        Unit indices from top to bottom, ``(U,)``.
+    """
+    indices = np.arange(history.rates.values.shape[1])
+    if order == "index":
+        return indices
+    current = np.nan_to_num(history.rates.values[-1], nan=-1.0)  # the unseen last
+    if order == "rate":
+        return np.lexsort((indices, -current))
+    since = np.where(history.dead_now, history.dead_since, len(history.rates.steps))
+    return np.lexsort((indices, -current, since))

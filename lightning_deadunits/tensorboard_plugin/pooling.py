@@ -1,0 +1,88 @@
+"""Shrinks a matrix of rates until it can be sent, without losing sight of a dead unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_deadunits.tensorboard_plugin.history import History
+
+# 16 384 units x 300 steps in full; 20 MB as float32, about half a second on a laptop.
+MAX_CELLS = 5_000_000
+MAX_ROWS = 16_384
+MAX_COLUMNS = 2_048  # no screen has more pixels for one layer
+
+
+@dataclass(frozen=True)
+class PooledRates:
+    """A matrix of units x steps in which one row may stand for several neighbouring units.
+
+    Attributes:
+        rates: float32 ``(R, C)``. Of one unit, its rate; of several, the mean rate of those alive,
+            or of the dead if none is alive. NaN where none was seen.
+        dead_share: Share of the row's seen units that are dead, float32 ``(R, C)``; None if every
+            row is one unit. A mean of rates would hide one dead unit among many.
+        units_per_row: How many units one row stands for; the last row may have fewer.
+        columns: Which steps are shown, as rows of the history, ``(C,)``.
+    """
+
+    rates: NDArray[np.float32]
+    dead_share: NDArray[np.float32] | None
+    units_per_row: int
+    columns: NDArray[np.int64]
+
+
+def pool(history: History, order: NDArray[np.int64]) -> PooledRates:
+    """Arrange the rates in ``order``, pooling neighbours if there are too many cells to send."""
+    num_steps, num_units = history.rates.values.shape
+    columns = evenly_spaced(num_steps, MAX_COLUMNS)
+    max_rows = max(1, min(MAX_ROWS, MAX_CELLS // columns.size))
+    units_per_row = -(-num_units // max_rows) or 1
+    rates = history.rates.values[columns]
+    if units_per_row == 1:
+        return PooledRates(_by_unit(rates, order), None, 1, columns)
+    return _pool(rates, history.dead[columns], order, units_per_row, columns)
+
+
+def evenly_spaced(total: int, at_most: int) -> NDArray[np.int64]:
+    """Pick indices of ``range(total)``, the first and the last always among them."""
+    if total <= at_most:
+        return np.arange(total)
+    return np.linspace(0, total - 1, at_most).round().astype(np.int64)
+
+
+def _pool(
+    rates: NDArray[np.float32],
+    dead: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    units_per_row: int,
+    columns: NDArray[np.int64],
+) -> PooledRates:
+    starts = np.arange(0, order.size, units_per_row)
+    ordered, ordered_dead = rates[:, order], dead[:, order]
+    seen = ~np.isnan(ordered)
+    num_seen = _sums(seen, starts)
+    num_dead = _sums(ordered_dead, starts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        of_living = _sums(np.where(seen & ~ordered_dead, ordered, 0), starts) / (
+            num_seen - num_dead
+        )
+        of_dead = _sums(np.where(ordered_dead, ordered, 0), starts) / num_dead
+        shown = np.where(num_seen > num_dead, of_living, of_dead)
+        share = num_dead / num_seen
+    return PooledRates(_transposed(shown), _transposed(share), units_per_row, columns)
+
+
+def _sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.asarray(np.add.reduceat(values, starts, axis=1, dtype=np.float32))
+
+
+def _by_unit(rates: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rates.T[order])
+
+
+def _transposed(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values.T, dtype=np.float32)
