@@ -44,6 +44,22 @@ class Codebook:
         bits = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
         return cls(_codes(bits)[:count], bits, cells)
 
+    @classmethod
+    def of_single_bits(cls, count: int, cells: int) -> Codebook:
+        """Make codes that show also when mixed, at the price of many more passes.
+
+        One cell of every pass is left out: where it shows, the model mixes the samples.
+        """
+        per_pass = max(1, cells - 1)
+        places = [index // per_pass * cells + index % per_pass for index in range(count)]
+        return cls(torch.tensor([1 << place for place in places]), max(places) + 1, cells)
+
+    def spare(self, code: int) -> bool:
+        """Tell whether a mixture of single bits shows a cell that none of them has."""
+        return self.cells > 1 and any(
+            code >> (number * self.cells + self.cells - 1) & 1 for number in range(self.passes)
+        )
+
     @property
     def passes(self) -> int:
         """How many passes show every bit of the codes."""

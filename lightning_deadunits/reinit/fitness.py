@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.parameters import span
 from lightning_deadunits.reinit.probe import Recording
-from lightning_deadunits.reinit.session import Session
+from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
+from lightning_deadunits.reinit.verification import allowed, channel_of
 
 _SHARDING = {"FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine", "XlaFullyShardedDataParallel"}
 
@@ -25,6 +26,33 @@ def model_refusal(model: nn.Module) -> str | None:
     for parameter in model.parameters():
         if (reason := _foreign(parameter)) is not None and "sharded" in reason:
             return f"the model is {reason}"
+    return None
+
+
+def loudness(
+    session: Session, training: Recording, unit: UnitKey, trace: UnitTrace, tolerance: float | None
+) -> str | None:
+    """Say why a unit cannot be silenced although it counts as dead, None if it can."""
+    layer, number = unit
+    for recorded, mode in ((session.recorded, ""), (training, " in training mode")):
+        if layer not in recorded.sites:
+            continue
+        dims, activation = recorded.sites[layer]
+        loudest = float(channel_of(activation, dims, number).abs().max())
+        if loudest == 0.0:
+            continue
+        for part in trace.reads:
+            call = recorded.calls[part.index] if part.index < len(recorded.calls) else None
+            if call is None or call.out is None or part.role != "weight":
+                continue
+            # Less than the sum over a kernel's taps: what it lets pass, verification judges.
+            weights = part.weights.read(part.weights.parameter).float().abs()
+            change = loudest * float(weights.max()) / max(float(call.out.abs().max()), 1e-30)
+            if change > allowed(call.out.dtype, tolerance):
+                return (
+                    f"it is not silent enough{mode} (up to {loudest:.1e}): without it {call.title} "
+                    f"would change by {change:.1e} of its largest value"
+                )
     return None
 
 

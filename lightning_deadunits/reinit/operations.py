@@ -106,7 +106,7 @@ def _opaque(
 ) -> Described | None:
     given = [tensor for tensor in tensors_of((args, kwargs)) if tensor.is_floating_point()]
     activations = [tensor for tensor in given if parameters.owner(tensor) is None]
-    product = function in _PRODUCTS and len(activations) > 1
+    product = function in PRODUCTS and len(activations) > 1
     if not any(tensor.is_floating_point() for tensor in tensors_of(out)):
         return None
     if not product and (len(activations) == len(given) or _is_view(out, parameters)):
@@ -374,7 +374,7 @@ _MOVES = {
     *(Tensor.clone, torch.clone, Tensor.float, Tensor.type_as, Tensor.__setitem__, F.prelu),
 }
 
-_PRODUCTS = {
+PRODUCTS = {
     *(torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm),
     *(torch.bmm, Tensor.bmm, torch.einsum, F.linear, F.scaled_dot_product_attention),
     *(function for family, _ in _CONVOLUTIONS for function in family),

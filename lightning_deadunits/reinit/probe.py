@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
-from lightning_deadunits.reinit.operations import Operation, describe, tensors_of
+from lightning_deadunits.reinit.operations import PRODUCTS, Operation, describe, tensors_of
 from lightning_deadunits.reinit.parameters import Parameters, span
 
 
@@ -18,7 +18,13 @@ class PathChangedError(Exception):
 
 
 class Visitor:
-    """What is done with the activations and calls of one pass; by default nothing."""
+    """What is done with the activations and calls of one pass; by default nothing.
+
+    Attributes:
+        held: Recorded pass whose contractions need not be computed anew, for they are replaced.
+    """
+
+    held: Recording | None = None
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
@@ -46,11 +52,13 @@ class Call:
         operation: What it does.
         layer: Name of the module whose forward called it.
         out: What it returned, None if that was not one floating point tensor.
+        shapes: The function and the shapes that it was given.
     """
 
     operation: Operation
     layer: str
     out: Tensor | None
+    shapes: tuple[Any, ...]
 
     @property
     def title(self) -> str:
@@ -84,6 +92,25 @@ class Probe(SiteMode):
         super().start_pass()
         self.index = 0
 
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Spare the work of a contraction whose result is known and wanted as it was."""
+        recorded = self.visitor.held
+        if recorded is None or func not in PRODUCTS or self.index >= len(recorded.calls):
+            return super().__torch_function__(func, types, args, kwargs)
+        call, given = recorded.calls[self.index], kwargs or {}
+        if call.operation.kind != "contraction" or call.out is None or call.shapes != shapes_of(
+            func, args, given
+        ):
+            return super().__torch_function__(func, types, args, kwargs)
+        self._follow(func, args, given, call.out)
+        return self.on_call(func, args, given, call.out)
+
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Hand an activation on."""
         return self.visitor.site(site, output)
@@ -106,6 +133,13 @@ class Probe(SiteMode):
         return self.visitor.operation(index, operation, reads, out)
 
 
+def shapes_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Return a call's function and the shapes of the tensors it is given."""
+    return (function, *(tensor.shape for tensor in tensors_of((args, kwargs))))
+
+
 class Recording(Visitor):
     """Records a pass.
 
@@ -113,6 +147,7 @@ class Recording(Visitor):
         calls: The calls with weights.
         uses: Which parameters were given to them.
         sites: Unit axes and activation of every visited layer.
+        reached: How many calls came before a visited layer.
         outputs: What the model returned.
     """
 
@@ -120,6 +155,7 @@ class Recording(Visitor):
         self.calls: list[Call] = []
         self.uses: list[Use] = []
         self.sites: dict[str, tuple[tuple[int, ...], Tensor]] = {}
+        self.reached: dict[str, int] = {}
         self.outputs: list[Tensor] = []
 
     def record(
@@ -128,7 +164,8 @@ class Recording(Visitor):
         """Take a call down."""
         single = isinstance(out, Tensor) and out.is_floating_point()
         kept = replace(operation, again=None)
-        self.calls.append(Call(kept, probe.running, out.clone() if single else None))
+        shapes = shapes_of(operation.function, *given)
+        self.calls.append(Call(kept, probe.running, out.clone() if single else None, shapes))
         for tensor in tensors_of(given):
             owner = probe.parameters.owner(tensor)
             if owner is not None:
@@ -137,6 +174,7 @@ class Recording(Visitor):
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Take an activation down."""
         self.sites[site.name] = (site.unit_dims, output.clone())
+        self.reached[site.name] = len(self.calls)
         return output
 
     def call(self, index: int, operation: Operation, out: Any) -> Call:

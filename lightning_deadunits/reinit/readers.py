@@ -6,7 +6,7 @@ told apart by :mod:`codes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,132 +45,199 @@ def find_readers(session: Session, units: Iterable[UnitKey]) -> Readers:
     units = list(units)
     for cells in dict.fromkeys((session.example.size, 1)):
         try:
-            found = _Search(session, units, cells).run()
+            found = _found(session, units, cells)
         except (CellsLostError, PathChangedError):
             continue
-        if found is not None:
-            _refuse_shared(session, found)
-            _refuse_unread(units, found)
-            return found
+        _refuse_shared(session, found)
+        _refuse_unread(units, found)
+        return found
     reason = "the model's control flow depends on its values, so that it cannot be traced"
     return Readers(refused=dict.fromkeys(units, reason))
 
 
-class _Search:
-    """One attempt, with some number of cells."""
-
-    def __init__(self, session: Session, units: list[UnitKey], cells: int) -> None:
-        self.session, self.units = session, units
-        self.book = Codebook.of(len(units), cells)
-        self.unit_of = {int(c): unit for c, unit in zip(self.book.codes, units, strict=True)}
-        self.found = Readers()
-        self.garbled = False
-
-    def run(self) -> Readers | None:
-        """Return what was found, None if codes were mixed up by the samples' being mixed."""
-        seen = _Seen()
-        for number in range(self.book.passes):
-            visitor = _Perturbation(self, seen, number)
-            outputs = self.session.replay(visitor)
-            for output in outputs:
-                seen.add("output", -1, self.book.read(output.isnan(), (), number))
-        self._note_channels(seen)
-        self._note_refusals(seen)
-        ambiguous = self.garbled and self.book.cells > 1
-        return None if ambiguous else self.found
-
-    def codes_of(self, layer: str, sizes: int) -> Tensor:
-        codes = torch.zeros(sizes, dtype=torch.int64)
-        for (name, unit), code in zip(self.units, self.book.codes, strict=True):
-            if name == layer:
-                codes[unit] = code
-        return codes
-
-    def _note_channels(self, seen: _Seen) -> None:
-        for index, places in seen.maps["channel"].items():
-            for channel in torch.nonzero((places != 0).any(0)).flatten().tolist():
-                units = self._units(places[:, channel], index)
-                self.found.channels.setdefault((index, channel), set()).update(units)
-
-    def _note_refusals(self, seen: _Seen) -> None:
-        for places in seen.maps["output"].values():
-            reason = "the model's output depends on it without a layer in between"
-            self.found.refused.update(dict.fromkeys(self._units(places, -1), reason))
-        for kind in ("opaque", "norm"):
-            for index, places in seen.maps[kind].items():
-                for code in codes_in(places):
-                    hinted = (unit for own, unit in self.unit_of.items() if own & code == own)
-                    for unit in hinted:
-                        self.found.hints.setdefault(unit, self._hint(kind, index))
-
-    def _hint(self, kind: str, index: int) -> str:
-        title = self.session.recorded.calls[index].title
-        if kind == "norm":
-            return f"{title} normalises it together with others before it is read"
-        return f"{title} reads it, whose weights cannot be traced to single units"
-
-    def _units(self, places: Tensor, index: int) -> set[UnitKey]:
-        """Return the units that show at some places; of those that are mixed, all it may be."""
-        units = set()
-        for code in codes_in(places):
-            if code in self.unit_of:
-                units.add(self.unit_of[code])
-                continue
-            self.garbled = True
-            mixed = [unit for own, unit in self.unit_of.items() if own & code == own]
-            title = self.session.recorded.calls[index].title if index >= 0 else "the output"
-            for unit in mixed:
-                reason = f"it reaches {title} mixed with other units that were asked for"
-                self.found.refused.setdefault(unit, reason)
-        return units
+def _found(session: Session, units: list[UnitKey], cells: int) -> Readers:
+    """Ask all units at once; those that are mixed somewhere, with codes that can be mixed."""
+    edges = _Edges()
+    mixed = _search(session, units, units, Codebook.of(len(units), cells), edges)
+    most = max(1, cells - 1) * (_LONGEST // cells)
+    for first in range(0, len(mixed), most):
+        some = mixed[first : first + most]
+        _search(session, some, units, Codebook.of_single_bits(len(some), cells), edges)
+    return edges.resolved(session)
 
 
-class _Seen:
-    """Code maps, summed over passes."""
+_LONGEST = 62
+"""Bits of a code."""
+
+
+class _Edges:
+    """Which unit was seen at which place.
+
+    A place is a channel of a call (``read``), another unit that was asked for (``unit``), or
+    something that cannot be silenced or hints at why (``output``, ``opaque``, ``norm``).
+    """
 
     def __init__(self) -> None:
-        self.maps: dict[str, dict[int, Tensor]] = {
-            kind: {} for kind in ("output", "opaque", "norm", "channel")
-        }
+        self.seen: dict[tuple[str, Any], set[UnitKey]] = {}
 
-    def add(self, kind: str, index: int, places: Tensor | None) -> None:
-        if places is None:
-            return
-        maps = self.maps[kind]
-        if kind != "channel":
-            places = places.flatten()
-            known = maps.get(index)
-            maps[index] = places if known is None or len(known) != len(places) else known + places
-        else:
-            maps[index] = maps[index] + places if index in maps else places
+    def add(self, kind: str, place: Any, units: Iterable[UnitKey]) -> None:
+        self.seen.setdefault((kind, place), set()).update(units)
+
+    def resolved(self, session: Session) -> Readers:
+        """Follow units that feed other units to what reads those."""
+        found = Readers()
+        fed: dict[UnitKey, set[UnitKey]] = {}
+        for (kind, place), units in self.seen.items():
+            if kind == "unit":
+                for unit in units - {place}:
+                    fed.setdefault(unit, set()).add(place)
+        before = {unit: _ancestors(unit, fed) for unit in set().union(*fed.values())}
+        for (kind, place), units in self.seen.items():
+            everyone = set(units).union(*(before.get(unit, set()) for unit in units))
+            if kind == "read":
+                found.channels[place] = everyone
+            elif kind == "output":
+                reason = "the model's output depends on it without a layer in between"
+                found.refused.update(dict.fromkeys(everyone, reason))
+            elif kind != "unit":
+                for unit in everyone:
+                    found.hints.setdefault(unit, _hint(session, kind, place))
+        return found
+
+
+def _ancestors(unit: UnitKey, fed: Mapping[UnitKey, set[UnitKey]]) -> set[UnitKey]:
+    """Return the units that feed a unit, directly or through others."""
+    found: set[UnitKey] = set()
+    fresh = {unit}
+    while fresh:
+        fresh = {source for source, places in fed.items() if places & fresh} - found
+        found |= fresh
+    return found
+
+
+def _hint(session: Session, kind: str, index: int) -> str:
+    title = session.recorded.calls[index].title
+    if kind == "norm":
+        return f"{title} normalises it together with others before it is read"
+    return f"{title} reads it, whose weights cannot be traced to single units"
+
+
+def _search(
+    session: Session,
+    coded: list[UnitKey],
+    held: list[UnitKey],
+    book: Codebook,
+    edges: _Edges,
+) -> list[UnitKey]:
+    """Perturb units by their codes while holding the others; return those seen mixed."""
+    unit_of = {int(code): unit for code, unit in zip(book.codes, coded, strict=True)}
+    single = all(code & (code - 1) == 0 for code in unit_of) and len(unit_of) > 1
+    places: dict[tuple[str, Any], Tensor] = {}
+    for number in range(book.passes):
+        visitor = _Perturbation(session, coded, held, book, number, places)
+        for order, output in enumerate(session.replay(visitor)):
+            _add(places, ("output", order), book.read(output.isnan(), (), number))
+    mixed: dict[UnitKey, None] = {}
+    for place, shown in _by_place(places):
+        for code in codes_in(shown):
+            if code in unit_of:
+                edges.add(*place, [unit_of[code]])
+            elif single and book.spare(code):
+                raise CellsLostError
+            elif single:
+                edges.add(*place, [unit for own, unit in unit_of.items() if own & code])
+            else:
+                mixed |= dict.fromkeys(u for own, u in unit_of.items() if own & code == own)
+    return list(mixed)
+
+
+def _by_place(
+    places: Mapping[tuple[str, Any], Tensor],
+) -> Iterator[tuple[tuple[str, Any], Tensor]]:
+    """Split what calls showed by channel, and what activations showed by unit."""
+    for (kind, index), shown in places.items():
+        if kind not in ("read", "unit"):
+            yield (kind, index), shown
+            continue
+        for channel in torch.nonzero((shown != 0).any(0)).flatten().tolist():
+            yield (kind, (index, channel)), shown[:, channel]
+
+
+def _add(places: dict[Any, Tensor], key: Any, shown: Tensor | None) -> None:
+    if shown is None:
+        return
+    if key in places and places[key].shape != shown.shape:
+        raise PathChangedError
+    places[key] = places[key] + shown if key in places else shown
 
 
 class _Perturbation(Visitor):
-    """Makes units NaN by their codes, holds every contraction, and sees who notices."""
+    """Makes units NaN by their codes, holds the others and every contraction: who notices?"""
 
-    def __init__(self, search: _Search, seen: _Seen, number: int) -> None:
-        self.search, self.seen, self.number = search, seen, number
+    def __init__(
+        self,
+        session: Session,
+        coded: list[UnitKey],
+        held: list[UnitKey],
+        book: Codebook,
+        number: int,
+        places: dict[tuple[str, Any], Tensor],
+    ) -> None:
+        self.session, self.book, self.number, self.places = session, book, number, places
+        self.held = session.recorded
+        self.codes: dict[str, dict[int, int]] = {}
+        for layer, unit in held:
+            self.codes.setdefault(layer, {})[unit] = 0
+        for (layer, unit), code in zip(coded, book.codes.tolist(), strict=True):
+            self.codes[layer][unit] = code
 
     def site(self, site: Site, output: Tensor) -> Tensor:
-        sizes = torch.Size([output.shape[axis] for axis in site.unit_dims]).numel()
-        codes = self.search.codes_of(site.name, sizes)
-        book = self.search.book
-        return replaced(
-            output, book.inject(output, site.unit_dims, codes, self.number, torch.nan)
-        )
+        of_layer = self.codes.get(site.name)
+        if not of_layer:
+            return output
+        dims, before = self.session.recorded.sites[site.name]
+        if before.shape != output.shape:
+            raise PathChangedError
+        units = list(of_layer)
+        shown = self.book.read(output.isnan(), dims, self.number)
+        if shown is not None:
+            elsewhere = torch.ones(shown.shape[1], dtype=torch.bool)
+            elsewhere[units] = False
+            _add(self.places, ("unit", site.name), shown.masked_fill(elsewhere, 0))
+        codes = torch.zeros(torch.Size([output.shape[axis] for axis in dims]).numel()).long()
+        codes[units] = torch.tensor(list(of_layer.values()))
+        still = torch.where(mask_of(output, dims, units), before, output)
+        return replaced(output, self.book.inject(still, dims, codes, self.number, torch.nan))
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        call = self.search.session.recorded.call(index, operation, out)
-        book = self.search.book
+        call = self.session.recorded.call(index, operation, out)
         if operation.kind == "contraction" or operation.reads_by_scale:
-            places = book.read(reads[0].isnan(), operation.read_axes, self.number)
-            self.seen.add("channel", index, places)
+            shown = self.book.read(reads[0].isnan(), operation.read_axes, self.number)
+            _add(self.places, ("read", index), shown)
             return out if call.out is None else call.out.clone()
         if operation.kind == "opaque" or operation.mixes:
             kind = "norm" if operation.mixes else "opaque"
             for tensor in reads:
-                self.seen.add(kind, index, book.read(tensor.isnan(), (), self.number))
+                shown = self.book.read(tensor.isnan(), (), self.number)
+                if shown is not None:
+                    self.places[(kind, index)] = shown
         return out
+
+
+def held(session: Session, layer: str, output: Tensor, units: list[int]) -> Tensor:
+    """Give some units of an activation the values that were recorded."""
+    dims, before = session.recorded.sites[layer]
+    if before.shape != output.shape:
+        raise PathChangedError
+    return replaced(output, torch.where(mask_of(output, dims, units), before, output))
+
+
+def mask_of(tensor: Tensor, axes: tuple[int, ...], units: list[int]) -> Tensor:
+    """Return a mask that is True at some units and broadcasts to the tensor."""
+    mask = torch.zeros([tensor.shape[axis] for axis in axes], dtype=torch.bool)
+    mask.view(-1)[units] = True
+    shape = [tensor.shape[axis] if axis in axes else 1 for axis in range(tensor.ndim)]
+    return mask.reshape(shape).to(tensor.device)
 
 
 def replaced(output: Tensor, value: Tensor) -> Tensor:
@@ -225,6 +292,7 @@ class _Silence(Visitor):
         self, recorded: Recording, channels: Mapping[Channel, set[UnitKey]], scale: float
     ) -> None:
         self.recorded, self.scale = recorded, scale
+        self.held = recorded
         self.live: dict[Channel, str] = {}
         self._generator = torch.Generator().manual_seed(0)
         self._channels: dict[int, list[int]] = {}
@@ -266,7 +334,4 @@ def channel_values(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tenso
 
 def silenced(output: Tensor, unit_dims: tuple[int, ...], units: list[int]) -> Tensor:
     """Make some units of an activation zero."""
-    dead = torch.zeros([output.shape[axis] for axis in unit_dims], dtype=torch.bool)
-    dead.view(-1)[units] = True
-    shape = [output.shape[axis] if axis in unit_dims else 1 for axis in range(output.ndim)]
-    return replaced(output, output.masked_fill(dead.reshape(shape).to(output.device), 0.0))
+    return replaced(output, output.masked_fill(mask_of(output, unit_dims, units), 0.0))

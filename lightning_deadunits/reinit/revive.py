@@ -13,7 +13,7 @@ from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.fitness import model_refusal, trace_refusal
+from lightning_deadunits.reinit.fitness import loudness, model_refusal, trace_refusal
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.passes import Example
 from lightning_deadunits.reinit.probe import Recording
@@ -160,7 +160,9 @@ class Event:
         refused |= traced.refused
         usable = dict(traced.units)
         for unit, found in traced.units.items():
-            reason = trace_refusal(session, training, self._memory, found)
+            reason = trace_refusal(session, training, self._memory, found) or loudness(
+                session, training, unit, found, self._config.tolerance
+            )
             if reason is not None:
                 refused[unit] = reason
                 del usable[unit]

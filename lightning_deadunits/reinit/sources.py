@@ -18,10 +18,11 @@ from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.codes import CellsLostError, Codebook, codes_in
 from lightning_deadunits.reinit.operations import Operation
 from lightning_deadunits.reinit.probe import PathChangedError, Visitor
-from lightning_deadunits.reinit.readers import Channel, replaced
+from lightning_deadunits.reinit.readers import Channel, held
+from lightning_deadunits.reinit.report import Units, by_layer
 from lightning_deadunits.reinit.session import Session, UnitKey
 
-_MOST_SUSPECTS = 12
+_MOST_MAKERS = 8
 
 
 @dataclass
@@ -65,7 +66,7 @@ def _search(session: Session, units: list[UnitKey], cells: int) -> Sources:
         else:
             found.refused[unit] = "no layer that makes it was found"
     if mixed:
-        _separate(session, marked, mixed, cells, found)
+        _separate(session, shown, mixed, cells, found)
     for index, channel in {c for channels in found.makers.values() for c in channels}:
         operation = calls[index].operation
         if operation.kind == "norm" and not operation.mixes and index in shown.norms:
@@ -80,28 +81,48 @@ def _is_marked(operation: Operation, out: Tensor | None) -> bool:
 
 
 def _separate(
-    session: Session, marked: list[int], units: list[UnitKey], cells: int, found: Sources
+    session: Session, shown: _Shown, units: list[UnitKey], cells: int, found: Sources
 ) -> None:
-    """Find the makers of units that are sums of several layers, one layer at a time."""
-    by_layer = _shown(session, _Marks.of_calls(session, marked, cells), units)
+    """Find the makers of units that are sums of several layers.
+
+    A sum is one over equal channels, as in a residual block. Which layers are in it is asked with
+    a second set of codes; a layer that is suspected wrongly is exonerated by :func:`find_leaks`.
+    """
+    calls = _shown(session, _Marks.of_calls(session, list(shown.marks.codes), cells), units)
     for unit in units:
-        seen = 0
-        for code in by_layer.units.get(unit, ()):
-            seen |= code
-        suspects = [items[0] for code, items in by_layer.marks.items.items() if code & seen == code]
-        if len(suspects) > _MOST_SUSPECTS:
-            found.refused[unit] = "many layers make it together"
-            continue
-        makers: list[Channel] | None = []
-        for index, _ in suspects:
-            shown = _shown(session, _Marks.of_channels(session, [index], cells), [unit])
-            if codes := shown.units.get(unit):
-                channels = shown.decoded(codes)
-                makers = None if makers is None or channels is None else makers + channels
-        if makers:
+        mixture = _mixture(shown.units[unit])
+        makers = _same_channels(session, unit, shown, mixture, calls)
+        explained = _mixture(int(shown.marks.codes[index][channel]) for index, channel in makers)
+        if makers and explained == mixture and len(makers) <= _MOST_MAKERS:
             found.makers[unit] = makers
         else:
-            found.refused[unit] = "several channels of one layer make it together"
+            found.refused[unit] = "several channels make it together, which cannot be told apart"
+
+
+def _same_channels(
+    session: Session, unit: UnitKey, shown: _Shown, mixture: int, calls: _Shown
+) -> list[Channel]:
+    """Return the channels of the unit's own number that may be in a mixture, the latest first."""
+    layer, number = unit
+    dims, activation = session.recorded.sites[layer]
+    width = torch.Size([activation.shape[axis] for axis in dims]).numel()
+    layers = _mixture(calls.units.get(unit, ()))
+    suspects = []
+    for index, codes in shown.marks.codes.items():
+        layer_code = int(calls.marks.codes[index][0])
+        earlier = index < session.recorded.reached[layer] and len(codes) == width
+        if earlier and layer_code & layers == layer_code:
+            code = int(codes[number])
+            if code & mixture == code:
+                suspects.append((index, number))
+    return suspects[::-1]
+
+
+def _mixture(codes: Iterable[int]) -> int:
+    mixed = 0
+    for code in codes:
+        mixed |= code
+    return mixed
 
 
 class _Marks:
@@ -159,7 +180,7 @@ class _Shown:
 def _shown(session: Session, marks: _Marks, units: list[UnitKey]) -> _Shown:
     shown = _Shown(marks)
     for number in range(marks.book.passes):
-        session.replay(_Marking(session, shown, {layer for layer, _ in units}, number))
+        session.replay(_Marking(session, shown, by_layer(units), number))
     for layer, unit in units:
         if layer in shown.sites:
             shown.units[(layer, unit)] = codes_in(shown.sites[layer][:, unit])
@@ -167,16 +188,19 @@ def _shown(session: Session, marks: _Marks, units: list[UnitKey]) -> _Shown:
 
 
 class _Marking(Visitor):
-    """Marks channels, and reads the marks at activations and before norms."""
+    """Marks channels, and reads the marks at activations, which are held then, and before norms."""
 
-    def __init__(self, session: Session, shown: _Shown, layers: set[str], number: int) -> None:
-        self.session, self.shown, self.layers, self.number = session, shown, layers, number
+    def __init__(self, session: Session, shown: _Shown, units: Units, number: int) -> None:
+        self.session, self.shown, self.units, self.number = session, shown, units, number
+        self.held = session.recorded
 
     def site(self, site: Site, output: Tensor) -> Tensor:
-        if site.name in self.layers:
-            places = self.shown.marks.book.read(output.isnan(), site.unit_dims, self.number)
-            _add(self.shown.sites, site.name, places)
-        return output
+        units = self.units.get(site.name)
+        if not units:
+            return output
+        places = self.shown.marks.book.read(output.isnan(), site.unit_dims, self.number)
+        _add(self.shown.sites, site.name, places)
+        return held(self.session, site.name, output, units)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.session.recorded.call(index, operation, out)
@@ -245,12 +269,9 @@ def _leaks(
 ) -> Leaks:
     book = Codebook.of(len(makers), cells)
     maker_of = {int(code): maker for code, maker in zip(book.codes, makers, strict=True)}
-    held: dict[str, list[int]] = {}
-    for layer, unit in units:
-        held.setdefault(layer, []).append(unit)
     places: dict[Any, Tensor] = {}
     for number in range(book.passes):
-        visitor = _Holding(session, book, makers, held, number, places)
+        visitor = _Holding(session, book, makers, by_layer(units), number, places)
         for order, output in enumerate(session.replay(visitor)):
             _add(places, ("output", -1, order), book.read(output.isnan(), (), number))
     return _judged(session, places, maker_of, before)
@@ -284,11 +305,12 @@ class _Holding(Visitor):
         session: Session,
         book: Codebook,
         makers: list[Channel],
-        held: dict[str, list[int]],
+        units: Units,
         number: int,
         places: dict[Any, Tensor],
     ) -> None:
-        self.session, self.book, self.held = session, book, held
+        self.session, self.book, self.units = session, book, units
+        self.held = session.recorded
         self.number, self.places = number, places
         self.codes: dict[int, Tensor] = {}
         for (index, channel), code in zip(makers, book.codes, strict=True):
@@ -296,14 +318,8 @@ class _Holding(Visitor):
             self.codes.setdefault(index, torch.zeros(size, dtype=torch.int64))[channel] = code
 
     def site(self, site: Site, output: Tensor) -> Tensor:
-        if site.name not in self.held:
-            return output
-        _, before = self.session.recorded.sites[site.name]
-        sizes = [output.shape[axis] for axis in site.unit_dims]
-        held = torch.zeros(sizes, dtype=torch.bool)
-        held.view(-1)[self.held[site.name]] = True
-        shape = [output.shape[a] if a in site.unit_dims else 1 for a in range(output.ndim)]
-        return replaced(output, torch.where(held.reshape(shape).to(output.device), before, output))
+        units = self.units.get(site.name)
+        return held(self.session, site.name, output, units) if units else output
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.session.recorded.call(index, operation, out)

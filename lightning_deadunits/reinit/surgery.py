@@ -20,6 +20,9 @@ from lightning_deadunits.reinit.weights import Draws
 
 Traces = dict[UnitKey, UnitTrace]
 
+_MOST_ATTEMPTS = 40
+"""How many groups of units are tried before the rest of a disturbing group is refused."""
+
 
 @dataclass
 class Outcome:
@@ -58,19 +61,19 @@ class Surgeon:
     ) -> None:
         self._session, self._training = session, training
         self._config, self._draws = config, draws
+        self._made: set[int] = set()
+        self._attempts = 0
 
     def operate_(self, traces: Traces) -> Outcome:
         """Re-initialise units; those that disturb the model are found by halving, and refused."""
         outcome = Outcome()
-        for group in self._groups(traces):
-            self._operate_on(group, outcome)
+        if traces:
+            self._operate_on(traces, outcome)
         return outcome
-
-    def _groups(self, traces: Traces) -> list[Traces]:
-        return [traces] if traces else []
 
     def _operate_on(self, traces: Traces, outcome: Outcome) -> None:
         edits: list[Edit] = []
+        self._attempts += 1
         try:
             silent = self._write_and_verify_(traces, edits)
         except Exception as error:
@@ -80,13 +83,14 @@ class Surgeon:
                 raise
             self._halve(traces, str(error) or "the model took another path afterwards", outcome)
         else:
+            self._made |= _made(traces)
             outcome.edits += edits
             outcome.units += traces
             outcome.silent += silent
 
     def _halve(self, traces: Traces, reason: str, outcome: Outcome) -> None:
         together = tied(traces)
-        if len(together) == 1:
+        if len(together) == 1 or self._attempts > _MOST_ATTEMPTS:
             outcome.refused.update(dict.fromkeys(traces, reason))
             return
         middle = len(together) // 2
@@ -138,7 +142,7 @@ class Surgeon:
         """Verify in eval mode; fresh channels get the statistics that they have on the example."""
         recorded = self._session.recorded
         visitor = Settled(
-            _statistics(traces), recorded, _made(traces), by_layer(traces), self._config.tolerance
+            _statistics(traces), recorded, self._made | _made(traces), by_layer(traces), self._config.tolerance
         )
         visitor.check_outputs(self._session.run(visitor))
         edit = Edit()
@@ -154,7 +158,7 @@ class Surgeon:
     def _stress(self, traces: Traces) -> None:
         """Verify in training mode, with the units firing at random."""
         visitor = Stressed(
-            self._training, _made(traces), by_layer(traces), self._config.tolerance
+            self._training, self._made | _made(traces), by_layer(traces), self._config.tolerance
         )
         try:
             visitor.check_outputs(self._session.run(visitor, training=True))

@@ -99,11 +99,11 @@ def _add_makers(session: Session, units: list[UnitKey], found: Trace) -> None:
     for unit, channels in made.items():
         trace = UnitTrace()
         reasons = [_add_maker(session, trace, maker, sources, leaks) for maker in channels]
-        reason = next((reason for reason in reasons if reason), None)
-        if reason is None:
+        # One maker of its own is enough, as in a residual block: what else is added stays.
+        if any(reason is None for reason in reasons):
             found.units[unit] = trace
         else:
-            found.refused[unit] = reason
+            found.refused[unit] = next(reason for reason in reasons if reason)
 
 
 def _add_maker(

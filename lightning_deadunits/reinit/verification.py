@@ -129,11 +129,17 @@ def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) 
         return
     size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
     change = float((after.double() - before.double()).abs().nan_to_num(torch.inf).max())
-    # The order of a sum may change with its terms: a few units in the last place.
-    allowed = 4 * torch.finfo(before.dtype).eps if tolerance is None else tolerance
-    if not change <= allowed * size:
+    if not change <= allowed(before.dtype, tolerance) * size:
         relative = change / size if size else float("inf")
         raise DisturbedError(f"{title} would change by {relative:.1e} of its largest value")
+
+
+def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
+    """Return the largest relative change that is no disturbance.
+
+    The order of a sum may change with its terms: by default a few units in the last place.
+    """
+    return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
 
 
 def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
