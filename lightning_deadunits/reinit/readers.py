@@ -136,7 +136,7 @@ def _search(
     for number in range(book.passes):
         visitor = _Perturbation(session, coded, held, book, number, places)
         for order, output in enumerate(session.replay(visitor)):
-            _add(places, ("output", order), book.read(output.isnan(), (), number))
+            _add(places, ("output", order), book.read(output, (), number))
     mixed: dict[UnitKey, None] = {}
     for place, shown in _by_place(places):
         for code in codes_in(shown):
@@ -199,7 +199,7 @@ class _Perturbation(Visitor):
         if before.shape != output.shape:
             raise PathChangedError
         units = list(of_layer)
-        shown = self.book.read(output.isnan(), dims, self.number)
+        shown = self.book.read(output, dims, self.number)
         if shown is not None:
             elsewhere = torch.ones(shown.shape[1], dtype=torch.bool)
             elsewhere[units] = False
@@ -212,13 +212,13 @@ class _Perturbation(Visitor):
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.session.recorded.call(index, operation, out)
         if operation.kind == "contraction" or operation.reads_by_scale:
-            shown = self.book.read(reads[0].isnan(), operation.read_axes, self.number)
+            shown = self.book.read(reads[0], operation.read_axes, self.number)
             _add(self.places, ("read", index), shown)
             return out if call.out is None else call.out.clone()
         if operation.kind == "opaque" or operation.mixes:
             kind = "norm" if operation.mixes else "opaque"
             for tensor in reads:
-                shown = self.book.read(tensor.isnan(), (), self.number)
+                shown = self.book.read(tensor, (), self.number)
                 if shown is not None:
                     self.places[(kind, index)] = shown
         return out
@@ -303,10 +303,11 @@ class _Silence(Visitor):
             self._units.setdefault(layer, []).append(unit)
 
     def noisy(self, tensor: Tensor) -> Tensor:
-        """Return a tensor with noise of its own size on it."""
-        size = self.scale * tensor.float().pow(2).mean().sqrt().clamp(min=1e-3)
-        noise = torch.randn(tensor.shape, generator=self._generator)
-        return tensor + (noise.to(tensor.device) * size).to(tensor.dtype)
+        """Return a tensor with noise of its own size, one number per row of its first two axes."""
+        size = self.scale * tensor.abs().mean().clamp(min=1e-3)
+        shape = tensor.shape[:2] + (1,) * (tensor.ndim - 2)
+        noise = torch.randn(shape, generator=self._generator)
+        return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         units = self._units.get(site.name)

@@ -155,29 +155,45 @@ class Event:
         _check_exist(session, units)
         training = session.record(_Baseline(silent), training=True)
         keys = [(layer, unit) for layer, own in units.items() for unit in own]
-        refused = _alive(session.recorded, keys)
-        traced = trace(session, [unit for unit in keys if unit not in refused])
-        refused |= traced.refused
-        usable = dict(traced.units)
-        for unit, found in traced.units.items():
-            reason = trace_refusal(session, training, self._memory, found) or loudness(
-                session, training, unit, found, self._config.tolerance
-            )
-            if reason is not None:
-                refused[unit] = reason
-                del usable[unit]
-        with_ties(usable, refused, traced.units)
+        keys = [(layer, unit) for layer, own in units.items() for unit in own]
+        planned = self._plan(session, training, keys)
         if self._config.dry_run:
-            self.report.planned = by_layer(usable)
-            self._say(session, traced, usable, refused)
+            self.report.planned = by_layer(planned.units)
+            self._say(session, planned, planned.units)
             return
         step = 0 if self._step is None else self._step
         draws = Draws(session, self._config.init_function(), self._seed, step)
-        self.outcome = Surgeon(session, training, self._config, draws).operate_(usable)
-        refused |= self.outcome.refused
-        self._finish(session, traced, refused)
+        surgeon = Surgeon(session, training, self._config, draws)
+        self.outcome = surgeon.operate_(planned.units)
+        if self.outcome.silent:
+            # Perhaps something else that makes them holds them down, as a second branch may.
+            thorough = self._plan(session, training, keys, guess=False)
+            if _makes_more(thorough, planned, self.outcome.silent):
+                self.outcome.undo_()
+                planned = thorough
+                surgeon = Surgeon(session, training, self._config, draws)
+                self.outcome = surgeon.operate_(planned.units)
+        planned.refused |= self.outcome.refused
+        self._finish(session, planned)
 
-    def _finish(self, session: Session, traced: Trace, refused: dict[UnitKey, str]) -> None:
+    def _plan(
+        self, session: Session, training: Recording, keys: list[UnitKey], *, guess: bool = True
+    ) -> Trace:
+        """Trace units and refuse those whose weights cannot be edited."""
+        alive = _alive(session.recorded, keys)
+        found = trace(session, [unit for unit in keys if unit not in alive], guess=guess)
+        planned = Trace(dict(found.units), found.refused | alive)
+        for unit, own in found.units.items():
+            reason = trace_refusal(session, training, self._memory, own) or loudness(
+                session, training, unit, own, self._config.tolerance
+            )
+            if reason is not None:
+                planned.refused[unit] = reason
+                del planned.units[unit]
+        with_ties(planned.units, planned.refused, found.units)
+        return planned
+
+    def _finish(self, session: Session, planned: Trace) -> None:
         try:
             self._memory.forget_(touched(self.outcome, session))
         except BaseException:
@@ -185,24 +201,25 @@ class Event:
             raise
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
-        self._say(session, traced, self.outcome.units, refused)
+        self._say(session, planned, self.outcome.units)
 
-    def _say(
-        self,
-        session: Session,
-        traced: Trace,
-        units: Iterable[UnitKey],
-        refused: dict[UnitKey, str],
-    ) -> None:
-        self.report.refused = reasons_by_layer(refused)
+    def _say(self, session: Session, planned: Trace, units: Iterable[UnitKey]) -> None:
+        self.report.refused = reasons_by_layer(planned.refused)
         for layer, unit in units:
-            found = traced.units[(layer, unit)]
+            found = planned.units[(layer, unit)]
             made, read = (
                 list(dict.fromkeys(_name(session, part.weights) for part in parts))
                 for parts in (found.makes, found.reads)
             )
             self.report.made_by[layer] = _merged(self.report.made_by.get(layer, []), made)
             self.report.read_by[layer] = _merged(self.report.read_by.get(layer, []), read)
+
+
+def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:
+    """Tell whether a thorough search found more that makes silent units."""
+    return all(unit in thorough.units for unit in planned.units) and any(
+        len(thorough.units[unit].makes) > len(planned.units[unit].makes) for unit in silent
+    )
 
 
 def touched(outcome: Outcome, session: Session) -> list[WeightSlice]:

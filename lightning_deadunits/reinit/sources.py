@@ -198,7 +198,7 @@ class _Marking(Visitor):
         units = self.units.get(site.name)
         if not units:
             return output
-        places = self.shown.marks.book.read(output.isnan(), site.unit_dims, self.number)
+        places = self.shown.marks.book.read(output, site.unit_dims, self.number)
         _add(self.shown.sites, site.name, places)
         return held(self.session, site.name, output, units)
 
@@ -206,7 +206,7 @@ class _Marking(Visitor):
         call = self.session.recorded.call(index, operation, out)
         marks = self.shown.marks
         if operation.kind == "norm" and not operation.mixes:
-            places = marks.book.read(reads[0].isnan(), operation.read_axes, self.number)
+            places = marks.book.read(reads[0], operation.read_axes, self.number)
             _add(self.shown.norms, index, places)
         if call.out is None or operation.kind == "link":
             return out
@@ -269,12 +269,18 @@ def _leaks(
 ) -> Leaks:
     book = Codebook.of(len(makers), cells)
     maker_of = {int(code): maker for code, maker in zip(book.codes, makers, strict=True)}
+    marks = {maker: code for code, maker in maker_of.items()}
     places: dict[Any, Tensor] = {}
     for number in range(book.passes):
-        visitor = _Holding(session, book, makers, by_layer(units), number, places)
-        for order, output in enumerate(session.replay(visitor)):
-            _add(places, ("output", -1, order), book.read(output.isnan(), (), number))
+        read_outputs(session, Holding(session, book, marks, units, number, places))
     return _judged(session, places, maker_of, before)
+
+
+def read_outputs(session: Session, visitor: Holding) -> None:
+    """Run a pass and read the marks in the model's output, too."""
+    for order, output in enumerate(session.replay(visitor)):
+        shown = visitor.book.read(output, (), visitor.number)
+        _add(visitor.places, ("output", -1, order), shown)
 
 
 def _judged(
@@ -285,6 +291,8 @@ def _judged(
 ) -> Leaks:
     leaks = Leaks()
     for (kind, index, _), seen in places.items():
+        if kind == "site":
+            continue
         title = "the model's output" if index < 0 else session.recorded.calls[index].title
         for channel in torch.nonzero((seen != 0).any(0)).flatten().tolist():
             for code in codes_in(seen[:, channel]):
@@ -297,29 +305,46 @@ def _judged(
     return leaks
 
 
-class _Holding(Visitor):
-    """Marks makers, holds units as they were, and reads the marks wherever they show."""
+class Holding(Visitor):
+    """Marks makers, holds units as they were, and reads the marks wherever they show.
+
+    Args:
+        session: The session.
+        book: The codes.
+        marks: Which code each maker carries.
+        units: The units.
+        number: Which pass it is.
+        places: What was read: kind of place, which it is, and which of several tensors there.
+    """
 
     def __init__(
         self,
         session: Session,
         book: Codebook,
-        makers: list[Channel],
-        units: Units,
+        marks: Mapping[Channel, int],
+        units: Iterable[UnitKey],
         number: int,
         places: dict[Any, Tensor],
     ) -> None:
-        self.session, self.book, self.units = session, book, units
+        self.session, self.book, self.units = session, book, by_layer(units)
         self.held = session.recorded
         self.number, self.places = number, places
         self.codes: dict[int, Tensor] = {}
-        for (index, channel), code in zip(makers, book.codes, strict=True):
+        for (index, channel), code in marks.items():
             size = torch.Size(session.recorded.calls[index].operation.made_sizes).numel()
             self.codes.setdefault(index, torch.zeros(size, dtype=torch.int64))[channel] = code
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         units = self.units.get(site.name)
-        return held(self.session, site.name, output, units) if units else output
+        if not units:
+            return output
+        shown = self.book.read(output, site.unit_dims, self.number)
+        if shown is not None:
+            elsewhere = torch.ones(shown.shape[1], dtype=torch.bool)
+            elsewhere[units] = False
+            shown = shown.masked_fill(elsewhere, 0)
+        _add(self.places, ("site", site.name, 0), shown)
+        return held(self.session, site.name, output, units)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.session.recorded.call(index, operation, out)
@@ -342,5 +367,5 @@ class _Holding(Visitor):
     def _note(
         self, kind: str, index: int, tensor: Tensor, axes: tuple[int, ...], order: int = 0
     ) -> None:
-        seen = self.book.read(tensor.isnan(), axes, self.number)
+        seen = self.book.read(tensor, axes, self.number)
         _add(self.places, (kind, index, order), seen)

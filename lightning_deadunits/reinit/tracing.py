@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from lightning_deadunits.reinit.guesses import guess_sources
 from lightning_deadunits.reinit.readers import Channel, find_readers
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.sources import Leaks, Sources, find_leaks, find_sources
@@ -65,12 +66,14 @@ class Trace:
     refused: dict[UnitKey, str]
 
 
-def trace(session: Session, units: Iterable[UnitKey]) -> Trace:
+def trace(session: Session, units: Iterable[UnitKey], *, guess: bool = True) -> Trace:
     """Find the weights of some units, and refuse those that share theirs with what is alive.
 
     Args:
         session: A session with a recorded pass.
         units: Layer and unit, of layers that the session visits.
+        guess: Whether a maker that was guessed and confirmed is enough, though others may add to
+            it. A thorough search takes some more passes.
     """
     units = list(units)
     readers = find_readers(session, units) if units else None
@@ -79,7 +82,7 @@ def trace(session: Session, units: Iterable[UnitKey]) -> Trace:
     found = Trace({}, dict(readers.refused))
     left = [unit for unit in units if unit not in found.refused]
     if left:
-        _add_makers(session, left, found)
+        _add_makers(session, left, found, guess)
     for (index, channel), fed_by in readers.channels.items():
         for unit in fed_by & found.units.keys():
             found.units[unit].reads += _reading_parts(session, index, channel)
@@ -87,16 +90,24 @@ def trace(session: Session, units: Iterable[UnitKey]) -> Trace:
     return found
 
 
-def _add_makers(session: Session, units: list[UnitKey], found: Trace) -> None:
-    sources = find_sources(session, units)
-    found.refused |= sources.refused
-    made = {unit: sources.makers[unit] for unit in units if unit in sources.makers}
-    if not made:
+def _add_makers(session: Session, units: list[UnitKey], found: Trace, guess: bool) -> None:
+    guessed, links = guess_sources(session, units if guess else [])
+    _judge_makers(session, guessed, links, found)
+    left = [unit for unit in units if unit not in guessed.makers]
+    if not left:
         return
-    makers = {channel for channels in made.values() for channel in channels}
-    before = {norm: maker for norm, maker in sources.before.items() if norm in makers}
-    leaks = find_leaks(session, sorted(makers | set(before.values())), made, before)
-    for unit, channels in made.items():
+    sources = find_sources(session, left)
+    found.refused |= sources.refused
+    makers = {channel for channels in sources.makers.values() for channel in channels}
+    sources.before = {norm: maker for norm, maker in sources.before.items() if norm in makers}
+    if makers:
+        marked = sorted(makers | set(sources.before.values()))
+        leaks = find_leaks(session, marked, units, sources.before)
+        _judge_makers(session, sources, leaks, found)
+
+
+def _judge_makers(session: Session, sources: Sources, leaks: Leaks, found: Trace) -> None:
+    for unit, channels in sources.makers.items():
         trace = UnitTrace()
         reasons = [_add_maker(session, trace, maker, sources, leaks) for maker in channels]
         # One maker of its own is enough, as in a residual block: what else is added stays.
