@@ -54,7 +54,7 @@ def _of_deaths(deaths: Sequence[Death], died: int, report: DeadUnitsReport) -> s
     worst = max(range(len(deaths)), key=lambda index: deaths[index].died)
     step, most, _ = deaths[worst]
     if most >= _TOGETHER * died and most > _FEW:
-        before = deaths[worst - 1].step
+        before = deaths[worst - 1].step if worst else 0
         return (
             f"Died together: {most} of {died} deaths between steps {before} and {step}. "
             f"One step was too large: look at the learning rate there, warm it up, clip gradients."

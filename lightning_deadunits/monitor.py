@@ -122,10 +122,11 @@ class DeadUnitMonitor:
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
         self._check_selection(trainer)
-        if trainer.sanity_checking:
-            return
         report = self._summed_report(trainer, pl_module)
-        self._take_note(trainer, pl_module, report)
+        if trainer.sanity_checking:
+            self.history.witness(report)
+        else:
+            self._take_note(trainer, pl_module, report)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -71,7 +72,8 @@ def find_dead_units(
     wanted, unwanted = as_patterns("layers", layers), as_patterns("exclude", exclude)
     observer = Observer(model, wanted, unwanted, atol=atol)
     with undisturbed(model), observer.watching(), torch.no_grad():
-        model.eval()
+        with suppress(NotImplementedError):  # torch.export bakes the mode in
+            model.eval()
         passes = _run(model, batches, observer)
     if not passes:
         raise ValueError("Expected `batches` to hold at least one batch, but it is empty.")

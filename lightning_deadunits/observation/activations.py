@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,20 @@ _NEVER_MODULES = (
     *(nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.PReLU, nn.RReLU, nn.Tanh, nn.Sigmoid),
     *(nn.Softsign, nn.Tanhshrink, nn.LogSigmoid, nn.GLU, nn.Hardtanh, nn.Threshold),
 )
+
+
+def plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of torch that an ATen operator stands for, itself if none.
+
+    ``torch.export`` writes models in operators: ``aten.relu.default`` for ``torch.relu``.
+    """
+    name = getattr(function, "_opname", None) or getattr(function, "_qualified_op_name", "")
+    name = name.removeprefix("aten::")
+    for home in (torch, F, Tensor):
+        named = getattr(home, name, None) if name else None
+        if named in FUNCTION_NAMES or (named is not None and home is not Tensor):
+            return cast(Callable[..., Any], named)
+    return function
 
 
 def function_kind(

@@ -16,8 +16,20 @@ from lightning_deadunits.counting import count_values
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.names import selects
+from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
+
+
+def uncountable(activation: Tensor) -> str | None:
+    """Return why an activation cannot be counted here, None if it can."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(activation):
+        return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if hasattr(activation, "placements"):
+        return "its activation is a DTensor, of which this process holds a shard only"
+    if activation.is_meta or isinstance(activation, torch._subclasses.FakeTensor):
+        return "its activation is a fake tensor, which has no values"
+    return None
 
 
 class _Count(NamedTuple):
@@ -91,6 +103,7 @@ class Observer(SiteMode):
         if keep:
             self.fold()
         self._pending.clear()
+        self.start_pass()
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:
@@ -129,6 +142,10 @@ class Observer(SiteMode):
         if torch.compiler.is_compiling():
             self._count(site, output)
             return output
+        refusal = uncountable(output)
+        if refusal is not None:
+            self.unjudged[site.name] = refusal
+            return output
         try:
             self._count(site, output)
         except Exception as error:
@@ -136,11 +153,11 @@ class Observer(SiteMode):
         return output
 
     def _count(self, site: Site, output: Tensor) -> None:
-        dims, padded = site.unit_dims, padded_values(self.padding(), output)
+        values, dims = dense(output.detach(), site.unit_dims)
+        padded = padded_values(self.padding(), output)
         seen: int | Tensor = 1
-        for axis, size in enumerate(output.shape):
+        for axis, size in enumerate(values.shape):
             seen *= 1 if axis in dims else size
-        values = output.detach()
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
         zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
@@ -149,7 +166,7 @@ class Observer(SiteMode):
             nonfinite = nonfinite - hidden * zeros.numel()
             seen = seen - hidden
         self._pending[site.name] = _Count(
-            zeros, nonfinite, seen, dims[0], site.kind, site.assumed
+            zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
         )
 
     def _give_up(self, name: str, error: Exception) -> None:

@@ -24,6 +24,7 @@ from lightning_deadunits.observation.activations import (
     Kind,
     function_kind,
     module_kind,
+    plain_function,
 )
 from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.compiled import is_opaque
@@ -93,6 +94,7 @@ class SiteMode(TorchFunctionMode):
         self._frames: list[_Frame] = []
         self._paddings: list[Padding] = []
         self._calls: dict[str, int] = {}
+        self._ran: dict[str, Kind] = {}
         self._hooks: dict[nn.Module, ModuleHooks] = {}
 
     # --- what subclasses say ------------------------------------------------------------------
@@ -110,7 +112,12 @@ class SiteMode(TorchFunctionMode):
     # --- one forward pass ---------------------------------------------------------------------
 
     def start_pass(self) -> None:
-        """Forget the last forward pass: calls are numbered anew."""
+        """Forget the last forward pass but for the names it met: calls are numbered anew."""
+        for name, kind in self._ran.items():
+            never = kind == "never" and not self.never_zero
+            (self.never_met if never else self.met)[name] = True
+        # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
+        self._ran.clear()
         self.lineage.forget()
         self._frames.clear()
         self._paddings.clear()
@@ -125,6 +132,8 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if not torch.compiler.is_compiling() and isinstance(func, _OPERATORS):
+            func = plain_function(func)
         self._follow(func, args, kwargs, out)
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
@@ -155,7 +164,7 @@ class SiteMode(TorchFunctionMode):
 
     def _site(self, base: str, kind: Kind, output: Any, certain: bool) -> Any:
         if kind == "never" and not self.never_zero:
-            self.never_met[base] = True
+            self._ran[base] = kind
             return output
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
@@ -166,7 +175,7 @@ class SiteMode(TorchFunctionMode):
         earlier = self._calls.get(base, 0)
         self._calls[base] = earlier + 1
         name = called(base, earlier)
-        self.met[name] = True
+        self._ran[name] = kind
         if not torch.compiler.is_compiling() and not selects(name, self.layers, self.exclude):
             return output
         return self.on_site(Site(name, kind, axes, assumed), output)
@@ -253,4 +262,5 @@ class SiteMode(TorchFunctionMode):
         return _Frame(name, kind, kind is not None, ignored)
 
 
+_OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _ROOT = _Frame("", None, False, False)

@@ -27,7 +27,7 @@ def csv_lines(rates: Series, units: range) -> Iterator[str]:
         yield f"{unit}," + ",".join(cells.tolist()) + "\r\n"
 
 
-def units_per_file(rates: Series, max_bytes: int = MAX_FILE_BYTES) -> int:
+def units_per_file(rates: Series, max_bytes: int) -> int:
     """Say how many units of a layer surely fit into a file of ``max_bytes``."""
     header = 21 * (rates.steps.size + 1)  # an int64 has at most 20 characters
     line = BYTES_PER_CELL * (rates.steps.size + 1)
@@ -36,7 +36,7 @@ def units_per_file(rates: Series, max_bytes: int = MAX_FILE_BYTES) -> int:
 
 def csv_parts(rates: Series) -> list[str]:
     """Split a layer into ranges of units, ``first-last``, of which each fits into one file."""
-    total, fitting = rates.values.shape[1], units_per_file(rates)
+    total, fitting = rates.values.shape[1], units_per_file(rates, MAX_FILE_BYTES)
     return [
         f"{first}-{min(first + fitting, total) - 1}" for first in range(0, max(total, 1), fitting)
     ]

@@ -22,7 +22,7 @@ def layer_bundle(record: LayerRecord, order: Order) -> bytes:
     pooled = pool(history, arranged)
     header = {
         "num_units": history.rates.num_units,
-        "num_rows": pooled.rates.shape[0],
+        "num_rows": pooled.rates.shape[1],
         "units_per_row": pooled.units_per_row,
         "steps": history.rates.steps[pooled.columns],
         "num_steps": history.rates.steps.size,

@@ -18,12 +18,13 @@ MAX_COLUMNS = 2_048  # no screen has more pixels for one layer
 
 @dataclass(frozen=True)
 class PooledRates:
-    """A matrix of units x steps in which one row may stand for several neighbouring units.
+    """A matrix of steps x rows in which one row may stand for several neighbouring units.
 
     Attributes:
-        rates: float32 ``(R, C)``. Of one unit, its rate; of several, the mean rate of those alive,
-            or of the dead if none is alive. NaN where none was seen.
-        dead_share: Share of the row's seen units that are dead, float32 ``(R, C)``; None if every
+        rates: float32 ``(C, R)``: by step, as they were written, since a transposition would cost
+            as much as everything else. Of one unit, its rate; of several, the mean rate of those
+            alive, or of the dead if none is alive. NaN where none was seen.
+        dead_share: Share of the row's seen units that are dead, float32 ``(C, R)``; None if every
             row is one unit. A mean of rates would hide one dead unit among many.
         units_per_row: How many units one row stands for; the last row may have fewer.
         columns: Which steps are shown, as rows of the history, ``(C,)``.
@@ -43,7 +44,7 @@ def pool(history: History, order: NDArray[np.int64]) -> PooledRates:
     units_per_row = -(-num_units // max_rows) or 1
     rates = history.rates.values[columns]
     if units_per_row == 1:
-        return PooledRates(_by_unit(rates, order), None, 1, columns)
+        return PooledRates(rates[:, order], None, 1, columns)
     return _pool(rates, history.dead[columns], order, units_per_row, columns)
 
 
@@ -73,16 +74,12 @@ def _pool(
         of_dead = _sums(np.where(ordered_dead, ordered, 0), starts) / num_dead
         shown = np.where(num_seen > num_dead, of_living, of_dead)
         share = num_dead / num_seen
-    return PooledRates(_transposed(shown), _transposed(share), units_per_row, columns)
+    return PooledRates(_as_float32(shown), _as_float32(share), units_per_row, columns)
 
 
 def _sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.asarray(np.add.reduceat(values, starts, axis=1, dtype=np.float32))
 
 
-def _by_unit(rates: NDArray[np.float32], order: NDArray[np.int64]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(rates.T[order])
-
-
-def _transposed(values: NDArray[Any]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(values.T, dtype=np.float32)
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return values.astype(np.float32, copy=False)

@@ -71,7 +71,7 @@ def csv_impl(source: Source, run: str, layer: str, units: range | None) -> bytes
     for line in csv_lines(rates, units):
         text += line.encode()
         if len(text) > MAX_FILE_BYTES:
-            fitting = units_per_file(rates)
+            fitting = units_per_file(rates, MAX_FILE_BYTES)
             raise TooLargeError(f"ask for at most {fitting} units, as in units=0-{fitting - 1}")
     return bytes(text)
 

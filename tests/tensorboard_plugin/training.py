@@ -50,7 +50,9 @@ def train(folder: Path, *, reinit: bool, epochs: int = EPOCHS) -> None:
         rates = zero_rates(net, x[1440:])
         for layer, rate in rates.items():
             write_zero_rates(writer, layer, rate, step, dead_threshold=1.0)
-        writer.add_scalar("dead_fraction/total", np.mean(np.concatenate(list(rates.values())) >= 1), step)
+        writer.add_scalar(
+            "dead_fraction/total", np.mean(np.concatenate(list(rates.values())) >= 1), step
+        )
         if reinit:
             revive(net, rates, writer, step)
     writer.close()
@@ -82,3 +84,17 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
     if isinstance(module, nn.Conv2d):
         return module.in_channels, module.out_channels, 3
     return module.in_features, module.out_features
+
+
+def train_runs(folder: Path) -> None:
+    """Train without and with re-initialisation, beside a run that never heard of dead units."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model spends its time waiting for its threads
+    try:
+        train(folder / "plain", reinit=False)
+        train(folder / "reinit", reinit=True)
+    finally:
+        torch.set_num_threads(threads)
+    other = SummaryWriter(str(folder / "other"))
+    other.add_scalar("loss", 1.0, 0)
+    other.close()

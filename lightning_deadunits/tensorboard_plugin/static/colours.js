@@ -5,10 +5,12 @@
  */
 
 const LIGHT = {
+  name: 'light',
   scale: ['#f4f8fc', '#deebf7', '#c6dbef', '#9ecae1', '#6baed6', '#4292c6', '#2171b5', '#0b4a8f', '#082f63'],
   dead: '#ea580c',
 };
 const DARK = {
+  name: 'dark',
   scale: ['#1d242c', '#203244', '#244460', '#2a597f', '#33729f', '#4a8fbf', '#70addb', '#9fcbee', '#cfe6fa'],
   dead: '#ff7a29',
 };
@@ -24,7 +26,7 @@ export function setDark(dark) {
   palette = made(dark ? DARK : LIGHT);
 }
 
-/** The colours in use: `scale` (256 RGB triples) and `dead` (one). */
+/** The colours in use: `name`, `scale` (256 RGB triples) and `dead` (one). */
 export function colours() {
   return palette;
 }
@@ -50,13 +52,13 @@ export function paint(pixels, at, meanRate, deadShare) {
   pixels[at + 3] = 255;
 }
 
-function made({ scale, dead }) {
+function made({ name, scale, dead }) {
   const stops = scale.map(rgb);
   const table = new Float32Array(3 * LEVELS);
   for (let level = 0; level < LEVELS; level += 1) {
     table.set(between(stops, level / (LEVELS - 1)), 3 * level);
   }
-  return { scale: table, dead: rgb(dead), stops: scale };
+  return { name, scale: table, dead: rgb(dead), stops: scale };
 }
 
 function between(stops, position) {

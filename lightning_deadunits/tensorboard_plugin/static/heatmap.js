@@ -1,6 +1,6 @@
 /** Draws the heat map of one layer: cells, axes, marks of re-initialisation, the cell in focus. */
 
-import { paint } from './colours.js';
+import { colours, paint } from './colours.js';
 import { shrink } from './matrix.js';
 import { count } from './text.js';
 
@@ -11,6 +11,8 @@ const REST_OF_PAGE = 580;
 const LEAST_HEIGHT = 44;
 const TALLEST_ROW = 26;
 const ROOM_FOR_GAPS = 7;
+
+const sheets = new WeakMap();
 
 /** Height of the cells: few units get tall rows, many share the screen. */
 export function plotHeight(numRows) {
@@ -89,13 +91,22 @@ function drawUnseen(context, plot, ink) {
 }
 
 function drawCells(context, plot, matrix, view, scale) {
-  const cells = shrink(
-    matrix,
-    view.first,
-    view.last,
-    Math.max(1, Math.floor(plot.width * scale)),
-    Math.max(1, Math.floor(plot.height * scale)),
-  );
+  const width = Math.max(1, Math.floor(plot.width * scale));
+  const height = Math.max(1, Math.floor(plot.height * scale));
+  context.imageSmoothingEnabled = false;
+  context.drawImage(sheetOf(matrix, view, width, height), plot.x, plot.y, plot.width, plot.height);
+}
+
+/** The painted cells of a view; kept, because the focus moves more often than the view. */
+function sheetOf(matrix, view, width, height) {
+  const key = [view.first, view.last, width, height, colours().name].join();
+  if (sheets.get(matrix)?.key !== key) {
+    sheets.set(matrix, { key, sheet: painted(shrink(matrix, view.first, view.last, width, height)) });
+  }
+  return sheets.get(matrix).sheet;
+}
+
+function painted(cells) {
   const image = new ImageData(cells.columns, cells.rows);
   for (let cell = 0; cell < cells.deadShare.length; cell += 1) {
     const share = cells.deadShare[cell];
@@ -103,8 +114,7 @@ function drawCells(context, plot, matrix, view, scale) {
   }
   const sheet = new OffscreenCanvas(cells.columns, cells.rows);
   sheet.getContext('2d').putImageData(image, 0, 0);
-  context.imageSmoothingEnabled = false;
-  context.drawImage(sheet, plot.x, plot.y, plot.width, plot.height);
+  return sheet;
 }
 
 /** Hairlines between rows that are tall enough: neighbours of one colour stay countable. */

@@ -6,6 +6,8 @@ const TAB = 'dead_units';
 // Opened on its own, or framed by a stranger, the page is its own host.
 const host = accessible(window.parent) ? window.parent : window;
 
+let written = {};
+
 function accessible(other) {
   try {
     return Boolean(other.document.body);
@@ -72,9 +74,9 @@ export function readAddress() {
 
 /** Write an object of strings into the address; `push` makes it a stop of the Back button. */
 export function writeAddress(values, push) {
+  written = values;
+  if (elsewhere()) return; // another tab's address is not ours to change
   const others = parts().filter(([key]) => !key.startsWith(PREFIX));
-  // Of another tab's address, nothing is ours to change.
-  if (host !== window && others[0]?.[0] !== TAB) return;
   const own = Object.entries(values).map(([key, value]) => [PREFIX + key, value]);
   const hash = '#' + [...others, ...own].map(joined).join('&');
   if (hash === host.location.hash) return;
@@ -82,10 +84,29 @@ export function writeAddress(values, push) {
   else host.history.replaceState(host.history.state, '', hash);
 }
 
-/** Call back when the user changed the address, also by Back and Forward. */
+/**
+ * Call back when the user changed the address, also by Back and Forward.
+ *
+ * Some of TensorBoard's other tabs clear the address. Coming back from them is no change of mind:
+ * what was written last is written again.
+ */
 export function onAddress(callback) {
-  host.addEventListener('hashchange', callback);
-  host.addEventListener('popstate', callback);
+  let away = false;
+  const changed = () => {
+    const lost = away && Object.keys(readAddress()).length === 0;
+    away = elsewhere();
+    if (away) return;
+    if (lost) writeAddress(written, false);
+    else callback();
+  };
+  host.addEventListener('hashchange', changed);
+  host.addEventListener('popstate', changed);
+  // TensorBoard changes the address after it shows the tab.
+  onShown(() => setTimeout(changed));
+}
+
+function elsewhere() {
+  return host !== window && parts()[0]?.[0] !== TAB;
 }
 
 function parts() {

@@ -19,7 +19,7 @@ export function makeLayerView(on) {
   const order = element('select', { onchange: () => on.order(order.value) },
     Object.entries(ORDER_NAMES).map(([value, text]) => element('option', { value }, text)));
   const unit = element('input', {
-    type: 'number', min: 0, step: 1, class: 'unit-number', onchange: () => on.unit(wanted(unit)),
+    type: 'number', min: 0, step: 1, class: 'unit-number', 'aria-label': 'Unit number', onchange: () => on.unit(wanted(unit)),
   });
   const view = { title, panes, unitPanel, order, unit, on, key: null, shown: new Map(), stories: [] };
   const zoomIn = zoomButton(view, 'Zoom in', '+', 0.5);

@@ -13,9 +13,9 @@ export function matrixOf(answer) {
     numColumns,
     numRows: answer.num_rows,
     rowOfUnit,
-    rateAt: (row, column) => rates[row * numColumns + column],
+    rateAt: (row, column) => rates[column * answer.num_rows + row],
     deadShareAt: (row, column) => {
-      const at = row * numColumns + column;
+      const at = column * answer.num_rows + row;
       return deadShare ? deadShare[at] : Number(isDead(rates[at], answer.dead_threshold));
     },
     unitsOf: (row) => units.subarray(row * answer.units_per_row, (row + 1) * answer.units_per_row),
@@ -39,24 +39,23 @@ export function shrink(matrix, first, last, width, height) {
   const living = new Float32Array(rows * columns);
   const sum = new Float32Array(rows * columns);
   const dead = new Float32Array(rows * columns);
-  const columnOf = Array.from({ length: matrix.numColumns }, (_, column) =>
-    Math.floor((column * columns) / matrix.numColumns));
-  for (let row = first; row < last; row += 1) {
-    const start = Math.floor(((row - first) * rows) / (last - first)) * columns;
-    addRow(matrix, row, start, columnOf, { living, sum, dead });
+  const startOf = Uint32Array.from({ length: last - first }, (_, row) =>
+    Math.floor((row * rows) / (last - first)) * columns);
+  for (let column = 0; column < matrix.numColumns; column += 1) {
+    const shift = Math.floor((column * columns) / matrix.numColumns);
+    addColumn(matrix, column * matrix.numRows + first, startOf, shift, { living, sum, dead });
   }
   return { rows, columns, ...means(living, sum, dead) };
 }
 
-function addRow(matrix, row, start, columnOf, { living, sum, dead }) {
+function addColumn(matrix, offset, startOf, shift, { living, sum, dead }) {
   const { rates, dead_share: shares } = matrix.arrays;
   const threshold = Math.fround(matrix.dead_threshold);
-  const offset = row * matrix.numColumns;
-  for (let column = 0; column < matrix.numColumns; column += 1) {
-    const rate = rates[offset + column];
+  for (let row = 0; row < startOf.length; row += 1) {
+    const rate = rates[offset + row];
     if (rate !== rate) continue; // NaN: not seen
-    const cell = start + columnOf[column];
-    const share = shares ? shares[offset + column] : Number(rate >= threshold);
+    const cell = startOf[row] + shift;
+    const share = shares ? shares[offset + row] : Number(rate >= threshold);
     dead[cell] += share;
     living[cell] += 1 - share;
     sum[cell] += rate * (1 - share);

@@ -112,7 +112,7 @@ function nameCell(row, open) {
   const unseen = row.seen === false
     ? element('span', { class: 'badge' }, `saw nothing at step ${count(row.step)}`) : null;
   const problem = row.problem ? element('p', { class: 'problem-text' }, row.problem) : null;
-  return element('th', { scope: 'row', class: 'text' }, button, unseen, problem);
+  return element('th', { scope: 'row', class: 'text' }, button, ' ', unseen, problem);
 }
 
 function runCell({ run, colour }) {

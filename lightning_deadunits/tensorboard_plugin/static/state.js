@@ -15,6 +15,7 @@ const DEFAULTS = {
 
 let state = parsed(readAddress());
 const listeners = [];
+writeAddress(written(state), false);
 
 /** The current choices; never changed in place. */
 export function current() {

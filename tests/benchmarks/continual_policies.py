@@ -1,0 +1,134 @@
+"""Which units are re-initialised, when and how: this package's rules beside published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from continual_learner import Networks, Policy, Window, fresh_weights
+from numpy.typing import NDArray
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+class PlainSGD:
+    """Re-initialises nothing."""
+
+    every = 0
+
+    def __call__(self, networks: Networks, window: Window) -> None: ...
+
+
+@dataclass
+class Scheduled:
+    """Every so many steps, re-initialises the units that were dead, or dormant, ever since.
+
+    Args:
+        every: Steps between two looks, and that a look goes back.
+        dormant_below: None for dead units, whose re-initialisation costs nothing. Otherwise ReDo
+            (Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning"):
+            mean activation over the layer's mean at most this.
+        bias: "zero", or "centred": such that half of the recent inputs make the unit fire.
+        seed: Of the generator of fresh weights.
+    """
+
+    every: int
+    dormant_below: float | None = None
+    bias: str = "zero"
+    seed: int = 0
+    revived: int = 0
+
+    def __post_init__(self) -> None:
+        self._generator = np.random.default_rng(self.seed)
+
+    def __call__(self, networks: Networks, window: Window) -> None:
+        if self.dormant_below is None:
+            chosen = window.activity == 0
+        else:
+            chosen = window.activity <= self.dormant_below * window.activity.mean(0)
+        units, runs = np.nonzero(chosen)
+        fresh = fresh_weights(self._generator, len(units))
+        networks.weight[units, :, runs] = fresh
+        networks.bias[units, runs] = 0.0
+        if self.bias == "centred":
+            before = np.einsum("uj,tju->tu", fresh, window.inputs[:, :, runs])
+            networks.bias[units, runs] = -np.median(before, axis=0)
+        networks.outgoing[units, runs] = 0.0
+        self.revived += len(units)
+
+
+@dataclass
+class ContinualBackprop:
+    """Replaces at every step a small share of the mature units, those of least utility.
+
+    Dohare et al. 2024, "Loss of plasticity in deep continual learning", Nature 632:768, equations
+    1 to 6 and the released configuration for this problem.
+
+    Args:
+        rate: Share of the mature units replaced per step.
+        maturity: Steps for which a new unit is safe.
+        decay: Of the running averages of utility and activation.
+        seed: Of the generator of fresh weights and of who is replaced when.
+    """
+
+    rate: float = 1e-4
+    maturity: int = 100
+    decay: float = 0.99
+    seed: int = 0
+    every: int = 1
+    revived: int = 0
+    _state: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._generator = np.random.default_rng(self.seed)
+
+    def __call__(self, networks: Networks, window: Window) -> None:
+        if not self._state:
+            names = ("age", "utility", "mean")
+            self._state = {name: np.zeros_like(networks.bias) for name in names}
+        mean, utility = self._average(networks, window.last)
+        eligible = self._state["age"] > self.maturity
+        drawn = self._generator.random(eligible.shape[1])
+        for run in np.nonzero(drawn < self.rate * eligible.sum(0))[0]:
+            unit = int(np.where(eligible[:, run], utility[:, run], np.inf).argmin())
+            self._replace(networks, unit, run, mean[unit, run])
+
+    def _average(
+        self, networks: Networks, last: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Bias-corrected running means of activation and of adaptable contribution."""
+        state = self._state
+        state["age"] += 1
+        known = 1 - np.float32(self.decay) ** state["age"]
+        state["mean"] += np.float32(1 - self.decay) * (last - state["mean"])
+        mean = state["mean"] / known
+        ease = np.abs(networks.weight).mean(1)
+        contribution = np.abs(networks.outgoing) * np.abs(last - mean) / ease
+        state["utility"] += np.float32(1 - self.decay) * (contribution - state["utility"])
+        return mean, state["utility"] / known
+
+    def _replace(self, networks: Networks, unit: int, run: int, mean: np.float32) -> None:
+        networks.weight[unit, :, run] = fresh_weights(self._generator, 1)[0]
+        networks.bias[unit, run] = 0.0
+        # What the unit gave on average goes into the output's bias.
+        networks.offset[run] += networks.outgoing[unit, run] * mean
+        networks.outgoing[unit, run] = 0.0
+        for array in self._state.values():
+            array[unit, run] = 0.0
+        self.revived += 1
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "plain SGD": PlainSGD,
+    "continual backprop": ContinualBackprop,
+    "ReDo 0.1 every 1000": lambda: Scheduled(1000, dormant_below=0.1),
+    "ReDo 0.1 every 500": lambda: Scheduled(500, dormant_below=0.1),
+    **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000)},
+    **{
+        f"dead every {n}, centred": (lambda n=n: Scheduled(n, bias="centred"))
+        for n in (50, 100, 200, 500, 1000)
+    },
+    "ReDo 0.1 every 500, centred": lambda: Scheduled(500, dormant_below=0.1, bias="centred"),
+}
