@@ -115,7 +115,8 @@ class Training:
             activation, error = self._step(inputs, block.target[i])
             total += error * error
             self._activity += activation
-            if self.policy.every and (i + 1) % self.policy.every == 0:
+            step = len(self.errors) * PERIOD + i + 1
+            if self.policy.every and step % self.policy.every == 0:
                 self._ask(block, i, activation)
         self.errors.append(total)
 

@@ -125,7 +125,7 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     "continual backprop": ContinualBackprop,
     "ReDo 0.1 every 1000": lambda: Scheduled(1000, dormant_below=0.1),
     "ReDo 0.1 every 500": lambda: Scheduled(500, dormant_below=0.1),
-    **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000)},
+    **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000, 20_000)},
     **{
         f"dead every {n}, centred": (lambda n=n: Scheduled(n, bias="centred"))
         for n in (50, 100, 200, 500, 1000)

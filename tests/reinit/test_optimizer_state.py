@@ -236,3 +236,10 @@ def test_state_that_cannot_be_reset_in_part_is_refused_and_untouched(reason):
     with pytest.raises(ValueError, match="Expected state that can be reset in part, but"):
         reset_([adam, optimizer], slices)
     assert before == repr((adam.state_dict(), optimizer.state_dict()))
+
+
+def test_the_step_count_of_a_scalar_parameter_stays():
+    params, optimizer = params_after_steps(RESETTABLE["Adam"], shapes=((),))
+    reset_([optimizer], [WeightSlice.along(params[0], {})])
+    assert optimizer.state[params[0]]["step"] == 5
+    assert optimizer.state[params[0]]["exp_avg"] == 0

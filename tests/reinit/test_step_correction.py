@@ -1,3 +1,4 @@
+import copy
 import io
 
 import numpy as np
@@ -413,3 +414,45 @@ def test_channels_last_parameters_are_corrected():
 
     error, *_ = run(make, {"lr": 1e-2})
     assert error < 1e-12
+
+
+def test_a_weight_is_held_once_however_often_it_is_revived():
+    _, params, optimizer = run(lambda p: optim.Adam(p), {}, steps=70)
+    state = StepCorrection.of(optimizer).state_dict(dict(zip(params, NAMES, strict=True)))
+    for entry in state.values():
+        assert entry["positions"].unique().numel() == entry["positions"].numel()
+        assert entry["positions"].numel() == entry["event"].numel()
+
+
+def test_an_optimizer_set_back_to_before_the_revival_steps_as_it_would_have():
+    problem = Problem()
+    params = torch_params(problem)
+    optimizer = optim.Adam(params, lr=1e-2)
+    for step in range(40):
+        set_grads(params, problem.draw())
+        optimizer.step()
+        if step == 9:
+            early = copy.deepcopy(optimizer.state_dict())
+    revive(params, optimizer, EVENTS[20], 0.3)
+    optimizer.load_state_dict(copy.deepcopy(early))
+    plain = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    uncorrected = optim.Adam(plain, lr=1e-2)
+    uncorrected.load_state_dict(copy.deepcopy(early))
+    for _ in range(5):
+        coefficients = problem.draw()
+        for weights, each in ((params, optimizer), (plain, uncorrected)):
+            set_grads(weights, coefficients)
+            each.step()
+    assert all(torch.equal(a, b) for a, b in zip(params, plain, strict=True))
+
+
+def test_a_step_skipped_right_after_resuming_is_no_step():
+    _, params, optimizer = run(lambda p: optim.Adam(p), {}, steps=40)
+    names = dict(zip(params, NAMES, strict=True))
+    resumed = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    again = optim.Adam(resumed)
+    again.load_state_dict(optimizer.state_dict())
+    state = StepCorrection.of(optimizer).state_dict(names)
+    StepCorrection.of(again).load_state_dict(again, state, dict(zip(NAMES, resumed, strict=True)))
+    again.step()  # no gradients
+    assert all(torch.equal(a, b) for a, b in zip(params, resumed, strict=True))
