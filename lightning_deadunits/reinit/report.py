@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 Units = dict[str, list[int]]
 
 
@@ -22,6 +24,8 @@ class ReinitReport:
         notes: What else there is to say.
         step: Training step of the event, None outside of training.
         passes: How many forward passes of the example it took.
+        alive: Layer to the units that fire at the first verdict after the event; None before it.
+        died_again: Layer to those that do not.
     """
 
     reinitialised: Units = field(default_factory=dict)
@@ -33,6 +37,8 @@ class ReinitReport:
     notes: list[str] = field(default_factory=list)
     step: int | None = None
     passes: int = 0
+    alive: Units | None = None
+    died_again: Units | None = None
 
     @property
     def num_reinitialised(self) -> int:
@@ -43,6 +49,16 @@ class ReinitReport:
     def num_refused(self) -> int:
         """Number of units refused, of all layers."""
         return sum(len(units) for units in self.refused.values())
+
+    def tell_outcome(self, dead: Mapping[str, Tensor]) -> None:
+        """Take the first verdict after the event: which of its units live.
+
+        Args:
+            dead: Layer to which of its units are dead, bool of shape ``(U,)``.
+        """
+        judged = {name: own for name, own in self.reinitialised.items() if name in dead}
+        self.died_again = _where(judged, dead, True)
+        self.alive = _where(judged, dead, False)
 
     def __str__(self) -> str:
         """Say it in plain words."""
@@ -64,7 +80,15 @@ class ReinitReport:
             for reason in dict.fromkeys(reasons.values()):
                 units = [unit for unit, own in reasons.items() if own == reason]
                 lines.append(f"  {layer}: {_listed(units)}: {reason}")
+        if self.alive is not None and self.died_again is not None:
+            alive, dead = (sum(map(len, own.values())) for own in (self.alive, self.died_again))
+            lines.append(f"Of the re-initialised, {alive} fire at the next look, {dead} died again.")
         return "\n".join((*lines, *self.notes))
+
+
+def _where(units: Units, dead: Mapping[str, Tensor], state: bool) -> Units:
+    chosen = {n: [u for u in own if bool(dead[n][u]) is state] for n, own in units.items()}
+    return {name: own for name, own in chosen.items() if own}
 
 
 def by_layer(units: Iterable[tuple[str, int]]) -> Units:

@@ -77,7 +77,10 @@ def reinit_dead_units(
         )
     batch = Example(model, example, lambda given: call(model, given))
     memory = OptimizerMemory(optimizers)
-    return Event(batch, memory, config, seed=seed).run(as_units(units)).report
+    event = Event(batch, memory, config, seed=seed)
+    event.operate_(as_units(units))
+    event.commit_()
+    return event.report
 
 
 def as_units(units: DeadUnitsReport | Mapping[str, Iterable[int]]) -> Units:
@@ -104,7 +107,8 @@ class Event:
 
     Attributes:
         report: What was done.
-        edit: What was written, empty before :meth:`run`.
+        outcome: What was written.
+        touched: The elements of parameters that were written, each once.
     """
 
     def __init__(
@@ -120,14 +124,30 @@ class Event:
         self._seed, self._step = seed, step
         self.report = ReinitReport(step=step)
         self.outcome = Outcome()
+        self.touched: list[WeightSlice] = []
 
-    def run(self, units: Units) -> Event:
-        """Re-initialise what can be."""
+    def operate_(self, units: Units) -> None:
+        """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
         units = self._wanted(units)
         if units:
             self._run(units)
         self.report.passes = self._example.passes
-        return self
+
+    def commit_(self) -> None:
+        """Have the optimizers forget what was re-initialised."""
+        try:
+            self._memory.forget_(self.touched)
+        except BaseException:
+            self.outcome.undo_()
+            raise
+        for weights in self.touched:
+            if (caveat := self._memory.caveat(weights.parameter)) is not None:
+                self.report.notes = _merged(self.report.notes, [f"Note: {caveat}."])
+
+    def undo_(self) -> None:
+        """Take everything back, before :meth:`commit_`."""
+        self.outcome.undo_()
+        self.touched = []
 
     def _wanted(self, units: Units) -> Units:
         layers = as_patterns("layers", self._config.layers)
@@ -194,11 +214,7 @@ class Event:
         return planned
 
     def _finish(self, session: Session, planned: Trace) -> None:
-        try:
-            self._memory.forget_(touched(self.outcome, session))
-        except BaseException:
-            self.outcome.undo_()
-            raise
+        self.touched = touched(self.outcome, session)
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
         self._say(session, planned, self.outcome.units)
