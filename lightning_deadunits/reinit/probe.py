@@ -1,0 +1,194 @@
+"""Meets every activation and every call with weights of a pass, and may change what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lightning_deadunits.observation.sites import Site, SiteMode
+from lightning_deadunits.reinit.operations import PRODUCTS, Operation, describe, tensors_of
+from lightning_deadunits.reinit.parameters import Parameters, span
+
+
+class PathChangedError(Exception):
+    """A pass made other calls than the recorded one: the model's control flow depends on values."""
+
+
+class Visitor:
+    """What is done with the activations and calls of one pass; by default nothing.
+
+    Attributes:
+        held: Recorded pass whose contractions need not be computed anew, for they are replaced.
+    """
+
+    held: Recording | None = None
+
+    def site(self, site: Site, output: Tensor) -> Tensor:
+        """Receive an activation; what is returned takes its place."""
+        return output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """Receive a call with weights; what is returned takes its result's place."""
+        return out
+
+
+class Use(NamedTuple):
+    """A parameter, or a part of it, was given to a call."""
+
+    index: int
+    parameter: Tensor
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call with weights, as it was recorded.
+
+    Attributes:
+        operation: What it does.
+        layer: Name of the module whose forward called it.
+        out: What it returned, None if that was not one floating point tensor.
+        shapes: The function and the shapes that it was given.
+    """
+
+    operation: Operation
+    layer: str
+    out: Tensor | None
+    shapes: tuple[Any, ...]
+
+    @property
+    def title(self) -> str:
+        """How it is called in reports."""
+        name = self.operation.name
+        return f"{self.layer} ({name})" if self.layer else name
+
+
+class Probe(SiteMode):
+    """Runs visitors; numbers the calls with weights, the same in every pass.
+
+    Args:
+        model: The model.
+        layers: Names of the layers whose activations are visited.
+        parameters: Those of the model.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[str], parameters: Parameters) -> None:
+        super().__init__(model, tuple(layers), never_zero=True)
+        self.parameters = parameters
+        self.visitor = Visitor()
+        self.index = 0
+
+    @property
+    def running(self) -> str:
+        """Name of the module whose forward is running."""
+        return self._frames[-1].name if self._frames else ""
+
+    def start_pass(self) -> None:
+        """Number the calls anew."""
+        super().start_pass()
+        self.index = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Spare the work of a contraction whose result is known and wanted as it was."""
+        recorded = self.visitor.held
+        if recorded is None or func not in PRODUCTS or self.index >= len(recorded.calls):
+            return super().__torch_function__(func, types, args, kwargs)
+        call, given = recorded.calls[self.index], kwargs or {}
+        if call.operation.kind != "contraction" or call.out is None or call.shapes != shapes_of(
+            func, args, given
+        ):
+            return super().__torch_function__(func, types, args, kwargs)
+        self._follow(func, args, given, call.out)
+        return self.on_call(func, args, given, call.out)
+
+    def on_site(self, site: Site, output: Tensor) -> Tensor:
+        """Hand an activation on."""
+        return self.visitor.site(site, output)
+
+    def on_call(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> Any:
+        """Hand a call on if it has weights."""
+        described = describe(function, args, kwargs, out, self.parameters)
+        if described is None:
+            return out
+        index, self.index = self.index, self.index + 1
+        operation, reads = described
+        if isinstance(self.visitor, Recording):
+            self.visitor.record(self, index, operation, (args, kwargs), out)
+        return self.visitor.operation(index, operation, reads, out)
+
+
+def shapes_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Return a call's function and the shapes of the tensors it is given."""
+    return (function, *(tensor.shape for tensor in tensors_of((args, kwargs))))
+
+
+class Recording(Visitor):
+    """Records a pass.
+
+    Attributes:
+        calls: The calls with weights.
+        uses: Which parameters were given to them.
+        sites: Unit axes and activation of every visited layer.
+        reached: How many calls came before a visited layer.
+        outputs: What the model returned.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.uses: list[Use] = []
+        self.sites: dict[str, tuple[tuple[int, ...], Tensor]] = {}
+        self.reached: dict[str, int] = {}
+        self.outputs: list[Tensor] = []
+
+    def record(
+        self, probe: Probe, index: int, operation: Operation, given: Any, out: Any
+    ) -> None:
+        """Take a call down."""
+        single = isinstance(out, Tensor) and out.is_floating_point()
+        kept = replace(operation, again=None)
+        shapes = shapes_of(operation.function, *given)
+        self.calls.append(Call(kept, probe.running, out.clone() if single else None, shapes))
+        for tensor in tensors_of(given):
+            owner = probe.parameters.owner(tensor)
+            if owner is not None:
+                self.uses.append(Use(index, owner, *span(tensor)))
+
+    def site(self, site: Site, output: Tensor) -> Tensor:
+        """Take an activation down."""
+        self.sites[site.name] = (site.unit_dims, output.clone())
+        self.reached[site.name] = len(self.calls)
+        return output
+
+    def call(self, index: int, operation: Operation, out: Any) -> Call:
+        """Return the recorded call that a later pass makes again.
+
+        Raises:
+            PathChangedError: If it makes another one.
+        """
+        if index >= len(self.calls):
+            raise PathChangedError
+        call = self.calls[index]
+        same = call.operation.function is operation.function
+        if same and call.out is not None:
+            same = isinstance(out, Tensor) and out.shape == call.out.shape
+        if not same:
+            raise PathChangedError
+        return call

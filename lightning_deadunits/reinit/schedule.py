@@ -1,0 +1,107 @@
+"""Which units are due: dead for long enough, not re-initialised too often nor too recently."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.observation.names import as_patterns, selects
+from lightning_deadunits.reinit.config import ReinitConfig
+from lightning_deadunits.reinit.report import Units
+
+_LONGEST_PAUSE = 64
+
+
+@dataclass
+class _Layer:
+    """What is known of the units of one layer, all int64 of shape ``(U,)``.
+
+    Attributes:
+        streak: How many verdicts in a row found the unit dead.
+        pause: For how many verdicts it is to be left alone.
+        revivals: How often it was re-initialised.
+        refusals: How often it was refused in a row.
+    """
+
+    streak: Tensor
+    pause: Tensor
+    revivals: Tensor
+    refusals: Tensor
+
+    @classmethod
+    def of(cls, num_units: int) -> _Layer:
+        return cls(*(torch.zeros(num_units, dtype=torch.int64) for _ in range(4)))
+
+
+@dataclass
+class Schedule:
+    """Decides, verdict by verdict.
+
+    Args:
+        config: The options.
+    """
+
+    config: ReinitConfig
+    _layers: dict[str, _Layer] = field(default_factory=dict)
+
+    def judge(self, dead: Mapping[str, Tensor]) -> Units:
+        """Take one verdict and return the units that are due.
+
+        Args:
+            dead: Layer to which of its units are dead now, bool of shape ``(U,)``.
+        """
+        due = {}
+        patterns = as_patterns("layers", self.config.layers)
+        exclude = as_patterns("exclude", self.config.exclude)
+        for name, verdict in dead.items():
+            if not selects(name, patterns, exclude):
+                continue
+            layer = self._layers.get(name)
+            if layer is None or len(layer.streak) != len(verdict):
+                layer = self._layers[name] = _Layer.of(len(verdict))
+            units = self._due(layer, verdict)
+            if units:
+                due[name] = units
+        return due
+
+    def _due(self, layer: _Layer, dead: Tensor) -> list[int]:
+        layer.streak = torch.where(dead, layer.streak + 1, 0)
+        ready = (layer.streak >= self.config.patience) & (layer.pause == 0)
+        layer.pause = (layer.pause - 1).clamp(min=0)
+        if self.config.max_per_unit is not None:
+            ready &= layer.revivals < self.config.max_per_unit
+        units: list[int] = torch.nonzero(ready).flatten().tolist()
+        # The longest dead first; among equals the first one, on every process alike.
+        units.sort(key=lambda unit: (-int(layer.streak[unit]), unit))
+        return sorted(units[: self.config.limit(len(dead))])
+
+    def revived(self, units: Mapping[str, list[int]]) -> None:
+        """Take note of what was re-initialised."""
+        for name, of_layer in units.items():
+            layer = self._layers[name]
+            layer.revivals[of_layer] += 1
+            layer.refusals[of_layer] = 0
+            layer.streak[of_layer] = 0
+            layer.pause[of_layer] = self.config.grace_period
+
+    def refused(self, units: Mapping[str, Mapping[int, str]]) -> None:
+        """Take note of what was refused: it is tried again, but ever more rarely."""
+        for name, of_layer in units.items():
+            layer = self._layers[name]
+            for unit in of_layer:
+                layer.refusals[unit] += 1
+                layer.pause[unit] = min(2 ** int(layer.refusals[unit]), _LONGEST_PAUSE)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors by layer."""
+        return {name: {k: v.clone() for k, v in vars(own).items()} for name, own in self._layers.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._layers = {
+            name: _Layer(**{k: v.clone() for k, v in own.items()}) for name, own in state.items()
+        }

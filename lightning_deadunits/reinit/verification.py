@@ -1,0 +1,152 @@
+"""Does the model still compute what it did? Every call with weights is compared, and the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.reinit.operations import Operation
+from lightning_deadunits.reinit.probe import Recording, Visitor
+from lightning_deadunits.reinit.readers import Channel, replaced, silenced
+
+Statistics = dict[Channel, tuple[Tensor, Tensor]]
+
+
+class DisturbedError(Exception):
+    """The model computes something else than before."""
+
+
+class Observed(Visitor):
+    """Compares a pass with the recorded one, and sees which fresh units fire.
+
+    Args:
+        recorded: The recorded pass.
+        made: Calls whose outputs are those of fresh weights, and so must differ.
+        units: Layer to the units that are fresh.
+        tolerance: Largest relative change, None for the rounding of the dtype.
+
+    Attributes:
+        firing: Layer to the units that fired.
+    """
+
+    def __init__(
+        self,
+        recorded: Recording,
+        made: set[int],
+        units: Mapping[str, list[int]],
+        tolerance: float | None,
+    ) -> None:
+        self.recorded, self.made, self.units = recorded, made, units
+        self.tolerance = tolerance
+        self.firing: dict[str, set[int]] = {}
+
+    def site(self, site: Site, output: Tensor) -> Tensor:
+        units = self.units.get(site.name, ())
+        for unit in units:
+            values = channel_of(output, site.unit_dims, unit)
+            if bool((values.abs() > 1e-3 * (site.kind != "exact")).any()):
+                self.firing.setdefault(site.name, set()).add(unit)
+        return output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        call = self.recorded.call(index, operation, out)
+        if call.out is not None and index not in self.made and operation.kind != "link":
+            check_same(call.title, call.out, out, self.tolerance)
+        return out
+
+    def check_outputs(self, outputs: list[Tensor]) -> None:
+        """Compare what the model returned.
+
+        Raises:
+            DisturbedError: If it differs.
+        """
+        if len(outputs) != len(self.recorded.outputs):
+            raise DisturbedError("the model returns something else")
+        for before, after in zip(self.recorded.outputs, outputs, strict=True):
+            check_same("the model's output", before, after, self.tolerance)
+
+
+class Settled(Observed):
+    """Also takes the running statistics of fresh channels from the example, and uses them.
+
+    Args:
+        channels: Calls and channels of norms that fresh weights feed.
+        *args: As for :class:`Observed`.
+
+    Attributes:
+        statistics: Running mean and variance that these channels should have.
+    """
+
+    def __init__(self, channels: set[Channel], *args: Any) -> None:
+        super().__init__(*args)
+        self.statistics: Statistics = {}
+        self._channels: dict[int, list[int]] = {}
+        for index, channel in channels:
+            self._channels.setdefault(index, []).append(channel)
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        channels = self._channels.get(index)
+        if channels and operation.running is not None and operation.again is not None:
+            mean, variance = operation.running
+            for channel in channels:
+                values = channel_of(reads[0], operation.read_axes, channel).float()
+                # A variance of zero would blow up whatever comes next.
+                spread = values.var(correction=min(1, values.numel() - 1)).clamp(min=1e-5)
+                mean[channel], variance[channel] = values.mean(), spread
+                self.statistics[(index, channel)] = (mean[channel].clone(), variance[channel].clone())
+            out = operation.again()
+        return super().operation(index, operation, reads, out)
+
+
+class Stressed(Observed):
+    """Also has the fresh units fire at random, for whatever they may do later."""
+
+    def site(self, site: Site, output: Tensor) -> Tensor:
+        units = self.units.get(site.name)
+        if not units:
+            return output
+        size = output.abs().float().mean().add(1.0).to(output.dtype)
+        noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0))
+        loud = noise.to(output.device, output.dtype) * size
+        rest = silenced(output.clone(), site.unit_dims, list(units))
+        only = loud - silenced(loud.clone(), site.unit_dims, list(units))
+        return replaced(output, rest + only)
+
+
+def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) -> None:
+    """Raise unless a tensor is what it was, up to rounding.
+
+    Raises:
+        DisturbedError: If it differs by more.
+    """
+    if not isinstance(after, Tensor) or after.shape != before.shape:
+        raise DisturbedError(f"{title} has another shape")
+    if torch.equal(before, after):
+        return
+    size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    change = float((after.double() - before.double()).abs().nan_to_num(torch.inf).max())
+    if not change <= allowed(before.dtype, tolerance) * size:
+        relative = change / size if size else float("inf")
+        raise DisturbedError(f"{title} would change by {relative:.1e} of its largest value")
+
+
+def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
+    """Return the largest relative change that is no disturbance.
+
+    The order of a sum may change with its terms: by default a few units in the last place.
+    """
+    return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
+
+
+def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
+    """Return the values of one channel; cheap where one axis indexes the channels."""
+    if len(axes) == 1:
+        return tensor.select(axes[0], channel)
+    index: list[Any] = [slice(None)] * tensor.ndim
+    for axis in reversed(axes):
+        channel, index[axis] = divmod(channel, tensor.shape[axis])
+    return tensor[tuple(index)]

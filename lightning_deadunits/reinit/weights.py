@@ -1,0 +1,131 @@
+"""Fresh incoming weights: drawn on the CPU in float32 as the layer itself would, seeded."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits.reinit.config import Init
+from lightning_deadunits.reinit.session import Session
+from lightning_deadunits.reinit.tracing import Part
+
+_MOST_LIVE = 256
+
+
+class Draws:
+    """Draws fresh values for weights; the same seed, step, layer and attempt give the same.
+
+    Args:
+        session: The session that traced the weights.
+        init: Changes fresh weights, given those of live units; None to take them as drawn.
+        seed: The user's seed.
+        step: The training step.
+    """
+
+    def __init__(self, session: Session, init: Init | None, seed: int, step: int) -> None:
+        self._session, self._init = session, init
+        self._seed, self._step = seed, step
+        self._homes = {
+            id(parameter): (module, name)
+            for module in session.example.model.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        }
+        self._modules: dict[tuple[int, str, int], dict[str, Tensor]] = {}
+
+    def fresh(
+        self, layer: str, attempt: int, parts: Sequence[Part], revived: Iterable[int]
+    ) -> list[Tensor]:
+        """Return fresh values for the parts of one call that belong to units of one layer.
+
+        Args:
+            layer: Name of the layer whose units are revived.
+            attempt: How often they were drawn before.
+            parts: Parts of one call, all of one role.
+            revived: Channels of the call that are revived: they are no example of live ones.
+
+        Returns:
+            Values per part, float32 on the CPU.
+        """
+        role = parts[0].role
+        if role in ("scale", "shift"):
+            return [self._affine(part) for part in parts]
+        # Every second draw is the mirror image of a silent one, which is all but sure to fire.
+        sign = -1.0 if attempt % 2 else 1.0
+        drawn = [sign * self._drawn(part, layer, attempt // 2) for part in parts]
+        if role == "bias" or self._init is None:
+            return drawn
+        live = self._live(parts[0], set(revived))
+        generator = torch.Generator().manual_seed(self._number(layer, attempt))
+        changed = self._init(torch.stack(drawn), live, generator)
+        if not isinstance(changed, Tensor) or changed.shape != (len(parts), len(drawn[0])):
+            raise ValueError(
+                f"Expected `init` to return a tensor of shape {(len(parts), len(drawn[0]))}, but "
+                f"got {getattr(changed, 'shape', type(changed).__name__)}."
+            )
+        return list(changed.float().cpu())
+
+    def _number(self, layer: str, attempt: int) -> int:
+        text = f"{self._seed}/{self._step}/{layer}/{attempt}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    def _drawn(self, part: Part, layer: str, attempt: int) -> Tensor:
+        parameter = part.weights.parameter
+        module, name = self._homes[id(parameter)]
+        whole = self._reset(module, layer, attempt).get(name)
+        if whole is not None:
+            return whole.flatten()[part.weights.positions.cpu()]
+        if part.role == "bias":
+            return torch.zeros(len(part.weights.positions))
+        # A parameter without `reset_parameters`: the distribution of nn.Linear.
+        generator = torch.Generator().manual_seed(self._number(f"{layer}/{name}", attempt))
+        generator.manual_seed(generator.seed() + part.channel)
+        uniform = torch.rand(len(part.weights.positions), generator=generator) * 2 - 1
+        return uniform / math.sqrt(max(1, len(uniform)))
+
+    def _affine(self, part: Part) -> Tensor:
+        neutral = 0.0
+        if part.role == "scale":
+            is_norm = self._session.recorded.calls[part.index].operation.kind == "norm"
+            neutral = 1.0 if is_norm else float(part.view.detach().float().median())
+        return torch.full((len(part.weights.positions),), neutral)
+
+    def _reset(self, module: nn.Module, layer: str, attempt: int) -> dict[str, Tensor]:
+        """Return all parameters of a module as its own ``reset_parameters`` draws them."""
+        key = (id(module), layer, attempt)
+        if key not in self._modules:
+            self._modules[key] = {}
+            clone = copy.copy(module)
+            clone._parameters = {
+                name: None if p is None else nn.Parameter(torch.zeros(p.shape, dtype=torch.float32))
+                for name, p in module._parameters.items()
+            }
+            clone._modules, clone._buffers = {}, {}
+            # Whatever a user's own method needs may be missing here.
+            with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(self._number(layer, attempt))
+                clone.reset_parameters()  # type: ignore[operator]
+                self._modules[key] = {
+                    name: p.detach() for name, p in clone._parameters.items() if p is not None
+                }
+        return self._modules[key]
+
+    def _live(self, part: Part, revived: set[int]) -> Tensor:
+        """Return the incoming weights of live channels of the same call, at most 256 of them."""
+        operation = self._session.recorded.calls[part.index].operation
+        assert operation.weight is not None
+        channels = range(torch.Size(operation.made_sizes).numel())
+        live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]
+        parameters = self._session.parameters
+        rows = [
+            weights.read(weights.parameter).float().cpu()
+            for channel in live
+            for weights in (parameters.part(operation.weight, operation.makes(channel)),)
+        ]
+        return torch.stack(rows) if rows else torch.zeros(0, len(part.weights.positions))

@@ -1,0 +1,321 @@
+"""The callback revives units in real trainings."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
+from lightning_deadunits.reinit.reviver import RanksDifferError
+from tests.zoo import kill
+
+
+class Plain(LightningModule):
+    """A network that only its steps run."""
+
+    def __init__(self, optimizer: str = "Adam", batch_norm: bool = True) -> None:
+        super().__init__()
+        self.a = nn.Linear(12, 16)
+        self.bn = nn.BatchNorm1d(16) if batch_norm else nn.Identity()
+        self.b = nn.Linear(16, 8)
+        self.c = nn.Linear(8, 1)
+        self.optimizer = optimizer
+        self.seen: list[Tensor] = []
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        x, y = batch
+        hidden = F.relu(self.b(F.relu(self.bn(self.a(x)))))
+        return F.mse_loss(self.c(hidden), y)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        loss = self.loss(batch)
+        self.seen.append(loss)
+        self.logger.experiment.add_scalar("own", loss) if self.logger else None
+        self.log("val_loss", loss)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return getattr(torch.optim, self.optimizer)(self.parameters(), lr=1e-3)
+
+
+def data(samples: int = 64, batch_size: int = 16) -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(samples, 12, generator=generator)
+    return DataLoader(TensorDataset(x, x[:, :1].abs()), batch_size=batch_size)
+
+
+def dying(**kwargs: Any) -> Plain:
+    seed_everything(0, verbose=False)
+    model = Plain(**kwargs)
+    kill(model.bn if isinstance(model.bn, nn.BatchNorm1d) else model.a, 1, 5)
+    kill(model.b, 0)
+    return model
+
+
+class Recorder(Callback):
+    """Notes what the network computes around every training batch's start."""
+
+    def __init__(self) -> None:
+        self.after: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        self.after.append(copy.deepcopy(pl_module.state_dict()))
+
+
+def fit(model: LightningModule, tmp_path: Any, *callbacks: Callback, **kwargs: Any) -> Trainer:
+    options: dict[str, Any] = {
+        "max_epochs": 4,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        "default_root_dir": tmp_path,
+        "callbacks": list(callbacks),
+    }
+    resume = kwargs.pop("ckpt_path", None)
+    trainer = Trainer(**(options | kwargs))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*num_workers.*")
+        warnings.filterwarnings("ignore", ".*logging interval.*")
+        trainer.fit(model, data(), data(), ckpt_path=resume)
+    return trainer
+
+
+def test_dead_units_of_a_network_that_only_its_steps_run_come_to_life(tmp_path: Any) -> None:
+    model, callback = dying(), DeadUnitCallback(reinit=True)
+    fit(model, tmp_path, callback)
+    assert callback.reviver is not None
+    first = callback.reviver.events[0]
+    assert first.reinitialised == {"relu": [1, 5], "relu-2": [0]}, str(first)
+    assert first.step == 8  # two validations of patience, before the first batch that follows
+    assert first.alive == first.reinitialised
+    assert first.died_again == {}
+    assert callback.report is not None
+    assert callback.report.num_dead == 0
+
+
+def test_an_event_leaves_no_trace_in_the_module(tmp_path: Any) -> None:
+    model, callback = dying(), DeadUnitCallback(reinit=True)
+    fit(model, tmp_path, callback)
+    # Four validations of four batches and a sanity check of two.
+    assert len(model.seen) == 18
+    assert "log" not in vars(model)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_patience_grace_and_limits_are_kept(tmp_path: Any) -> None:
+    config = ReinitConfig(patience=3, max_per_event=1)
+    model, callback = dying(), DeadUnitCallback(reinit=config)
+    fit(model, tmp_path, callback, max_epochs=5)
+    assert callback.reviver is not None
+    first, second = callback.reviver.events
+    assert (first.step, first.reinitialised) == (12, {"relu": [1], "relu-2": [0]})
+    assert (second.step, second.reinitialised) == (16, {"relu": [5]})
+
+
+def test_a_dry_run_touches_nothing(tmp_path: Any) -> None:
+    plain, dry = dying(), dying()
+    fit(plain, tmp_path)
+    callback = DeadUnitCallback(reinit=ReinitConfig(dry_run=True))
+    fit(dry, tmp_path, callback)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].planned == {"relu": [1, 5], "relu-2": [0]}
+    assert callback.reviver.events[0].reinitialised == {}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, dry.state_dict()[name]), name
+
+
+def test_a_schedule_in_training_steps_needs_no_validation(tmp_path: Any) -> None:
+    config = ReinitConfig(every_n_train_steps=3, patience=1)
+    model, callback = dying(), DeadUnitCallback(reinit=config)
+    fit(model, tmp_path, callback, limit_val_batches=0)
+    assert callback.reviver is not None
+    first = callback.reviver.events[0]
+    assert (first.step, first.reinitialised) == (3, {"relu": [1, 5], "relu-2": [0]}), str(first)
+
+
+def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
+    config = ReinitConfig(criterion="dormant", tau=0.01, patience=1)
+    model, callback = dying(batch_norm=False), DeadUnitCallback(reinit=config)
+    fit(model, tmp_path, callback)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised == {"relu": [1, 5], "relu-2": [0]}
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW"])
+def test_resuming_between_plan_and_application_equals_the_uninterrupted_run(
+    tmp_path: Any, name: str
+) -> None:
+    whole, callback = dying(optimizer=name), DeadUnitCallback(reinit=True)
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
+    fit(whole, tmp_path, callback, keep, max_epochs=5)
+    for epoch in (1, 2, 3):  # 1: planned, not applied; 2, 3: corrected steps are under way
+        resumed, again = dying(optimizer=name), DeadUnitCallback(reinit=True)
+        path = str(tmp_path / f"epoch={epoch}.ckpt")
+        fit(resumed, tmp_path, again, max_epochs=5, ckpt_path=path)
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), (epoch, key)
+
+
+def test_averaged_weights_get_the_same_edit(tmp_path: Any) -> None:
+    averaging = WeightAveraging(avg_fn=lambda averaged, current, count: averaged)
+
+    class Compare(Callback):
+        found: tuple[Tensor, Tensor] | None = None
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            if trainer.global_step == 8:
+                averaged = averaging._average_model
+                assert averaged is not None
+                self.found = (averaged.module.a.weight[[1, 5]].clone(), pl_module.a.weight[[1, 5]])
+
+    compare = Compare()
+    fit(dying(), tmp_path, DeadUnitCallback(reinit=True), averaging, compare, max_epochs=3)
+    assert compare.found is not None
+    assert torch.equal(*compare.found)
+
+
+def test_a_failing_event_changes_nothing_and_training_goes_on(tmp_path: Any) -> None:
+    class Fragile(Plain):
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            if not self.trainer.validating and self.trainer.state.fn == "fit":
+                assert self.trainer.validating or True
+            if len(batch[0]) < 16:
+                raise ValueError("only whole batches please")
+            super().validation_step(batch, batch_idx)
+
+    seed_everything(0, verbose=False)
+    model = Fragile()
+    kill(model.bn, 1)
+    callback = DeadUnitCallback(reinit=True)
+    with pytest.warns(UserWarning, match="only whole batches please"):
+        fit(model, tmp_path, callback)
+    assert callback.reviver is not None
+    assert callback.reviver.events == []
+    assert bool((model.bn.bias[1] < -40).all())
+
+
+def test_manual_optimisation_with_two_optimizers(tmp_path: Any) -> None:
+    class Manual(Plain):
+        automatic_optimization = False
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            for optimizer in self.optimizers():
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                optimizer.step()
+
+        def configure_optimizers(self) -> Any:
+            lower = [*self.a.parameters(), *self.bn.parameters()]
+            upper = [*self.b.parameters(), *self.c.parameters()]
+            return torch.optim.Adam(lower), torch.optim.SGD(upper, lr=1e-2, momentum=0.9)
+
+    seed_everything(0, verbose=False)
+    model = Manual()
+    model.automatic_optimization = False
+    kill(model.bn, 1)
+    kill(model.b, 0)
+    callback = DeadUnitCallback(reinit=True)
+    fit(model, tmp_path, callback)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised == {"relu": [1], "relu-2": [0]}
+
+
+def test_the_function_stays_at_the_moment_of_the_event(tmp_path: Any) -> None:
+    before, after = Recorder(), Recorder()
+    fit(dying(), tmp_path, before, DeadUnitCallback(reinit=True), after, max_epochs=3)
+    x = torch.randn(32, 12)
+
+    def computed(state: dict[str, Tensor]) -> Tensor:
+        model = Plain()
+        model.load_state_dict(state)
+        model.eval()
+        return model.c(F.relu(model.b(F.relu(model.bn(model.a(x))))))
+
+    changed = [i for i, s in enumerate(after.after) if not same(s, before.after[i])]
+    assert changed == [8]
+    assert torch.equal(computed(before.after[8]), computed(after.after[8]))
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_mixed_precision(tmp_path: Any) -> None:
+    model, callback = dying(), DeadUnitCallback(reinit=True)
+    fit(model, tmp_path, callback, precision="bf16-mixed")
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised == {"relu": [1, 5], "relu-2": [0]}
+
+
+class Forced(Callback):
+    """Makes the processes disagree before the event."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == 4:
+            with torch.no_grad():
+                pl_module.a.weight[1] += 1.0
+
+
+class KeepState(Callback):
+    """Compares weights and optimizer state of all processes at the end."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        tensors = [*pl_module.state_dict().values()]
+        for state in trainer.optimizers[0].state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        found: list[Any] = [None, None]
+        torch.distributed.all_gather_object(found, tensors)
+        assert all(map(torch.equal, *found))
+        events = [event.reinitialised for event in trainer.callbacks[0].reviver.events]
+        assert events == [{"relu": [1, 5], "relu-2": [0]}]
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_two_processes_stay_bitwise_equal_or_stop(tmp_path: Any, forced: bool) -> None:
+    model = dying()
+    callbacks = [DeadUnitCallback(reinit=True), *([Forced()] if forced else []), KeepState()]
+    options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 6}
+    if forced:
+        with pytest.raises(Exception, match="re-initialised units differently"):
+            fit(model, tmp_path, *callbacks, **options)
+    else:
+        fit(model, tmp_path, *callbacks, **options)
+
+
+def test_the_error_of_differing_processes_is_a_runtime_error() -> None:
+    assert issubclass(RanksDifferError, RuntimeError)
+
+
+def test_a_revived_unit_has_gradients_and_is_alive_after_a_hundred_steps() -> None:
+    from lightning_deadunits import reinit_dead_units
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+    kill(net[0], 2, 3)
+    x, y = torch.randn(256, 12), torch.randn(256, 4)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    reinit_dead_units(net, {"1": [2, 3]}, x[:8], optimizers=[optimizer])
+    for step in range(100):
+        optimizer.zero_grad()
+        F.mse_loss(net(x), y).backward()
+        if step == 0:
+            assert bool((net[2].weight.grad[:, [2, 3]] != 0).all())
+        if step == 1:
+            assert bool((net[0].weight.grad[[2, 3]].abs().sum(1) > 0).all())
+        optimizer.step()
+    assert not set(find_dead_units(net, [x]).layers["1"].dead.tolist()) & {2, 3}

@@ -1,0 +1,104 @@
+"""Function-preserving or refused: every network of the zoo, both sides counted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits import find_dead_units, reinit_dead_units
+from tests.zoo import CASES, Case, seeded
+
+
+def made(case: Case) -> tuple[nn.Module, Any, torch.optim.Optimizer]:
+    """Build a network, train it for a few steps, and return it with an example."""
+    seeded()
+    model, example = case.build(), case.example()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0)
+    for _ in range(3):
+        sum(t.float().pow(2).mean() for t in outputs(model, example, training=True)).backward()
+        optimizer.step()
+    return model, example, optimizer
+
+
+def outputs(model: nn.Module, example: Any, training: bool) -> list[Tensor]:
+    model.train(training)
+    torch.manual_seed(1)
+    out = model(**example) if isinstance(example, Mapping) else model(example)
+    return list(flat(out))
+
+
+def compared(model: nn.Module, example: Any) -> list[Tensor]:
+    """Return outputs in both modes, buffers left as they were."""
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    with torch.no_grad():
+        found = outputs(model, example, training=False) + outputs(model, example, training=True)
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    return found
+
+
+def flat(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    else:
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from flat(item)
+
+
+def frozen_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return copy.deepcopy((model.state_dict(), optimizer.state_dict()["state"], grads))
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_units_of_the_zoo_are_dead(case: Case) -> None:
+    model, example, _ = made(case)
+    report = find_dead_units(model, [example])
+    for layer, units in case.units.items():
+        assert set(units) <= set(report.layers[layer].dead.tolist())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_can_be_revived_is_and_the_function_stays(case: Case) -> None:
+    model, example, optimizer = made(case)
+    before = compared(model, example)
+    report = reinit_dead_units(model, case.units, example, optimizers=[optimizer])
+    after = compared(model, example)
+    assert report.reinitialised == case.accepted, str(report)
+    assert {k: sorted(v) for k, v in report.refused.items()} == case.refused, str(report)
+    assert all(map(torch.equal, before, after))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.refused], ids=str)
+def test_what_is_refused_is_left_untouched(case: Case) -> None:
+    model, example, optimizer = made(case)
+    before = frozen_state(model, optimizer)
+    report = reinit_dead_units(model, case.refused, example, optimizers=[optimizer])
+    assert report.reinitialised == {}
+    assert all(reason for reasons in report.refused.values() for reason in reasons.values())
+    assert same(before, frozen_state(model, optimizer))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.accepted], ids=str)
+def test_a_revived_unit_fires_and_learns(case: Case) -> None:
+    model, example, optimizer = made(case)
+    reinit_dead_units(model, case.accepted, example, optimizers=[optimizer])
+    report = find_dead_units(model, [example])
+    for layer, units in case.accepted.items():
+        assert not set(units) & set(report.layers[layer].dead.tolist()), layer
