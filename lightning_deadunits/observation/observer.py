@@ -15,7 +15,6 @@ from torch import Tensor
 from lightning_deadunits.counting import count_values
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
-from lightning_deadunits.observation.names import selects
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
@@ -36,7 +35,7 @@ class _Count(NamedTuple):
     """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
 
     zeros: Tensor
-    nonfinite: Tensor
+    nonfinite: int | Tensor
     observations: int | Tensor
     unit_dim: int
     kind: Kind
@@ -49,7 +48,7 @@ class LayerCounts:
 
     Attributes:
         zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
-        nonfinite: NaN and infinite values of all units together, int64 of shape ``()``.
+        nonfinite: NaN and infinite values of all units together.
         observations: Values seen per unit.
         unit_dim: Axis of the activation that indexes the units.
         kind: Whether the units can be zero at rest.
@@ -57,7 +56,7 @@ class LayerCounts:
     """
 
     zeros: Tensor
-    nonfinite: Tensor
+    nonfinite: int | Tensor
     observations: int | Tensor
     unit_dim: int
     kind: Kind
@@ -124,7 +123,7 @@ class Observer(SiteMode):
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
         for name, count in self._pending.items():
-            if not selects(name, self.layers, self.exclude):
+            if not (self._all or self._selects(name)):
                 continue  # a compiled region counts all: fnmatch cannot be traced
             if name not in self.counts:
                 self.counts[name] = LayerCounts(*count)
@@ -155,18 +154,17 @@ class Observer(SiteMode):
         return output
 
     def _count(self, site: Site, output: Tensor) -> None:
-        values, dims = dense(output.detach(), site.unit_dims)
+        values, dims = output.detach(), site.unit_dims
+        if values.is_nested:
+            values, dims = dense(values, dims)
         padded = padded_values(self.padding(), output)
-        seen: int | Tensor = 1
-        for axis, size in enumerate(values.shape):
-            seen *= 1 if axis in dims else size
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
         zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
+        seen: int | Tensor = values.numel() // max(1, zeros.numel())
         if padded is not None:
             hidden = padded.sum()
-            nonfinite = nonfinite - hidden * zeros.numel()
-            seen = seen - hidden
+            nonfinite, seen = nonfinite - hidden * zeros.numel(), seen - hidden
         self._pending[site.name] = _Count(
             zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
         )
