@@ -24,9 +24,13 @@ def uncountable(activation: Tensor) -> str | None:
     """Return why an activation cannot be counted here, None if it can."""
     if torch._C._functorch.is_functorch_wrapped_tensor(activation):
         return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if activation.is_meta:
+        return "its activation is on the meta device, which has no values"
+    if type(activation) is Tensor:
+        return None
     if hasattr(activation, "placements"):
         return "its activation is a DTensor, of which this process holds a shard only"
-    if activation.is_meta or isinstance(activation, torch._subclasses.FakeTensor):
+    if isinstance(activation, torch._subclasses.FakeTensor):
         return "its activation is a fake tensor, which has no values"
     return None
 
@@ -80,7 +84,8 @@ class Observer(SiteMode):
         self.never_zero = self.layers is not None and atol is not None
         self.counts: dict[str, LayerCounts] = {}
         self._pending: dict[str, _Count] = {}
-        self._entered = ExitStack()
+        self._running = False
+        self._room = ExitStack()
 
     def reset(self) -> None:
         """Start a new epoch."""
@@ -93,12 +98,14 @@ class Observer(SiteMode):
         """Start counting one forward pass."""
         self.start_pass()
         self._pending.clear()
-        self._entered.enter_context(room_for_graphs())
-        self._entered.enter_context(self)
+        self.__enter__()
+        self._running = True
 
     def end(self, keep: bool = True) -> None:
         """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
-        self._entered.close()
+        if self._running:
+            self._running = False
+            self.__exit__(None, None, None)
         if keep:
             self.fold()
         self._pending.clear()
@@ -115,9 +122,16 @@ class Observer(SiteMode):
             raise
         self.end()
 
+    def attach(self) -> None:
+        """Let the modules of the model tell when they run, the compiled ones too."""
+        super().attach()
+        self._room.close()
+        self._room.enter_context(room_for_graphs())
+
     def detach(self) -> None:
         """Stop counting and take every hook away."""
         self.end(keep=False)
+        self._room.close()
         super().detach()
 
     def fold(self) -> None:
