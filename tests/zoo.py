@@ -124,7 +124,9 @@ def wholly_dead() -> nn.Module:
     return net
 
 
-@case("functional, in place, result unused", accepted={"relu": [2], "relu-2": [0, 1]}, example=vectors)
+@case(
+    "functional, in place, result unused", accepted={"relu": [2], "relu-2": [0, 1]}, example=vectors
+)
 def functional() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.a(x)
@@ -139,7 +141,11 @@ def functional() -> nn.Module:
     return net
 
 
-@case("conv1d and transposed conv", accepted={"1": [0], "3": [4, 5]}, example=lambda: torch.randn(8, 3, 16))
+@case(
+    "conv1d and transposed conv",
+    accepted={"1": [0], "3": [4, 5]},
+    example=lambda: torch.randn(8, 3, 16),
+)
 def conv1d_transposed() -> nn.Module:
     net = nn.Sequential(
         *(nn.Conv1d(3, 6, 3), nn.ReLU(), nn.ConvTranspose1d(6, 8, 3, groups=2), nn.ReLU()),
@@ -161,9 +167,7 @@ def preactivation() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.head(F.relu(self.bn(self.b(self.stem(x)))).mean((2, 3)))
 
-    b = Net(
-        block, bn1=nn.BatchNorm2d(8), conv1=conv(8, 8), bn2=nn.BatchNorm2d(8), conv2=conv(8, 8)
-    )
+    b = Net(block, bn1=nn.BatchNorm2d(8), conv1=conv(8, 8), bn2=nn.BatchNorm2d(8), conv2=conv(8, 8))
     net = Net(forward, stem=conv(3, 8), b=b, bn=nn.BatchNorm2d(8), head=nn.Linear(8, 2))
     kill(b.bn1, 3)
     kill(b.bn2, 1)
@@ -621,9 +625,7 @@ def lstm() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.c(self.b(F.relu(self.a(x)))[0])
 
-    net = Net(
-        forward, a=nn.Linear(12, 6), b=nn.LSTM(6, 4, batch_first=True), c=nn.Linear(4, 2)
-    )
+    net = Net(forward, a=nn.Linear(12, 6), b=nn.LSTM(6, 4, batch_first=True), c=nn.Linear(4, 2))
     kill(net.a, 2)
     return net
 
@@ -631,7 +633,11 @@ def lstm() -> nn.Module:
 # --- transformers, gates, control flow --------------------------------------------------------
 
 
-@case("transformer encoder", accepted={"layers.0.relu": [1, 7], "layers.1.relu": [0]}, example=sequences)
+@case(
+    "transformer encoder",
+    accepted={"layers.0.relu": [1, 7], "layers.1.relu": [0]},
+    example=sequences,
+)
 def encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
     net = nn.TransformerEncoder(layer, 2)
@@ -688,9 +694,7 @@ def dynamic() -> nn.Module:
             x = x * 1.0
         return self.d(F.relu(branch(x)))
 
-    net = Net(
-        forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(8, 6), d=nn.Linear(6, 2)
-    )
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(8, 6), d=nn.Linear(6, 2))
     kill(net.a, 1, 4)
     kill(net.b, 0)
     return net

@@ -1,6 +1,6 @@
 """Guesses what makes a unit, and has one pass confirm it: right for most networks, and cheap.
 
-The guess is the last layer before the unit that is as wide, and for a norm the last one before that.
+The guess is the last layer before the unit that is as wide, and for a norm the last one before it.
 What is not confirmed in full is searched for in :mod:`sources`.
 """
 
