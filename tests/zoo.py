@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 FAR = -50.0
@@ -734,5 +735,90 @@ def mapping() -> nn.Module:
         return {"logits": self.b(F.relu(self.a(self.embed(tokens) * scale)))}
 
     net = Net(forward, embed=nn.Embedding(9, 12), a=nn.Linear(12, 6), b=nn.Linear(6, 2))
+    kill(net.a, 1)
+    return net
+
+
+# --- traps ------------------------------------------------------------------------------------
+
+
+@case("norm without weights of its own", accepted={"2": [1]})
+def no_affine() -> nn.Module:
+    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8, affine=False), nn.ReLU(), conv(8, 2))
+    with torch.no_grad():
+        net[0].weight[1] = 0.0
+        net[0].bias[1] = 0.0
+    return net
+
+
+@case("experts by hard routing", accepted={"relu": [1], "relu-2": [1]}, example=vectors)
+def routed() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        chosen = self.router(x).argmax(1)
+        out = x.new_zeros(len(x), 4)
+        for expert, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            rows = (chosen == expert).nonzero().flatten()
+            out = out.index_add(0, rows, down(F.relu(up(x[rows]))))
+        return out
+
+    net = Net(
+        forward,
+        router=nn.Linear(12, 2),
+        up=nn.ModuleList(nn.Linear(12, 6) for _ in range(2)),
+        down=nn.ModuleList(nn.Linear(6, 4) for _ in range(2)),
+    )
+    for layer in net.up:
+        kill(layer, 1)
+    return net
+
+
+@case("one activation, two calls", accepted={"relu": [1], "relu-2": [1]}, example=vectors)
+def twice() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        return self.b(F.relu(hidden)) + self.c(F.relu(hidden))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
+    kill(net.a, 1)
+    return net
+
+
+@case("maxout, a pair dead", accepted={"relu": [2, 3]}, refused={"relu": [5]}, example=vectors)
+def maxout() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x)).view(len(x), 4, 2).amax(2))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(4, 2))
+    kill(net.a, 2, 3, 5)
+    return net
+
+
+@case("attention reads it", refused={"relu": [1]}, example=sequences)
+def attention() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        return self.b(hidden, hidden, hidden)[0]
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.MultiheadAttention(8, 2, batch_first=True))
+    kill(net.a, 1)
+    return net
+
+
+@case("pruned reader", refused={"1": [1]}, example=vectors)
+def pruned() -> nn.Module:
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.utils.prune.random_unstructured(net[2], "weight", 0.3)
+    kill(net[0], 1)
+    return net
+
+
+@case("the choice of the largest", refused={"relu": [1]}, example=vectors)
+def top_k() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        values, indices = hidden.topk(3, 1)
+        return self.b(torch.zeros_like(hidden).scatter(1, indices, values))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 2))
     kill(net.a, 1)
     return net

@@ -224,7 +224,9 @@ def _by_call(traces: Traces) -> dict[tuple[str, tuple[int, str]], list[Part]]:
 
 
 def _made(traces: Traces) -> set[int]:
-    return {part.index for trace in traces.values() for part in trace.makes}
+    parts = {part.index for trace in traces.values() for part in trace.makes}
+    # A norm without weights of its own is fed by fresh ones all the same.
+    return parts | {index for trace in traces.values() for index, _ in trace.statistics}
 
 
 def _statistics(traces: Iterable[UnitKey] | Traces) -> set[Channel]:
