@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
 FAR = -50.0
@@ -124,7 +125,9 @@ def wholly_dead() -> nn.Module:
     return net
 
 
-@case("functional, in place, result unused", accepted={"relu": [2], "relu-2": [0, 1]}, example=vectors)
+@case(
+    "functional, in place, result unused", accepted={"relu": [2], "relu-2": [0, 1]}, example=vectors
+)
 def functional() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.a(x)
@@ -139,7 +142,11 @@ def functional() -> nn.Module:
     return net
 
 
-@case("conv1d and transposed conv", accepted={"1": [0], "3": [4, 5]}, example=lambda: torch.randn(8, 3, 16))
+@case(
+    "conv1d and transposed conv",
+    accepted={"1": [0], "3": [4, 5]},
+    example=lambda: torch.randn(8, 3, 16),
+)
 def conv1d_transposed() -> nn.Module:
     net = nn.Sequential(
         *(nn.Conv1d(3, 6, 3), nn.ReLU(), nn.ConvTranspose1d(6, 8, 3, groups=2), nn.ReLU()),
@@ -161,9 +168,7 @@ def preactivation() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.head(F.relu(self.bn(self.b(self.stem(x)))).mean((2, 3)))
 
-    b = Net(
-        block, bn1=nn.BatchNorm2d(8), conv1=conv(8, 8), bn2=nn.BatchNorm2d(8), conv2=conv(8, 8)
-    )
+    b = Net(block, bn1=nn.BatchNorm2d(8), conv1=conv(8, 8), bn2=nn.BatchNorm2d(8), conv2=conv(8, 8))
     net = Net(forward, stem=conv(3, 8), b=b, bn=nn.BatchNorm2d(8), head=nn.Linear(8, 2))
     kill(b.bn1, 3)
     kill(b.bn2, 1)
@@ -621,9 +626,7 @@ def lstm() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.c(self.b(F.relu(self.a(x)))[0])
 
-    net = Net(
-        forward, a=nn.Linear(12, 6), b=nn.LSTM(6, 4, batch_first=True), c=nn.Linear(4, 2)
-    )
+    net = Net(forward, a=nn.Linear(12, 6), b=nn.LSTM(6, 4, batch_first=True), c=nn.Linear(4, 2))
     kill(net.a, 2)
     return net
 
@@ -631,7 +634,11 @@ def lstm() -> nn.Module:
 # --- transformers, gates, control flow --------------------------------------------------------
 
 
-@case("transformer encoder", accepted={"layers.0.relu": [1, 7], "layers.1.relu": [0]}, example=sequences)
+@case(
+    "transformer encoder",
+    accepted={"layers.0.relu": [1, 7], "layers.1.relu": [0]},
+    example=sequences,
+)
 def encoder() -> nn.Module:
     layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
     net = nn.TransformerEncoder(layer, 2)
@@ -688,9 +695,7 @@ def dynamic() -> nn.Module:
             x = x * 1.0
         return self.d(F.relu(branch(x)))
 
-    net = Net(
-        forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(8, 6), d=nn.Linear(6, 2)
-    )
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(8, 6), d=nn.Linear(6, 2))
     kill(net.a, 1, 4)
     kill(net.b, 0)
     return net
@@ -730,5 +735,90 @@ def mapping() -> nn.Module:
         return {"logits": self.b(F.relu(self.a(self.embed(tokens) * scale)))}
 
     net = Net(forward, embed=nn.Embedding(9, 12), a=nn.Linear(12, 6), b=nn.Linear(6, 2))
+    kill(net.a, 1)
+    return net
+
+
+# --- traps ------------------------------------------------------------------------------------
+
+
+@case("norm without weights of its own", accepted={"2": [1]})
+def no_affine() -> nn.Module:
+    net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8, affine=False), nn.ReLU(), conv(8, 2))
+    with torch.no_grad():
+        net[0].weight[1] = 0.0
+        net[0].bias[1] = 0.0
+    return net
+
+
+@case("experts by hard routing", accepted={"relu": [1], "relu-2": [1]}, example=vectors)
+def routed() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        chosen = self.router(x).argmax(1)
+        out = x.new_zeros(len(x), 4)
+        for expert, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            rows = (chosen == expert).nonzero().flatten()
+            out = out.index_add(0, rows, down(F.relu(up(x[rows]))))
+        return out
+
+    net = Net(
+        forward,
+        router=nn.Linear(12, 2),
+        up=nn.ModuleList(nn.Linear(12, 6) for _ in range(2)),
+        down=nn.ModuleList(nn.Linear(6, 4) for _ in range(2)),
+    )
+    for layer in net.up:
+        kill(layer, 1)
+    return net
+
+
+@case("one activation, two calls", accepted={"relu": [1], "relu-2": [1]}, example=vectors)
+def twice() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        return self.b(F.relu(hidden)) + self.c(F.relu(hidden))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 2), c=nn.Linear(8, 2))
+    kill(net.a, 1)
+    return net
+
+
+@case("maxout, a pair dead", accepted={"relu": [2, 3]}, refused={"relu": [5]}, example=vectors)
+def maxout() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x)).view(len(x), 4, 2).amax(2))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(4, 2))
+    kill(net.a, 2, 3, 5)
+    return net
+
+
+@case("attention reads it", refused={"relu": [1]}, example=sequences)
+def attention() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        return self.b(hidden, hidden, hidden)[0]
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.MultiheadAttention(8, 2, batch_first=True))
+    kill(net.a, 1)
+    return net
+
+
+@case("pruned reader", refused={"1": [1]}, example=vectors)
+def pruned() -> nn.Module:
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.utils.prune.random_unstructured(net[2], "weight", 0.3)
+    kill(net[0], 1)
+    return net
+
+
+@case("the choice of the largest", refused={"relu": [1]}, example=vectors)
+def top_k() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        values, indices = hidden.topk(3, 1)
+        return self.b(torch.zeros_like(hidden).scatter(1, indices, values))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 2))
     kill(net.a, 1)
     return net

@@ -132,7 +132,7 @@ class Codebook:
 
 def codes_in(places: Tensor) -> list[int]:
     """Return the distinct codes at some places, without 0."""
-    return [int(code) for code in places.unique() if code]
+    return sorted(set(places.flatten().tolist()) - {0})
 
 
 def _spread(values: Tensor, axes: list[int], ndim: int) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+import torch
 from torch import Generator, Tensor
 
 from lightning_deadunits.observation.names import as_patterns
@@ -123,8 +124,10 @@ def matched(fresh: Tensor, live: Tensor, generator: Generator) -> Tensor:
     """Scale fresh weights to the median norm of those of live units."""
     if not len(live):
         return fresh
-    norm = live.norm(dim=1).median()
-    return fresh / fresh.norm(dim=1, keepdim=True).clamp(min=1e-12) * norm
+    norm = torch.linalg.vector_norm(live, dim=1).median()
+    lengths = torch.linalg.vector_norm(fresh, dim=1, keepdim=True)
+    scaled: Tensor = fresh / lengths.clamp(min=1e-12) * norm
+    return scaled
 
 
 def _imported(path: str) -> Any:

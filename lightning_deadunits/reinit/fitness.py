@@ -14,7 +14,12 @@ from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
 from lightning_deadunits.reinit.verification import allowed, channel_of
 
-_SHARDING = {"FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine", "XlaFullyShardedDataParallel"}
+_SHARDING = {
+    "FullyShardedDataParallel",
+    "FSDPModule",
+    "DeepSpeedEngine",
+    "XlaFullyShardedDataParallel",
+}
 
 
 def model_refusal(model: nn.Module) -> str | None:
@@ -90,7 +95,9 @@ def _foreign(parameter: Tensor) -> str | None:
     """Say what kind of tensor a parameter is, if it is not a plain dense one."""
     if hasattr(parameter, "ds_id"):
         return "sharded by DeepSpeed"
-    if "DTensor" in {kind.__name__ for kind in type(parameter).__mro__ + type(parameter.data).__mro__}:
+    if "DTensor" in {
+        kind.__name__ for kind in type(parameter).__mro__ + type(parameter.data).__mro__
+    }:
         return "sharded (a DTensor)"
     if not parameter.is_floating_point():
         return f"quantised ({parameter.dtype})"
@@ -108,7 +115,7 @@ def _others(session: Session, training: Recording, part: Part) -> str | None:
     for recorded in (session.recorded, training):
         uses = (use for use in recorded.uses if use.parameter is part.weights.parameter)
         overlapping = [use for use in uses if use.first < end and first < use.end]
-        calls.append(Counter(recorded.calls[use.index].title for use in overlapping))
+        calls.append(Counter(recorded.calls[use.call].title for use in overlapping))
     if max(counts.total() for counts in calls) <= 1:
         return None
     return "by " + " and ".join(_listed((calls[0] | calls[1]).elements()))

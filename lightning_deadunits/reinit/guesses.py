@@ -1,6 +1,6 @@
 """Guesses what makes a unit, and has one pass confirm it: right for most networks, and cheap.
 
-The guess is the last layer before the unit that is as wide, and for a norm the last one before that.
+The guess is the last layer before the unit that is as wide, and for a norm the last one before it.
 What is not confirmed in full is searched for in :mod:`sources`.
 """
 
@@ -28,11 +28,11 @@ def guess_sources(session: Session, units: Iterable[UnitKey]) -> tuple[Sources, 
         for unit, guess in guesses.items()
         if all(taken.count(channel) == 1 for channel in guess)
     }
-    if guesses:
+    for cells in dict.fromkeys((session.example.size, 1)) if guesses else ():
         try:
-            return _confirmed(session, units, guesses)
+            return _confirmed(session, units, guesses, cells)
         except (CellsLostError, PathChangedError):
-            pass
+            continue
     return Sources(), Leaks()
 
 
@@ -60,9 +60,9 @@ def _last(session: Session, end: int, width: int, kinds: tuple[str, ...]) -> int
 
 
 def _confirmed(
-    session: Session, units: list[UnitKey], guesses: dict[UnitKey, list[Channel]]
+    session: Session, units: list[UnitKey], guesses: dict[UnitKey, list[Channel]], cells: int
 ) -> tuple[Sources, Leaks]:
-    book = Codebook.of(len(guesses), session.example.size)
+    book = Codebook.of(len(guesses), cells)
     unit_of = {int(code): unit for code, unit in zip(book.codes, guesses, strict=True)}
     marks = {channel: code for code, unit in unit_of.items() for channel in guesses[unit]}
     places: dict[Any, Tensor] = {}

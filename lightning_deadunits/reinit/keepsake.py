@@ -97,13 +97,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value] if isinstance(value, list) else tuple(
-            plain(item) for item in value
+        return (
+            [plain(item) for item in value]
+            if isinstance(value, list)
+            else tuple(plain(item) for item in value)
         )
     return None
 
 
 def _tensors(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    mapped_tensors(value, lambda tensor: (found.append(tensor), tensor)[1])
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped_tensors(value, note)
     return found

@@ -351,9 +351,12 @@ def _renamed(kwargs: Mapping[str, Any], **names: str) -> dict[str, Any]:
 
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_mean", "running_var")
-_CONVOLUTIONS = ((F.conv1d, F.conv2d, F.conv3d), False), (
-    (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
-    True,
+_CONVOLUTIONS: tuple[tuple[tuple[Callable[..., Any], ...], bool], ...] = (
+    ((F.conv1d, F.conv2d, F.conv3d), False),
+    (
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
+        True,
+    ),
 )
 _ELEMENTWISE = tuple(
     getattr(home, name)
@@ -402,4 +405,3 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[..., Described | None]] = {
     F.rms_norm: _norm(("input", "normalized_shape", "weight"), mixes=True),
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
 }
-

@@ -75,7 +75,7 @@ class Parameters:
         for axis, (size, stride) in enumerate(zip(view.shape, view.stride(), strict=True)):
             taken = torch.tensor(list(where[axis])) if axis in where else torch.arange(size)
             offsets = offsets.unsqueeze(-1) + taken * stride
-        places = _positions(parameter, offsets.flatten().unique())
+        places = _positions(parameter, offsets.flatten())
         return WeightSlice(parameter, places.to(parameter.device))
 
 
@@ -100,7 +100,8 @@ def span(tensor: Tensor) -> tuple[int, int]:
     reach = sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
     )
-    return tensor.storage_offset(), tensor.storage_offset() + reach + 1
+    first = int(tensor.storage_offset())
+    return first, first + int(reach) + 1
 
 
 def _inside(tensor: Tensor, parameter: Tensor) -> bool:
@@ -112,7 +113,7 @@ def _inside(tensor: Tensor, parameter: Tensor) -> bool:
 
 def _positions(parameter: Tensor, offsets: Tensor) -> Tensor:
     """Turn places in a dense parameter's storage into places in row-major order."""
-    rest = offsets - parameter.storage_offset()
+    rest = offsets - int(parameter.storage_offset())
     places = torch.zeros_like(rest)
     shape, strides = parameter.shape, parameter.stride()
     for axis in sorted(range(parameter.ndim), key=lambda axis: (-strides[axis], -shape[axis])):

@@ -38,7 +38,7 @@ class Visitor:
 class Use(NamedTuple):
     """A parameter, or a part of it, was given to a call."""
 
-    index: int
+    call: int
     parameter: Tensor
     first: int
     end: int
@@ -104,8 +104,10 @@ class Probe(SiteMode):
         if recorded is None or func not in PRODUCTS or self.index >= len(recorded.calls):
             return super().__torch_function__(func, types, args, kwargs)
         call, given = recorded.calls[self.index], kwargs or {}
-        if call.operation.kind != "contraction" or call.out is None or call.shapes != shapes_of(
-            func, args, given
+        if (
+            call.operation.kind != "contraction"
+            or call.out is None
+            or call.shapes != shapes_of(func, args, given)
         ):
             return super().__torch_function__(func, types, args, kwargs)
         self._follow(func, args, given, call.out)
@@ -158,9 +160,7 @@ class Recording(Visitor):
         self.reached: dict[str, int] = {}
         self.outputs: list[Tensor] = []
 
-    def record(
-        self, probe: Probe, index: int, operation: Operation, given: Any, out: Any
-    ) -> None:
+    def record(self, probe: Probe, index: int, operation: Operation, given: Any, out: Any) -> None:
         """Take a call down."""
         single = isinstance(out, Tensor) and out.is_floating_point()
         kept = replace(operation, again=None)

@@ -92,16 +92,20 @@ class _Edges:
                 for unit in units - {place}:
                     fed.setdefault(unit, set()).add(place)
         before = {unit: _ancestors(unit, fed) for unit in set().union(*fed.values())}
-        for (kind, place), units in self.seen.items():
-            everyone = set(units).union(*(before.get(unit, set()) for unit in units))
+        everywhere = {
+            key: set(units).union(*(before.get(unit, set()) for unit in units))
+            for key, units in self.seen.items()
+        }
+        for (kind, place), units in everywhere.items():
             if kind == "read":
-                found.channels[place] = everyone
-            elif kind == "output":
-                reason = "the model's output depends on it without a layer in between"
-                found.refused.update(dict.fromkeys(everyone, reason))
-            elif kind != "unit":
-                for unit in everyone:
+                found.channels[place] = units
+            elif kind in ("opaque", "norm"):
+                for unit in units:
                     found.hints.setdefault(unit, _hint(session, kind, place))
+        for (kind, _), units in everywhere.items():
+            if kind == "output":
+                reason = "the model's output depends on it without a layer in between"
+                found.refused.update({unit: found.hints.get(unit, reason) for unit in units})
         return found
 
 
@@ -119,7 +123,10 @@ def _hint(session: Session, kind: str, index: int) -> str:
     title = session.recorded.calls[index].title
     if kind == "norm":
         return f"{title} normalises it together with others before it is read"
-    return f"{title} reads it, whose weights cannot be traced to single units"
+    return (
+        f"{title} reads it, whose weights are no plain parameters (computed, pruned or "
+        f"parametrised), or cannot be traced to single units"
+    )
 
 
 def _search(

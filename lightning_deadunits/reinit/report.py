@@ -67,7 +67,9 @@ class ReinitReport:
             return "\n".join((f"Nothing to re-initialise{at}.", *self.notes))
         lines = [f"Re-initialised {_count(self.num_reinitialised)}{at}."]
         if self.planned:
-            lines = [f"Dry run{at}: would re-initialise {_count(sum(map(len, self.planned.values())))}."]
+            lines = [
+                f"Dry run{at}: would re-initialise {_count(sum(map(len, self.planned.values())))}."
+            ]
         for layer, units in (self.planned or self.reinitialised).items():
             lines.append(f"  {layer}: {_listed(units)}")
             lines.append(f"    fresh: {', '.join(self.made_by.get(layer, ()))}")
@@ -82,7 +84,9 @@ class ReinitReport:
                 lines.append(f"  {layer}: {_listed(units)}: {reason}")
         if self.alive is not None and self.died_again is not None:
             alive, dead = (sum(map(len, own.values())) for own in (self.alive, self.died_again))
-            lines.append(f"Of the re-initialised, {alive} fire at the next look, {dead} died again.")
+            lines.append(
+                f"Of the re-initialised, {alive} fire at the next look, {dead} died again."
+            )
         return "\n".join((*lines, *self.notes))
 
 

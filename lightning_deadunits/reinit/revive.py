@@ -274,6 +274,7 @@ class _Baseline(Recording):
 
 def _check_exist(session: Session, units: Units) -> None:
     sites = session.recorded.sites
+    session.probe.start_pass()  # which takes the names of the last one down
     for layer, own in units.items():
         if layer not in sites:
             raise ValueError(

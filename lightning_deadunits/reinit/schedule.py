@@ -98,7 +98,9 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors by layer."""
-        return {name: {k: v.clone() for k, v in vars(own).items()} for name, own in self._layers.items()}
+        return {
+            name: {k: v.clone() for k, v in vars(own).items()} for name, own in self._layers.items()
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""

@@ -195,6 +195,7 @@ class _Marking(Visitor):
         self.held = session.recorded
 
     def site(self, site: Site, output: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         units = self.units.get(site.name)
         if not units:
             return output
@@ -203,6 +204,7 @@ class _Marking(Visitor):
         return held(self.session, site.name, output, units)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """See :class:`Visitor`."""
         call = self.session.recorded.call(index, operation, out)
         marks = self.shown.marks
         if operation.kind == "norm" and not operation.mixes:
@@ -335,6 +337,7 @@ class Holding(Visitor):
             self.codes.setdefault(index, torch.zeros(size, dtype=torch.int64))[channel] = code
 
     def site(self, site: Site, output: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         units = self.units.get(site.name)
         if not units:
             return output
@@ -347,6 +350,7 @@ class Holding(Visitor):
         return held(self.session, site.name, output, units)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """See :class:`Visitor`."""
         call = self.session.recorded.call(index, operation, out)
         kind = operation.kind
         if kind == "link":

@@ -109,6 +109,7 @@ class Surgeon:
             if not pending:
                 break
         self._stress(traces)
+        _check_gradients(edits)
         return list(pending)
 
     def _edit(self, traces: Traces, fresh: Traces, attempt: int, first: bool) -> Edit:
@@ -123,9 +124,7 @@ class Surgeon:
             drawn = self._draws.fresh(layer, attempt, parts, revived)
             for part, values in zip(parts, drawn, strict=True):
                 edit.set(part.weights, values)
-        for weights, _ in list(edit.slices()):
-            if weights.parameter.grad is not None:
-                edit.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
+        _clear_gradients(edit)
         return edit
 
     def _silence(self, part: Part) -> torch.Tensor | float:
@@ -142,7 +141,11 @@ class Surgeon:
         """Verify in eval mode; fresh channels get the statistics that they have on the example."""
         recorded = self._session.recorded
         visitor = Settled(
-            _statistics(traces), recorded, self._made | _made(traces), by_layer(traces), self._config.tolerance
+            _statistics(traces),
+            recorded,
+            self._made | _made(traces),
+            by_layer(traces),
+            self._config.tolerance,
         )
         visitor.check_outputs(self._session.run(visitor))
         edit = Edit()
@@ -164,6 +167,22 @@ class Surgeon:
             visitor.check_outputs(self._session.run(visitor, training=True))
         except DisturbedError as error:
             raise DisturbedError(f"{error} in training mode") from error
+
+
+def _clear_gradients(edit: Edit) -> None:
+    """Plan to forget gradients: a step that is still to come would move what was just written."""
+    for weights, _ in list(edit.slices()):
+        if weights.parameter.grad is not None:
+            edit.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
+
+
+def _check_gradients(edits: list[Edit]) -> None:
+    """Raise unless nothing is left that the optimizer's next step would act on."""
+    for edit in edits:
+        for weights, _ in edit.slices():
+            gradient = weights.parameter.grad if weights.parameter.is_leaf else None
+            if gradient is not None and bool((weights.read(gradient) != 0).any()):
+                raise DisturbedError("a gradient from before would move the fresh weights")
 
 
 def tied(traces: Traces) -> list[list[UnitKey]]:
@@ -205,7 +224,9 @@ def _by_call(traces: Traces) -> dict[tuple[str, tuple[int, str]], list[Part]]:
 
 
 def _made(traces: Traces) -> set[int]:
-    return {part.index for trace in traces.values() for part in trace.makes}
+    parts = {part.index for trace in traces.values() for part in trace.makes}
+    # A norm without weights of its own is fed by fresh ones all the same.
+    return parts | {index for trace in traces.values() for index, _ in trace.statistics}
 
 
 def _statistics(traces: Iterable[UnitKey] | Traces) -> set[Channel]:

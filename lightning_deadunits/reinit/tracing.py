@@ -181,7 +181,12 @@ def _reading_parts(session: Session, index: int, channel: int) -> list[Part]:
 
 
 def _parts(
-    session: Session, index: int, channel: int, role: Role, view: Tensor, where: dict[int, list[int]]
+    session: Session,
+    index: int,
+    channel: int,
+    role: Role,
+    view: Tensor,
+    where: dict[int, list[int]],
 ) -> list[Part]:
     """Return the part of a parameter; none of what is no parameter, as a frozen norm's buffers."""
     if session.parameters.owner(view) is None:

@@ -45,6 +45,7 @@ class Observed(Visitor):
         self.firing: dict[str, set[int]] = {}
 
     def site(self, site: Site, output: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         units = self.units.get(site.name, ())
         for unit in units:
             values = channel_of(output, site.unit_dims, unit)
@@ -53,6 +54,7 @@ class Observed(Visitor):
         return output
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """See :class:`Visitor`."""
         call = self.recorded.call(index, operation, out)
         if call.out is not None and index not in self.made and operation.kind != "link":
             check_same(call.title, call.out, out, self.tolerance)
@@ -89,6 +91,7 @@ class Settled(Observed):
             self._channels.setdefault(index, []).append(channel)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """See :class:`Visitor`."""
         channels = self._channels.get(index)
         if channels and operation.running is not None and operation.again is not None:
             mean, variance = operation.running
@@ -97,7 +100,10 @@ class Settled(Observed):
                 # A variance of zero would blow up whatever comes next.
                 spread = values.var(correction=min(1, values.numel() - 1)).clamp(min=1e-5)
                 mean[channel], variance[channel] = values.mean(), spread
-                self.statistics[(index, channel)] = (mean[channel].clone(), variance[channel].clone())
+                self.statistics[(index, channel)] = (
+                    mean[channel].clone(),
+                    variance[channel].clone(),
+                )
             out = operation.again()
         return super().operation(index, operation, reads, out)
 
@@ -106,6 +112,7 @@ class Stressed(Observed):
     """Also has the fresh units fire at random, for whatever they may do later."""
 
     def site(self, site: Site, output: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         units = self.units.get(site.name)
         if not units:
             return output

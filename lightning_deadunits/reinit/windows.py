@@ -118,12 +118,14 @@ def _saved_counts(observer: Observer) -> dict[str, Any]:
 
 def _loaded_counts(saved: dict[str, Any], model: Any) -> dict[str, LayerCounts]:
     device = next(iter(model.parameters())).device
-    return {
-        name: LayerCounts(
-            **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in entry.items()}
-        )
-        for name, entry in saved.items()
-    }
+    counts = {}
+    for name, entry in saved.items():
+        values: dict[str, Any] = {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in entry.items()
+        }
+        counts[name] = LayerCounts(**values)
+    return counts
 
 
 class _Magnitudes(_TrainingObserver):

@@ -192,8 +192,6 @@ def test_averaged_weights_get_the_same_edit(tmp_path: Any) -> None:
 def test_a_failing_event_changes_nothing_and_training_goes_on(tmp_path: Any) -> None:
     class Fragile(Plain):
         def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-            if not self.trainer.validating and self.trainer.state.fn == "fit":
-                assert self.trainer.validating or True
             if len(batch[0]) < 16:
                 raise ValueError("only whole batches please")
             super().validation_step(batch, batch_idx)
@@ -266,7 +264,7 @@ class Forced(Callback):
     """Makes the processes disagree before the event."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        if trainer.global_rank == 1 and trainer.global_step == 4:
+        if trainer.global_rank == 1 and trainer.global_step == 3:
             with torch.no_grad():
                 pl_module.a.weight[1] += 1.0
 

@@ -46,7 +46,7 @@ def compared(model: nn.Module, example: Any) -> list[Tensor]:
 def flat(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    else:
+    elif isinstance(value, (Mapping, tuple, list)):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from flat(item)
 
@@ -102,3 +102,11 @@ def test_a_revived_unit_fires_and_learns(case: Case) -> None:
     report = find_dead_units(model, [example])
     for layer, units in case.accepted.items():
         assert not set(units) & set(report.layers[layer].dead.tolist()), layer
+
+
+def test_most_of_the_zoo_is_revived_and_some_of_it_refused() -> None:
+    accepted = sum(len(units) for case in CASES for units in case.accepted.values())
+    refused = sum(len(units) for case in CASES for units in case.refused.values())
+    assert len(CASES) >= 50
+    assert accepted >= 100
+    assert refused >= 20

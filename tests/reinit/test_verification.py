@@ -1,0 +1,251 @@
+"""What tracing may get wrong is caught at the end, and taken back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_deadunits import ReinitConfig, reinit_dead_units
+from lightning_deadunits.reinit import edit, revive, surgery, tracing
+from lightning_deadunits.reinit.operations import Operation
+from lightning_deadunits.reinit.tracing import Trace
+from tests.zoo import Net, conv, kill
+
+
+def network() -> tuple[nn.Module, torch.Tensor, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn(self.a(x)))
+        return self.b(x) + self.c(x)
+
+    net = Net(forward, a=conv(3, 8), bn=nn.BatchNorm2d(8), b=conv(8, 4), c=conv(8, 4, 1))
+    kill(net.bn, 2, 5)
+    x = torch.randn(8, 3, 6, 6)
+    optimizer = torch.optim.Adam(net.parameters())
+    for _ in range(3):
+        net(x).pow(2).mean().backward()
+        optimizer.step()
+    return net, x, optimizer
+
+
+def untouched(before: Any, net: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    state, moments, grads = before
+    same = all(torch.equal(value, net.state_dict()[name]) for name, value in state.items())
+    for index, entry in optimizer.state_dict()["state"].items():
+        same &= all(torch.equal(value, moments[index][key]) for key, value in entry.items())
+    return same and all(
+        torch.equal(p.grad, grads[name]) for name, p in net.named_parameters() if p.grad is not None
+    )
+
+
+def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+    grads = {name: p.grad for name, p in net.named_parameters()}
+    return copy.deepcopy((net.state_dict(), optimizer.state_dict()["state"], grads))
+
+
+def off_by_one(original: Any) -> Any:
+    def parts(session: Any, index: int, channel: int) -> Any:
+        return original(session, index, (channel + 1) % 8)
+
+    return parts
+
+
+def forgetful(original: Any) -> Any:
+    def traced(session: Any, units: Any, **kwargs: Any) -> Trace:
+        found = original(session, units, **kwargs)
+        for own in found.units.values():
+            del own.reads[-1]
+        return found
+
+    return traced
+
+
+MUTATIONS = {
+    "an outgoing index is off by one": (tracing, "_reading_parts", off_by_one),
+    "a reader is forgotten": (revive, "trace", forgetful),
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mistake_is_caught_and_taken_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, attribute, mutate = MUTATIONS[name]
+    net, x, optimizer = network()
+    before = snapshot(net, optimizer)
+    monkeypatch.setattr(module, attribute, mutate(getattr(module, attribute)))
+    report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert report.reinitialised == {}
+    assert all("would change by" in reason for reason in report.refused["relu"].values())
+    assert untouched(before, net, optimizer)
+
+
+def test_stale_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset between backward and the optimizer's step must not be followed by a stale update."""
+    net, x, optimizer = network()
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = snapshot(net, optimizer)
+    monkeypatch.setattr(surgery, "_clear_gradients", lambda planned: None)
+    report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert report.reinitialised == {}
+    assert all("gradient" in reason for reason in report.refused["relu"].values())
+    assert untouched(before, net, optimizer)
+
+
+def test_a_reset_between_backward_and_step_is_not_undone_by_the_step() -> None:
+    net, x, optimizer = network()
+    reference, _, other = network()
+    reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    optimizer.step()
+    other.step()
+    for model in (net, reference):
+        model.eval()
+    assert torch.equal(net(x), reference(x))
+
+
+def test_a_failure_while_writing_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, optimizer = network()
+    before = snapshot(net, optimizer)
+    written = []
+    original = edit.WeightSlice.write_
+
+    def failing(self: Any, tensor: Any, values: Any) -> None:
+        written.append(tensor)
+        if len(written) == 3:
+            raise RuntimeError("out of memory")
+        original(self, tensor, values)
+
+    monkeypatch.setattr(edit.WeightSlice, "write_", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert untouched(before, net, optimizer)
+
+
+def test_a_failing_optimizer_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, optimizer = network()
+    before = snapshot(net, optimizer)
+
+    def failing(*args: Any) -> None:
+        raise RuntimeError("no memory of it")
+
+    monkeypatch.setattr(revive.OptimizerMemory, "forget_", failing)
+    with pytest.raises(RuntimeError, match="no memory of it"):
+        reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert untouched(before, net, optimizer)
+
+
+def test_one_culprit_does_not_cost_the_others_their_revival(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = tracing._reading_parts
+
+    def wrong_for_two(session: Any, index: int, channel: int) -> Any:
+        return original(session, index, 3 if channel == 2 else channel)
+
+    net, x, optimizer = network()
+    monkeypatch.setattr(tracing, "_reading_parts", wrong_for_two)
+    report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert report.reinitialised == {"relu": [5]}
+    assert list(report.refused["relu"]) == [2]
+
+
+def test_an_event_takes_few_passes() -> None:
+    net, x, _ = network()
+    assert reinit_dead_units(net, {"relu": [2, 5]}, x).passes < 10
+
+
+def test_random_state_modes_and_buffers_are_as_before() -> None:
+    net, x, _ = network()
+    net.a.eval()
+    modes = [module.training for module in net.modules()]
+    mean = net.bn.running_mean.clone()
+    state = torch.get_rng_state()
+    reinit_dead_units(net, {"relu": [2]}, x)
+    assert torch.equal(state, torch.get_rng_state())
+    assert modes == [module.training for module in net.modules()]
+    kept = [0, 1, 3, 4, 5, 6, 7]
+    assert torch.equal(mean[kept], net.bn.running_mean[kept])
+    assert not torch.equal(mean[2], net.bn.running_mean[2])
+
+
+def test_a_dry_run_touches_nothing() -> None:
+    net, x, optimizer = network()
+    before = snapshot(net, optimizer)
+    config = ReinitConfig(dry_run=True)
+    report = reinit_dead_units(net, {"relu": [2]}, x, optimizers=[optimizer], config=config)
+    assert report.planned == {"relu": [2]}
+    assert "would re-initialise 1 unit" in str(report)
+    assert untouched(before, net, optimizer)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(dtype: torch.dtype) -> None:
+    net, x, _ = network()
+    net, x = net.to(dtype).eval(), x.to(dtype)
+    before = net(x)
+    report = reinit_dead_units(net, {"relu": [2, 5]}, x)
+    assert report.reinitialised == {"relu": [2, 5]}, str(report)
+    assert torch.equal(before, net.eval()(x))
+
+
+def test_a_compiled_model_is_not_compiled_anew() -> None:
+    net, x, _ = network()
+    net.eval()
+    compiled = torch.compile(net, backend="aot_eager")
+    with torch.no_grad():
+        before = compiled(x)
+        report = reinit_dead_units(compiled, {"relu": [2, 5]}, x)
+        with torch.compiler.set_stance("fail_on_recompile"):
+            after = compiled(x)
+    assert report.reinitialised == {"relu": [2, 5]}
+    assert torch.equal(before, after)
+
+
+def test_sharded_models_are_refused() -> None:
+    class FSDPModule:
+        pass
+
+    class Sharded(nn.Sequential, FSDPModule):
+        pass
+
+    net = Sharded(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    report = reinit_dead_units(net, {"1": [0]}, torch.randn(4, 4))
+    assert "sharded" in report.refused["1"][0]
+
+
+def test_the_same_seed_draws_the_same_weights() -> None:
+    rows = []
+    for seed in (1, 1, 2):
+        net, x, _ = network()
+        reinit_dead_units(net, {"relu": [2]}, x, seed=seed)
+        rows.append(net.a.weight[2].detach().clone())
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_arguments_are_checked() -> None:
+    net, x, _ = network()
+    with pytest.raises(ValueError, match="two different samples"):
+        reinit_dead_units(net, {"relu": [2]}, x[:1])
+    with pytest.raises(ValueError, match="two different samples"):
+        reinit_dead_units(net, {"relu": [2]}, x[:1].expand(4, -1, -1, -1))
+    with pytest.raises(ValueError, match=r"name layers of the model, but got 'gelu'.*relu"):
+        reinit_dead_units(net, {"gelu": [2]}, x)
+    with pytest.raises(ValueError, match=r"in \[0, 8\), but got \[8\]"):
+        reinit_dead_units(net, {"relu": [8]}, x)
+    with pytest.raises(TypeError, match="a tensor, a tuple or a mapping"):
+        reinit_dead_units(net, {"relu": [2]}, 3)
+
+
+def test_a_living_unit_is_refused() -> None:
+    net, x, _ = network()
+    report = reinit_dead_units(net, {"relu": [0]}, x)
+    assert report.refused == {"relu": {0: "it fires on the example"}}
+
+
+def test_operations_have_names() -> None:
+    assert Operation("link", torch.add).name == "add"
