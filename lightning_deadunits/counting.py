@@ -10,19 +10,19 @@ from lightning_deadunits.counting_cpu import count_on_cpu
 
 def count_values(
     activation: Tensor, unit_dims: tuple[int, ...], atol: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | int]:
     """Count the zeros of every unit, and the non-finite values of all units together.
 
     Args:
-        activation: Output of one layer, any dense layout, any real dtype.
+        activation: Output of one layer, any dense layout, any real dtype, without a gradient.
         unit_dims: Axes, ascending and non-negative, that together index the units.
         atol: Values with ``|a| <= atol`` count as zero.
 
     Returns:
-        Zeros, int64 of shape ``(U,)``, U the product over ``unit_dims``; non-finite values, int64
-        of shape ``()``. Both on the activation's device.
+        Zeros, int64 of shape ``(U,)``, U the product over ``unit_dims``, on the activation's
+        device; how many values are not finite, a number where that is known already, elsewhere
+        int64 of shape ``()``.
     """
-    activation = activation.detach()
     if _is_plain_cpu(activation):
         return count_on_cpu(activation, unit_dims, atol)
     return _count_at_once(activation, unit_dims, atol)

@@ -19,7 +19,7 @@ PIECE = 1 << 17
 
 def count_on_cpu(
     activation: Tensor, unit_dims: tuple[int, ...], atol: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, int]:
     """Count as :func:`lightning_deadunits.counting.count_values` does.
 
     Args:
@@ -29,9 +29,9 @@ def count_on_cpu(
     """
     blocks = _as_blocks(activation, unit_dims)
     budget = PIECE * torch.get_num_threads()
-    if blocks.numel() <= budget:
+    if activation.numel() <= budget:
         zeros, nonfinite = _count_piece(blocks, atol, torch.empty(blocks.shape))
-        return zeros.to(torch.int64), torch.tensor(nonfinite)
+        return zeros.to(torch.int64), nonfinite
     # float64 adds up whole numbers exactly to 2**53.
     sums, nonfinite = torch.zeros(blocks.shape[1], dtype=torch.float64), 0
     flags = torch.empty(0)
@@ -41,16 +41,19 @@ def count_on_cpu(
         zeros, of_piece = _count_piece(piece, atol, flags)
         sums[first : first + piece.shape[1]] += zeros
         nonfinite += of_piece
-    return sums.to(torch.int64), torch.tensor(nonfinite)
+    return sums.to(torch.int64), nonfinite
 
 
 def _count_piece(piece: Tensor, atol: float, flags: Tensor) -> tuple[Tensor, int]:
-    """Return the zeros per unit, as floats, and how many values are not finite."""
+    """Return the zeros per unit, as floats, and how many values are not finite.
+
+    A piece has shape ``(A, U)`` or ``(A, U, B)``.
+    """
     if atol == 0:
         torch.eq(piece, 0, out=flags)
     else:
         torch.le(piece.abs(), atol, out=flags)
-    zeros = flags[:, :, 0].sum(0) if flags.shape[2] == 1 else flags.sum((0, 2))
+    zeros = flags.sum(0) if flags.ndim == 2 else flags.sum((0, 2))
     # The sum is finite only if every value is. It is in host memory: nothing is waited for.
     if math.isfinite(piece.sum(dtype=torch.float32).numpy()):
         return zeros, 0
@@ -58,24 +61,34 @@ def _count_piece(piece: Tensor, atol: float, flags: Tensor) -> tuple[Tensor, int
 
 
 def _as_blocks(activation: Tensor, unit_dims: tuple[int, ...]) -> Tensor:
-    """View (or else copy) the activation as ``(A, U, B)``, contiguous, whatever its layout."""
-    dense, where = activation, list(unit_dims)
-    if not activation.is_contiguous():
-        strides = activation.stride()
-        order = sorted(range(activation.ndim), key=lambda dim: -strides[dim])
-        dense, where = activation.permute(order), [order.index(dim) for dim in unit_dims]
-    if not dense.is_contiguous() or where != list(range(where[0], where[0] + len(where))):
-        others = [dim for dim in range(activation.ndim) if dim not in unit_dims]
-        dense = activation.permute(*unit_dims, *others).contiguous()
-        where = list(range(len(unit_dims)))
+    """View (or else copy) the activation as ``(A, U)`` or ``(A, U, B)``, contiguous."""
+    if activation.is_contiguous():
+        first, last = unit_dims[0], unit_dims[-1]
+        if last - first + 1 == len(unit_dims):
+            return _merged(activation, first, last)
+    strides = activation.stride()
+    order = sorted(range(activation.ndim), key=lambda dim: -strides[dim])
+    dense, where = activation.permute(order), [order.index(dim) for dim in unit_dims]
+    if dense.is_contiguous() and where == list(range(where[0], where[0] + len(where))):
+        return _merged(dense, where[0], where[-1])
+    others = [dim for dim in range(activation.ndim) if dim not in unit_dims]
+    copy = activation.permute(*others, *unit_dims).contiguous()
+    return _merged(copy, len(others), activation.ndim - 1)
+
+
+def _merged(dense: Tensor, first: int, last: int) -> Tensor:
+    """View a contiguous tensor with axes ``first`` to ``last`` as one, and those around them."""
     shape = dense.shape
-    units = shape[where[0] : where[-1] + 1].numel()
-    return dense.view(shape[: where[0]].numel(), units, shape[where[-1] + 1 :].numel())
+    units = shape[first] if first == last else shape[first : last + 1].numel()
+    if last == dense.ndim - 1:
+        return dense.view(-1, units)
+    return dense.view(shape[:first].numel(), units, -1)
 
 
 def _pieces(blocks: Tensor, budget: int) -> Iterator[tuple[int, Tensor]]:
-    """Cut ``(A, U, B)`` into cache-sized pieces, each with the index of its first unit."""
-    before, units, after = blocks.shape
+    """Cut blocks into cache-sized pieces, each with the index of its first unit."""
+    before, units = blocks.shape[:2]
+    after = blocks[0, 0].numel()
     if units * after <= budget:
         for piece in blocks.split(budget // (units * after)):
             yield 0, piece

@@ -31,7 +31,7 @@ def zero_counts(activation: Tensor, unit_dim: int = 1, atol: float = 0.0) -> tup
     """
     check_atol(atol)
     axis = check_unit_dim(activation, unit_dim)
-    zeros, _ = count_values(activation, (axis,), atol)
+    zeros, _ = count_values(activation.detach(), (axis,), atol)
     return zeros, values_per_unit(activation, axis)
 
 

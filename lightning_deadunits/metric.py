@@ -78,7 +78,7 @@ class ZeroActivationRate(Metric):
                 f"Expected axis {self.unit_dim} of the activation to have `num_units` = "
                 f"{self.num_units} entries, but got shape {tuple(activation.shape)}."
             )
-        zeros, nonfinite = count_values(activation, (axis,), self.atol)
+        zeros, nonfinite = count_values(activation.detach(), (axis,), self.atol)
         # Not in place: an inference tensor of a stand-alone `validate` cannot be updated later.
         self.zeros = self.zeros + zeros
         self.observations = self.observations + values_per_unit(activation, axis)

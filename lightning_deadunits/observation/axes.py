@@ -129,6 +129,8 @@ def keep_same_rank(
     axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
 ) -> Axes | None:
     """Keep the axes through elementwise, pooling and broadcasting calls."""
+    if out.shape == source.shape:
+        return axes
     shift = out.ndim - source.ndim
     if shift < 0:
         return None

@@ -12,14 +12,12 @@ def dense(activation: Tensor, unit_dims: Axes) -> tuple[Tensor, Axes]:
     """Return an activation without its raggedness, and where its unit axes are then.
 
     Args:
-        activation: Any tensor; a nested one has shape ``(N, *, U, *)``, its second axis ragged.
+        activation: A nested tensor of shape ``(N, *, U, *)``, its second axis ragged.
         unit_dims: Axes that index the units.
 
     Raises:
         NotImplementedError: If the units are on the ragged axis or the batch axis.
     """
-    if not activation.is_nested:
-        return activation, unit_dims
     if min(unit_dims) < 2:
         raise NotImplementedError("the units of a nested tensor are on its ragged axis")
     merged = tuple(axis - 1 for axis in unit_dims)

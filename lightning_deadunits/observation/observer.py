@@ -15,7 +15,6 @@ from torch import Tensor
 from lightning_deadunits.counting import count_values
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
-from lightning_deadunits.observation.names import selects
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
@@ -25,9 +24,13 @@ def uncountable(activation: Tensor) -> str | None:
     """Return why an activation cannot be counted here, None if it can."""
     if torch._C._functorch.is_functorch_wrapped_tensor(activation):
         return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if activation.is_meta:
+        return "its activation is on the meta device, which has no values"
+    if type(activation) is Tensor:
+        return None
     if hasattr(activation, "placements"):
         return "its activation is a DTensor, of which this process holds a shard only"
-    if activation.is_meta or isinstance(activation, torch._subclasses.FakeTensor):
+    if isinstance(activation, torch._subclasses.FakeTensor):
         return "its activation is a fake tensor, which has no values"
     return None
 
@@ -36,7 +39,7 @@ class _Count(NamedTuple):
     """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
 
     zeros: Tensor
-    nonfinite: Tensor
+    nonfinite: int | Tensor
     observations: int | Tensor
     unit_dim: int
     kind: Kind
@@ -49,7 +52,7 @@ class LayerCounts:
 
     Attributes:
         zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
-        nonfinite: NaN and infinite values of all units together, int64 of shape ``()``.
+        nonfinite: NaN and infinite values of all units together.
         observations: Values seen per unit.
         unit_dim: Axis of the activation that indexes the units.
         kind: Whether the units can be zero at rest.
@@ -57,7 +60,7 @@ class LayerCounts:
     """
 
     zeros: Tensor
-    nonfinite: Tensor
+    nonfinite: int | Tensor
     observations: int | Tensor
     unit_dim: int
     kind: Kind
@@ -81,7 +84,8 @@ class Observer(SiteMode):
         self.never_zero = self.layers is not None and atol is not None
         self.counts: dict[str, LayerCounts] = {}
         self._pending: dict[str, _Count] = {}
-        self._entered = ExitStack()
+        self._running = False
+        self._room = ExitStack()
 
     def reset(self) -> None:
         """Start a new epoch."""
@@ -94,12 +98,14 @@ class Observer(SiteMode):
         """Start counting one forward pass."""
         self.start_pass()
         self._pending.clear()
-        self._entered.enter_context(room_for_graphs())
-        self._entered.enter_context(self)
+        self.__enter__()
+        self._running = True
 
     def end(self, keep: bool = True) -> None:
         """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
-        self._entered.close()
+        if self._running:
+            self._running = False
+            self.__exit__(None, None, None)
         if keep:
             self.fold()
         self._pending.clear()
@@ -116,15 +122,22 @@ class Observer(SiteMode):
             raise
         self.end()
 
+    def attach(self) -> None:
+        """Let the modules of the model tell when they run, the compiled ones too."""
+        super().attach()
+        self._room.close()
+        self._room.enter_context(room_for_graphs())
+
     def detach(self) -> None:
         """Stop counting and take every hook away."""
         self.end(keep=False)
+        self._room.close()
         super().detach()
 
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
         for name, count in self._pending.items():
-            if not selects(name, self.layers, self.exclude):
+            if not (self._all or self._selects(name)):
                 continue  # a compiled region counts all: fnmatch cannot be traced
             if name not in self.counts:
                 self.counts[name] = LayerCounts(*count)
@@ -155,18 +168,17 @@ class Observer(SiteMode):
         return output
 
     def _count(self, site: Site, output: Tensor) -> None:
-        values, dims = dense(output.detach(), site.unit_dims)
+        values, dims = output.detach(), site.unit_dims
+        if values.is_nested:
+            values, dims = dense(values, dims)
         padded = padded_values(self.padding(), output)
-        seen: int | Tensor = 1
-        for axis, size in enumerate(values.shape):
-            seen *= 1 if axis in dims else size
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
         zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
+        seen: int | Tensor = values.numel() // max(1, zeros.numel())
         if padded is not None:
             hidden = padded.sum()
-            nonfinite = nonfinite - hidden * zeros.numel()
-            seen = seen - hidden
+            nonfinite, seen = nonfinite - hidden * zeros.numel(), seen - hidden
         self._pending[site.name] = _Count(
             zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
         )

@@ -9,7 +9,7 @@ afterwards. Only names need hooks, which are there for as long as ``watching`` l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from lightning_deadunits.observation.activations import (
 from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.hooks import ModuleHooks
-from lightning_deadunits.observation.lineage import Lineage
+from lightning_deadunits.observation.lineage import EagerLineage, Lineage
 from lightning_deadunits.observation.names import called, module_names, selects
 from lightning_deadunits.observation.padding import Padding, padding_of, reads_padding
 from lightning_deadunits.observation.probing import probed_kind
@@ -85,7 +85,9 @@ class SiteMode(TorchFunctionMode):
         self.layers = layers
         self.exclude = exclude
         self.never_zero = never_zero
-        self.lineage = Lineage()
+        self.lineage = EagerLineage()
+        self._traced_lineage = Lineage()
+        self._all = layers is None and exclude is None
         self.met: dict[str, bool] = {}
         self.never_met: dict[str, bool] = {}
         self.expected: dict[str, str] = {}
@@ -135,26 +137,19 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if not torch.compiler.is_compiling() and isinstance(func, _OPERATORS):
-            func = plain_function(func)
-        self._follow(func, args, kwargs, out)
+        if torch.compiler.is_compiling():
+            self._traced_lineage.follow(func, args, kwargs, out)
+        else:
+            if isinstance(func, _OPERATORS):
+                func = plain_function(func)
+            # An unforeseen signature must not cost the user's pass: the axis is unknown then.
+            try:
+                self.lineage.follow(func, args, kwargs, out)
+            except Exception:
+                pass
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
         return self.on_call(func, args, kwargs, out)
-
-    def _follow(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
-    ) -> None:
-        if torch.compiler.is_compiling():
-            self.lineage.follow(function, args, kwargs, out)
-            return
-        # An unforeseen signature must not cost the user's forward pass: the axis is unknown then.
-        with suppress(Exception):
-            self.lineage.follow(function, args, kwargs, out)
 
     def _activation(
         self,
@@ -187,14 +182,18 @@ class SiteMode(TorchFunctionMode):
         self._calls[base] = earlier + 1
         name = called(base, earlier)
         self._ran[name] = kind
-        if not torch.compiler.is_compiling() and not selects(name, self.layers, self.exclude):
+        if not (self._all or torch.compiler.is_compiling() or self._selects(name)):
             return output
         return self.on_site(Site(name, kind, axes, assumed), output)
 
+    def _selects(self, name: str) -> bool:
+        return selects(name, self.layers, self.exclude)
+
     def _unit_axes(self, output: Tensor) -> tuple[Axes | None, bool]:
-        known = self.lineage.axes(output)
+        lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
+        known = lineage.axes(output)
         if known is None:
-            known = self.lineage.guess(output)
+            known = lineage.guess(output)
         if known is not None:
             return known, False
         # PyTorch's own convention: channels second for images, features last for all else.

@@ -67,8 +67,9 @@ def pack(counts: Mapping[str, LayerCounts], layout: Layout, device: torch.device
             parts.append(torch.zeros(shape.num_units + 2, dtype=torch.int64, device=device))
             continue
         count = counts[name]
-        seen = torch.as_tensor(count.observations, dtype=torch.int64, device=device).reshape(1)
-        parts += [count.zeros.to(device), count.nonfinite.reshape(1).to(device), seen]
+        parts += [count.zeros.to(device)]
+        for number in (count.nonfinite, count.observations):
+            parts.append(torch.as_tensor(number, dtype=torch.int64, device=device).reshape(1))
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=device)
 
 
