@@ -25,7 +25,7 @@ def step_of(trainer: Any, pl_module: Any, on_training_batches: bool) -> Callable
             if name is None:
                 return pl_module(batch), logged
             step = getattr(pl_module, name)
-            return step(batch, **_extras(step)), logged
+            return step(batch, *_indices(step)), logged
 
     return run
 
@@ -44,9 +44,13 @@ def _overridden(pl_module: Any, name: str) -> bool:
     return method is not None and not home.startswith(("lightning.", "pytorch_lightning."))
 
 
-def _extras(step: Callable[..., Any]) -> dict[str, int]:
-    names = inspect.signature(step).parameters
-    return {name: 0 for name in ("batch_idx", "dataloader_idx") if name in names}
+def _indices(step: Callable[..., Any]) -> list[int]:
+    """Return zeros for the indices of batch and dataloader, whatever the step calls them."""
+    takes = inspect.signature(step).parameters.values()
+    positional = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if any(parameter.kind == parameter.VAR_POSITIONAL for parameter in takes):
+        return [0]
+    return [0] * min(2, len(positional) - 1)
 
 
 @contextmanager

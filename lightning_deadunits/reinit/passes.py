@@ -135,7 +135,7 @@ def _refilled(value: Any, content: Any) -> Any:
     elif type(value) in (dict, set):
         value.clear()
         value.update(content)
-    elif type(value) is Tensor:
+    elif type(value) is Tensor and not torch.equal(value, content):
         return content
     return value
 

@@ -180,7 +180,10 @@ class Reviver:
             return None, problem
         if not (event.report.reinitialised or event.report.refused or event.report.planned):
             return None, None
-        event.commit_()
+        try:
+            event.commit_()
+        except Exception as error:  # an optimizer of the user's own
+            return None, f"{type(error).__name__}: {error}"
         edit_copies_(copies_of(trainer, pl_module), edited(event))
         self._schedule.revived(event.report.reinitialised)
         self._schedule.refused(event.report.refused)

@@ -67,8 +67,12 @@ class Surgeon:
     def operate_(self, traces: Traces) -> Outcome:
         """Re-initialise units; those that disturb the model are found by halving, and refused."""
         outcome = Outcome()
-        if traces:
-            self._operate_on(traces, outcome)
+        try:
+            if traces:
+                self._operate_on(traces, outcome)
+        except BaseException:
+            outcome.undo_()
+            raise
         return outcome
 
     def _operate_on(self, traces: Traces, outcome: Outcome) -> None:
@@ -76,7 +80,7 @@ class Surgeon:
         self._attempts += 1
         try:
             silent = self._write_and_verify_(traces, edits)
-        except Exception as error:
+        except BaseException as error:
             for edit in reversed(edits):
                 edit.undo_()
             if not isinstance(error, (DisturbedError, PathChangedError)):

@@ -207,6 +207,24 @@ def test_a_failing_event_changes_nothing_and_training_goes_on(tmp_path: Any) -> 
     assert bool((model.bn.bias[1] < -40).all())
 
 
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_step_may_call_its_arguments_as_it_likes(tmp_path: Any, every: int | None) -> None:
+    class Terse(Plain):
+        def training_step(self, b: list[Tensor], i: int) -> Tensor:
+            return self.loss(b)
+
+        def validation_step(self, b: list[Tensor], i: int, *rest: Any) -> None:
+            super().validation_step(b, i)
+
+    seed_everything(0, verbose=False)
+    model = Terse()
+    kill(model.bn, 1)
+    callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=every))
+    fit(model, tmp_path, callback)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised == {"relu": [1]}
+
+
 def test_manual_optimisation_with_two_optimizers(tmp_path: Any) -> None:
     class Manual(Plain):
         automatic_optimization = False

@@ -249,3 +249,27 @@ def test_a_living_unit_is_refused() -> None:
 
 def test_operations_have_names() -> None:
     assert Operation("link", torch.add).name == "add"
+
+
+def test_what_was_done_before_a_failure_is_taken_back_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = tracing._reading_parts
+
+    def wrong_for_two(session: Any, index: int, channel: int) -> Any:
+        return original(session, index, 3 if channel == 2 else channel)
+
+    net, x, optimizer = network()
+    before = snapshot(net, optimizer)
+    monkeypatch.setattr(tracing, "_reading_parts", wrong_for_two)
+    operate = surgery.Surgeon._operate_on
+
+    def failing(self: Any, traces: Any, outcome: Any) -> None:
+        if outcome.units:
+            raise KeyboardInterrupt
+        operate(self, dict(reversed(traces.items())), outcome)
+
+    monkeypatch.setattr(surgery.Surgeon, "_operate_on", failing)
+    with pytest.raises(KeyboardInterrupt):
+        reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert untouched(before, net, optimizer)
