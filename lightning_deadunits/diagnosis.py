@@ -47,8 +47,8 @@ def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
 
 def _of_birth(born: int, report: DeadUnitsReport) -> str:
     return (
-        f"Born dead: {born} of the {report.num_dead} dead units were never seen alive. "
-        f"Look at the initialisation, the biases and the scale of the inputs."
+        f"Born dead: {born} of the {report.num_dead} dead units were alive at no validation. "
+        f"Look at the initialisation, the biases, the scale of the inputs and the first steps."
     )
 
 

@@ -18,13 +18,11 @@ class _Life:
 
     Attributes:
         dead_since: Step at which each unit was first seen dead in a row, ``ALIVE`` if it is alive.
-        ever_alive: Whether each unit was alive at any validation, or fired in the sanity check.
-        judged: Whether a whole validation has been seen.
+        ever_alive: Whether each unit was alive at any validation.
     """
 
     dead_since: Tensor
     ever_alive: Tensor
-    judged: bool
 
 
 class History:
@@ -33,17 +31,6 @@ class History:
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
         self._deaths: list[Death] = []
-
-    def witness(self, report: DeadUnitsReport) -> None:
-        """Remember who fired in the sanity check, which alone sees the units as they were born.
-
-        A few batches prove that a unit was alive, never that one was dead.
-        """
-        for layer in report.layers.values():
-            if layer.observations and layer.name not in self._lives:
-                alive = ~_dead_mask(layer)
-                since = torch.full_like(layer.zeros, ALIVE)
-                self._lives[layer.name] = _Life(since, alive, judged=False)
 
     def record(self, report: DeadUnitsReport, step: int) -> DeadUnitsReport:
         """Take note of one validation and return its report, completed with the history.
@@ -72,12 +59,12 @@ class History:
         dead = _dead_mask(layer)
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
-            life = _Life(torch.full_like(layer.zeros, ALIVE), torch.zeros_like(dead), judged=False)
-        fresh = dead & (life.dead_since == ALIVE)
-        born = torch.zeros_like(dead) if life.judged else fresh & ~life.ever_alive
-        since = torch.where(fresh, step, torch.where(dead, life.dead_since, ALIVE))
-        self._lives[layer.name] = _Life(since, life.ever_alive | ~dead, judged=True)
-        return int((fresh & ~born).sum()), int(born.sum())
+            self._lives[layer.name] = _Life(torch.where(dead, step, ALIVE), ~dead)
+            return 0, int(dead.sum())
+        died = dead & (life.dead_since == ALIVE)
+        since = torch.where(died, step, torch.where(dead, life.dead_since, ALIVE))
+        self._lives[layer.name] = _Life(since, life.ever_alive | ~dead)
+        return int(died.sum()), 0
 
     def _complete_layer(self, layer: LayerReport) -> LayerReport:
         life = self._lives.get(layer.name)
@@ -94,14 +81,13 @@ class History:
             "lives": {
                 name: {"dead_since": life.dead_since, "ever_alive": life.ever_alive}
                 for name, life in self._lives.items()
-                if life.judged
             },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
         self._deaths = [Death(*entry) for entry in state["deaths"]]
-        self._lives = {name: _Life(**life, judged=True) for name, life in state["lives"].items()}
+        self._lives = {name: _Life(**life) for name, life in state["lives"].items()}
 
 
 def _dead_mask(layer: LayerReport) -> Tensor:

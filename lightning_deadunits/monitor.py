@@ -162,10 +162,8 @@ class DeadUnitMonitor:
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
         self._check_selection(trainer)
-        report = self._summed_report(trainer, pl_module)
-        if trainer.sanity_checking:
-            self.history.witness(report)
-        else:
+        if not trainer.sanity_checking:
+            report = self._summed_report(trainer, pl_module)
             self._take_note(trainer, pl_module, report)
 
     @guarded

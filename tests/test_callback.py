@@ -148,14 +148,6 @@ def test_death_is_dated_and_birth_told_apart(make_trainer: MakeTrainer) -> None:
     assert layer.born_dead.nonzero().flatten().tolist() == DEAD
 
 
-def test_dead_in_the_first_epoch_is_not_born_dead(make_trainer: MakeTrainer) -> None:
-    model, callback = Lit(kill={2: [7]}), DeadUnitCallback()
-    make_trainer(callbacks=[callback], max_epochs=1).fit(model, loader(), loader())
-    layer = callback.report.layers["net.act"]
-    assert layer.born_dead.nonzero().flatten().tolist() == DEAD
-    assert layer.dead_since[7] == 3
-
-
 def test_resume_keeps_the_history(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     kill = {2: [7], 6: [8]}
     whole = DeadUnitCallback()
