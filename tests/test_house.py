@@ -19,9 +19,10 @@ FLOORS = [
     ["table", "plotting", "gaps", "diagnosis", "history", "undisturbed"],
     ["observation"],
     ["selection", "scan"],
+    ["processes"],
     ["reinit"],
     ["tensorboard_plugin"],
-    ["loggers", "processes", "guard", "monitor"],
+    ["loggers", "guard", "monitor"],
     ["callback", "pytorch_lightning"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}
