@@ -40,7 +40,7 @@ def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
         if layer.born_dead is not None
     )
     died = sum(death.died for death in deaths)
-    if max(born, died) <= _FEW:
+    if max(born, died) <= _FEW or not report.num_dead:
         return None
     return _of_birth(born, report) if born >= died else _of_deaths(deaths, died, report)
 

@@ -80,8 +80,8 @@ BOUNDED: dict[Callable[..., Any], Callable[[tuple[Any, ...], Mapping[str, Any]],
     **dict.fromkeys((torch.clamp_min, torch.clamp_min_), _clamps_at_zero),
     **dict.fromkeys((Tensor.clamp_min, Tensor.clamp_min_), _clamps_at_zero),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh_at_zero),
-    **dict.fromkeys((F.threshold, F.threshold_, torch.threshold), _threshold_to_zero),
-    torch.threshold_: _threshold_to_zero,  # type: ignore[attr-defined]  # missing in the stubs
+    **dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), _threshold_to_zero),
+    F.threshold_: _threshold_to_zero,  # type: ignore[attr-defined]  # missing in the stubs
 }
 """Functions that are activations with some arguments only: exact if so, else not one at all."""
 

@@ -98,14 +98,14 @@ class Observer(SiteMode):
         """Start counting one forward pass."""
         self.start_pass()
         self._pending.clear()
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]  # torch's
         self._running = True
 
     def end(self, keep: bool = True) -> None:
         """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
         if self._running:
             self._running = False
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
         if keep:
             self.fold()
         self._pending.clear()

@@ -9,7 +9,7 @@ afterwards. Only names need hooks, which are there for as long as ``watching`` l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -137,19 +137,28 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if torch.compiler.is_compiling():
-            self._traced_lineage.follow(func, args, kwargs, out)
-        else:
-            if isinstance(func, _OPERATORS):
-                func = plain_function(func)
-            # An unforeseen signature must not cost the user's pass: the axis is unknown then.
-            try:
-                self.lineage.follow(func, args, kwargs, out)
-            except Exception:
-                pass
+        self._follow(func, args, kwargs, out)
+        if isinstance(func, _OPERATORS):
+            func = plain_function(func)
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
         return self.on_call(func, args, kwargs, out)
+
+    def _follow(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        if torch.compiler.is_compiling():
+            self._traced_lineage.follow(function, args, kwargs, out)
+            return
+        if isinstance(function, _OPERATORS):
+            function = plain_function(function)
+        # An unforeseen signature must not cost the user's pass: the axis is unknown then.
+        with suppress(Exception):
+            self.lineage.follow(function, args, kwargs, out)
 
     def _activation(
         self,

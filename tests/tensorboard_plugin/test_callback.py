@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,10 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from .browsing import browse
 from .serving import ROUTE, get, heat_map, tensorboard, wait_until
 
-pytestmark = pytest.mark.skipif(
-    find_spec("lightning_deadunits.reinit.reviver") is None,
-    reason="The callback cannot be imported before reinit is merged.",
-)
 EPOCHS = 4
 
 
