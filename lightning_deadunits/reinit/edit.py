@@ -14,7 +14,7 @@ class Edit:
     """Values that are to be written; later ones win over earlier ones for the same element."""
 
     def __init__(self) -> None:
-        self._values: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        self._values: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
         self._backup: list[tuple[WeightSlice, Tensor]] = []
 
     def set(self, part: WeightSlice, values: Tensor | float) -> None:
@@ -22,22 +22,15 @@ class Edit:
         target = part.parameter
         values = torch.as_tensor(values, dtype=target.dtype, device=target.device)
         values = values.expand(part.positions.shape)
-        if target in self._values:
-            old, before = self._values[target]
-            keep = ~torch.isin(old, part.positions)
-            merged = torch.cat((old[keep], part.positions)), torch.cat((before[keep], values))
-            self._values[target] = merged
-        else:
-            self._values[target] = (part.positions, values)
+        self._values.setdefault(target, []).append((part.positions, values))
 
     def slices(self) -> Iterator[tuple[WeightSlice, Tensor]]:
-        """Yield what is written where."""
-        for target, (positions, values) in self._values.items():
+        """Yield what is written where, each element once."""
+        for target, planned in self._values.items():
+            if len(planned) > 1:
+                self._values[target] = [_merged(planned)]
+            positions, values = self._values[target][0]
             yield WeightSlice(target, positions), values
-
-    def positions(self, target: Tensor) -> Tensor | None:
-        """Return which elements of a tensor are written, None if none is."""
-        return self._values[target][0] if target in self._values else None
 
     def apply_(self) -> None:
         """Write; what was there before is kept for :meth:`undo_`."""
@@ -54,3 +47,12 @@ class Edit:
     def before(self) -> list[Tensor]:
         """Return what was there before, in the order of :meth:`slices`."""
         return [values for _, values in self._backup]
+
+
+def _merged(planned: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return planned values with each element once, as it was planned last."""
+    positions, order = torch.cat([own for own, _ in planned]).sort(stable=True)
+    values = torch.cat([own for _, own in planned])[order]
+    last = torch.ones_like(positions, dtype=torch.bool)
+    last[:-1] = positions[1:] != positions[:-1]
+    return positions[last], values[last]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -110,7 +111,6 @@ class Probe(SiteMode):
             or call.shapes != shapes_of(func, args, given)
         ):
             return super().__torch_function__(func, types, args, kwargs)
-        self._follow(func, args, given, call.out)
         return self.on_call(func, args, given, call.out)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
@@ -132,7 +132,12 @@ class Probe(SiteMode):
         operation, reads = described
         if isinstance(self.visitor, Recording):
             self.visitor.record(self, index, operation, (args, kwargs), out)
-        return self.visitor.operation(index, operation, reads, out)
+        result = self.visitor.operation(index, operation, reads, out)
+        if result is not out and isinstance(result, Tensor):
+            # What takes the place of a tensor has its unit axes, too.
+            with suppress(Exception):
+                self.lineage.follow(function, args, kwargs, result)
+        return result
 
 
 def shapes_of(
