@@ -24,7 +24,7 @@ from lightning_deadunits.processes import (
     logged_step,
     sum_tensors,
 )
-from lightning_deadunits.reinit import ReinitConfig
+from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.reviver import Reviver
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import (
@@ -243,7 +243,11 @@ class DeadUnitMonitor:
             return
         event = self.reviver.before_train_batch(trainer, pl_module, batch, batch_idx)
         if event is not None:
-            log_reinit(trainer, pl_module, event, self.report, logged_step(trainer))
+            self._tell(trainer, pl_module, event)
+
+    @guarded
+    def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
+        log_reinit(trainer, pl_module, event, self.report, logged_step(trainer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

@@ -221,6 +221,8 @@ class SiteMode(TorchFunctionMode):
     def attach(self) -> None:
         """Let the modules of the model tell when they run."""
         for module, name in module_names(self.model).items():
+            if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
+                self.expected.setdefault(name, "its hidden units are inside of a fused kernel")
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):

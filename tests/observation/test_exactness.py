@@ -263,3 +263,20 @@ def test_a_failure_of_ours_is_a_warning_with_its_traceback(
     with pytest.warns(UserWarning, match="(?s)Layer '1' cannot be observed.*in broken"):
         report = find_dead_units(net, [torch.randn(2, 3)])
     assert report.unjudged == {"1": "RuntimeError: unforeseen"}
+
+
+def test_what_cannot_be_seen_is_named() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(3, 4, nonlinearity="relu")
+            self.script = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
+            self.act = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(self.script(self.rnn(x)[0]))
+
+    with pytest.warns(UserWarning, match="rnn: its hidden units are inside of a fused kernel"):
+        report = find_dead_units(Net(), [torch.randn(5, 2, 3)])
+    assert report.unjudged["script"] == "a ScriptModule runs outside of Python"
+    assert list(report.layers) == ["act"]
