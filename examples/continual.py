@@ -37,7 +37,8 @@ def kaiming(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
         generator: Source of random numbers.
     """
     bound = (6 / fresh.shape[1]) ** 0.5
-    return (torch.rand(fresh.shape, generator=generator) * 2 - 1) * bound
+    weights: Tensor = (torch.rand(fresh.shape, generator=generator) * 2 - 1) * bound
+    return weights
 
 
 class SlowlyChanging(IterableDataset[tuple[Tensor, Tensor]]):
