@@ -11,6 +11,8 @@ _TOGETHER = 0.5
 """Share of all deaths at one validation from which on units died together."""
 _STEADY_VALIDATIONS = 3
 _FEW = 2
+_SHARE = 0.05
+"""Neither two units nor a twentieth of all are enough to conclude from."""
 
 
 class Death(NamedTuple):
@@ -40,7 +42,7 @@ def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
         if layer.born_dead is not None
     )
     died = sum(death.died for death in deaths)
-    if max(born, died) <= _FEW or not report.num_dead:
+    if max(born, died) <= max(_FEW, _SHARE * report.num_units) or not report.num_dead:
         return None
     return _of_birth(born, report) if born >= died else _of_deaths(deaths, died, report)
 
