@@ -7,7 +7,7 @@ the revived are among them, and the validation loss relative to that before the 
 
 Run with::
 
-    python tests/benchmarks/adam_revival.py --output tests/benchmarks/results/adam_revival.json
+    python -m tests.benchmarks.adam_revival --output tests/benchmarks/results/adam_revival.json
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from result_file import mean_and_ci, write_results
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.optimizer_state import memory_of, reset_
 from lightning_deadunits.reinit.weight_slice import WeightSlice
+from tests.benchmarks.result_file import mean_and_ci, write_results
 
 KILLED, STEPS, BATCH = 24, 3000, 128
 

@@ -8,7 +8,7 @@ result file has it beside the interval, against plain SGD and against ReDo.
 
 Run with (a minute per policy and 100 runs on one core)::
 
-    python tests/benchmarks/continual.py --output tests/benchmarks/results/continual.json
+    python -m tests.benchmarks.continual --output tests/benchmarks/results/continual.json
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from continual_learner import Policy, learn
-from continual_policies import POLICIES
 from numpy.typing import NDArray
-from result_file import mean_and_ci, write_results
+
+from tests.benchmarks.continual_learner import Policy, learn
+from tests.benchmarks.continual_policies import POLICIES
+from tests.benchmarks.result_file import mean_and_ci, write_results
 
 LAST_BINS = 5
 REFERENCES = ("plain SGD", "ReDo 0.1 every 1000")

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from slowly_changing import FAST, PERIOD, SLOW, Block, Floats, stream
 from torch import nn
+
+from tests.benchmarks.slowly_changing import FAST, PERIOD, SLOW, Block, Floats, stream
 
 INPUTS, UNITS, LEARNING_RATE, BIN = SLOW + FAST, 5, 0.01, 20_000
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
 from numpy.typing import NDArray
-from slowly_changing import Floats
+
+from tests.benchmarks.continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
+from tests.benchmarks.slowly_changing import Floats
 
 
 class PlainSGD:

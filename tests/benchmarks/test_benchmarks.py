@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from continual_learner import LEARNING_RATE, Networks, Training, learn
-from continual_policies import POLICIES, PlainSGD, Scheduled
-from slowly_changing import PERIOD, stream
 from torch import nn
+
+from tests.benchmarks.continual_learner import LEARNING_RATE, Networks, Training, learn
+from tests.benchmarks.continual_policies import POLICIES, PlainSGD, Scheduled
+from tests.benchmarks.slowly_changing import PERIOD, stream
 
 
 def test_runs_side_by_side_learn_as_torch_does_one_by_one():
