@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 
@@ -47,14 +48,13 @@ def test_help_explains_every_option(cli: Any) -> None:
         assert len(option.split("(type:")[0].split()) > 4, name
 
 
-def test_help_explains_every_option_of_reinit(cli: Any) -> None:
-    _, text = cli("fit", f"--trainer.callbacks={CALLBACK}", "--trainer.callbacks.reinit.help")
-    _, text = (None, text) if "patience" in text else cli(
-        "fit", f"--trainer.callbacks.help={CALLBACK}"
-    )  # fmt: skip
-    flat = "".join((ReinitConfig.__doc__ or "").split())
+def test_help_explains_every_option_of_reinit() -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(ReinitConfig, "reinit")
+    text = parser.format_help()
     for field in dataclasses.fields(ReinitConfig):
-        assert f"{field.name}:" in flat, field.name
+        option = text.split(f"--reinit.{field.name} ")[-1]
+        assert len(option.split("(type:")[0].split()) > 4, field.name
 
 
 def test_print_config_round_trips(cli: Any, tmp_path: Path) -> None:
