@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import MOVES, PRODUCERS, Axes, keep_same_rank
+from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.moves import MOVES, keep_same_rank
+from lightning_deadunits.observation.producers import PRODUCERS
 
 _ATTRIBUTE = "_deadunits_axes"
 

@@ -43,11 +43,11 @@ class ReinitConfig:
         criterion: `dead` for units that never fire. `dormant` for those whose mean magnitude is at
             most `tau` times the layer's mean (ReDo, Sokar et al. 2023); what such a unit still
             contributes is lost.
-        tau: Threshold of `dormant`.
+        tau: Share of the layer's mean magnitude up to which a unit is `dormant`.
         tolerance: Largest change of any layer's output on the example, relative to its largest
             value, at which a unit may still be silenced. By default the rounding of its dtype.
         attempts: How often incoming weights are drawn anew while a unit stays silent.
-        seed: Seed of the fresh weights.
+        seed: Seed from which, with the step and the layer, fresh weights are drawn.
         dry_run: Report what would be done, and touch nothing.
 
     Raises:

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import MOVES
+from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.reinit.parameters import Parameters
 
 Where = dict[int, list[int]]
