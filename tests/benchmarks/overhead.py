@@ -79,14 +79,26 @@ def measure(
     runs = {"plain": _pass(model, inputs, Tool, compiled)}
     runs |= {name: _pass(model, inputs, tool, compiled) for name, tool in tools.items()}
     times: dict[str, list[float]] = {name: [] for name in runs}
+    failed: dict[str, str] = {}
     for turn in range(pairs + _WARM_UPS):
         for name, run in runs.items():
-            spent = seconds(run, inputs.device)
+            if name in failed:
+                continue
+            try:
+                spent = seconds(run, inputs.device)
+            except Exception as error:
+                if name == "plain":
+                    raise
+                failed[name] = type(error).__name__
+                continue
             if turn >= _WARM_UPS:
                 times[name].append(spent)
-    memory = {name: peak_bytes(run, inputs.device) for name, run in runs.items()}
+    memory = {n: peak_bytes(run, inputs.device) for n, run in runs.items() if n not in failed}
     result: dict[str, Any] = {"plain_ms": round(1000 * statistics.median(times["plain"]), 2)}
     for name in tools:
+        if name in failed:
+            result[name] = {"error": failed[name]}
+            continue
         ratios = [a / b for a, b in zip(times[name], times["plain"], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         result[name] = {
@@ -100,7 +112,9 @@ def measure(
 def _pass(model: nn.Module, inputs: Tensor, tool: type[Tool], compiled: bool) -> Callable[[], None]:
     """Return a function that runs a copy of the model, watched by a tool for good."""
     watched = copy.deepcopy(model)
-    # Before compilation: Dynamo skips hooks that come later.
+    # Before compilation: Dynamo skips hooks that come later, and those of a second instance of a
+    # class that was compiled before, unless it is told to guard on hooks.
+    torch._dynamo.config.skip_nnmodule_hook_guards = not compiled
     attached = tool(watched)
     if compiled:
         attached.model = torch.compile(watched)  # type: ignore[assignment]
@@ -122,10 +136,16 @@ def table(results: dict[str, dict[str, Any]], tools: list[str]) -> str:
     rows = ["| pass | plain | " + " | ".join(tools) + " | target |"]
     rows.append("|---" * (len(tools) + 3) + "|")
     for label, result in results.items():
-        cells = [f"{result[t]['ratio']:.2f} ({result[t]['memory_ratio']:.2f})" for t in tools]
+        cells = [_cell(result[tool]) for tool in tools]
         target = f"{TARGETS[label]:.2f}" if label in TARGETS else ""
         rows.append(f"| {label} | {result['plain_ms']} ms | {' | '.join(cells)} | {target} |")
     return "\n".join(rows)
+
+
+def _cell(measured: dict[str, Any]) -> str:
+    if "error" in measured:
+        return f"raises {measured['error']}"
+    return f"{measured['ratio']:.2f} ({measured['memory_ratio']:.2f})"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -157,6 +177,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
             torch.compiler.reset()
             label = name + (", compiled" if compiled else "")
             results[label] = measure(model, inputs, options.pairs, tools, compiled=compiled)
+            print(label, "done", flush=True)
     print(table(results, list(tools)))
     settings = {
         "device": machine(device),

@@ -35,7 +35,7 @@ class Gate(pl.LightningModule):
 
 
 class Saving(DeadUnitCallback):
-    """Leaves the verdict on disk: a spawned process returns nothing."""
+    """Leaves the verdict on disk: a process of its own returns nothing."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _validate(path: Path) -> None:
     warnings.filterwarnings("ignore", message=".*(many workers|LeafSpec|no `.*logger).*")
     trainer = pl.Trainer(
         accelerator="cpu",
-        strategy="ddp_spawn",
+        strategy="ddp_fork",
         devices=2,
         callbacks=[Saving(path)],
         logger=False,
