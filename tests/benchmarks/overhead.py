@@ -1,174 +1,197 @@
 """What observing costs: an evaluation pass with and without, paired in one process.
 
-``python -m tests.benchmarks.overhead`` prints the ratio of CPU times (of device times on CUDA),
-the median over paired runs, on one thread. Peak memory is what the pass holds beyond its start,
-by torch's own account of allocations.
+``python -m tests.benchmarks.overhead`` prints, for this package and its peers, the ratio of CPU
+times (of device times on CUDA), the median over paired runs on one thread; ``--compiled`` adds
+the same under torch.compile. The floor reads every activation once, by ``x.sum()``. Peak memory
+is what the pass holds beyond its start, by torch's own account of allocations.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
+import os
 import platform
+import random
 import statistics
-import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
-from transformers import ResNetConfig, ResNetModel
 
-from lightning_deadunits.observation.observer import Observer
+from tests.benchmarks.cost import peak_bytes, seconds
+from tests.benchmarks.overhead_nets import NETS, ON_CPU
+from tests.benchmarks.peers import Tool, installed, versions
+from tests.benchmarks.result_file import write_results
 
-TARGETS = {"conv blocks": 1.05, "mlp": 1.10, "resnet-18": 1.03, "conv blocks, compiled": 1.10}
-
-
-def conv_blocks() -> tuple[nn.Module, Tensor]:
-    """Six Conv-BN-ReLU blocks at (32, 3, 32, 32)."""
-    widths = [3, 64, 64, 64, 64, 64, 64]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths):
-        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers), torch.randn(32, 3, 32, 32)
-
-
-def mlp() -> tuple[nn.Module, Tensor]:
-    """Six layers of width 512 at batch 256."""
-    layers: list[nn.Module] = []
-    for _ in range(6):
-        layers += [nn.Linear(512, 512), nn.ReLU()]
-    return nn.Sequential(*layers), torch.randn(256, 512)
-
-
-def resnet18() -> tuple[nn.Module, Tensor]:
-    """ResNet-18 as transformers writes it, at (8, 3, 224, 224)."""
-    config = ResNetConfig(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
-    return ResNetModel(config), torch.randn(8, 3, 224, 224)
-
-
-def transformer_mlp() -> tuple[nn.Module, Tensor]:
-    """Three MLP blocks of a transformer of width 384, 196 tokens, batch 8."""
-    layers: list[nn.Module] = []
-    for _ in range(3):
-        layers += [nn.LayerNorm(384), nn.Linear(384, 1536), nn.GELU(), nn.Linear(1536, 384)]
-    return nn.Sequential(*layers), torch.randn(8, 196, 384)
-
-
-NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "conv blocks": conv_blocks,
-    "mlp": mlp,
-    "resnet-18": resnet18,
-    "transformer mlp": transformer_mlp,
+TARGETS = {
+    "conv blocks": 1.05,
+    "mlp": 1.10,
+    "resnet-18": 1.03,
+    "conv blocks, compiled": 1.10,
+    "resnet-50": 1.10,
+    "resnet-50, compiled": 1.03,
 }
+_WARM_UPS = 3
 
 
-def seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Return the CPU time of one run, or the device's time."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
-    begin = time.process_time()
-    run()
-    return time.process_time() - begin
+class Floor(Tool):
+    """The least that anyone who looks at every activation pays: one read of each."""
+
+    package = "floor"
+
+    def __init__(self, model: nn.Module, channels_last: bool = False) -> None:
+        super().__init__(model)
+        self.sums: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, (nn.ReLU, nn.GELU)):
+                module.register_forward_hook(lambda *call: self.sums.append(call[2].sum()))
+
+    def __call__(self, batch: Tensor) -> None:
+        self.sums.clear()
+        self.model(batch)
 
 
-def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
-    """Return the most memory that a run holds at once, beyond what was held before."""
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        run()
-    held = most = 0
-    for event in sorted(trace.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+CONTENDERS: dict[str, type[Tool]] = {tool.package: tool for tool in (Floor, *installed())}
 
 
-def measure(model: nn.Module, inputs: Tensor, device: torch.device, pairs: int) -> dict[str, Any]:
-    """Time plain and observed passes in turn and return the median ratio and its quartiles."""
-    model = model.to(device).eval()
-    inputs = inputs.to(device)
-    observer = Observer(model)
+def measure(
+    model: nn.Module,
+    inputs: Tensor,
+    pairs: int,
+    tools: dict[str, type[Tool]],
+    *,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Time plain and observed passes in turn.
 
-    def plain() -> None:
+    Args:
+        model: The model, in eval mode.
+        inputs: What it is called with.
+        pairs: How many rounds; in each the plain pass runs once, and once under every tool.
+        tools: The tools.
+        compiled: Whether everything runs under torch.compile.
+
+    Returns:
+        Tool to its median ratio with quartiles and memory ratio, and the plain pass's time.
+    """
+    runs = {"plain": _pass(model, inputs, Tool, compiled)}
+    runs |= {name: _pass(model, inputs, tool, compiled) for name, tool in tools.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    failed: dict[str, str] = {}
+    order = random.Random(0)
+    for turn in range(pairs + _WARM_UPS):
+        # In another order each time: what ran before leaves the allocator and caches in its state.
+        for name in order.sample(list(runs), len(runs)):
+            if name in failed:
+                continue
+            try:
+                spent = seconds(runs[name], inputs.device)
+            except Exception as error:
+                if name == "plain":
+                    raise
+                failed[name] = type(error).__name__
+                continue
+            if turn >= _WARM_UPS:
+                times[name].append(spent)
+    memory = {n: peak_bytes(run, inputs.device) for n, run in runs.items() if n not in failed}
+    result: dict[str, Any] = {"plain_ms": round(1000 * statistics.median(times["plain"]), 2)}
+    for name in tools:
+        if name in failed:
+            result[name] = {"error": failed[name]}
+            continue
+        ratios = [a / b for a, b in zip(times[name], times["plain"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        result[name] = {
+            "ratio": round(middle, 4),
+            "quartiles": [round(low, 4), round(high, 4)],
+            "memory_ratio": round(memory[name] / memory["plain"], 4),
+        }
+    return result
+
+
+def _pass(model: nn.Module, inputs: Tensor, tool: type[Tool], compiled: bool) -> Callable[[], None]:
+    """Return a function that runs a copy of the model, watched by a tool for good."""
+    watched = copy.deepcopy(model)
+    # Before compilation: Dynamo skips hooks that come later, and those of a second instance of a
+    # class that was compiled before, unless it is told to guard on hooks.
+    torch._dynamo.config.skip_nnmodule_hook_guards = not compiled
+    attached = tool(watched)
+    if compiled:
+        attached.model = torch.compile(watched)  # type: ignore[assignment]
+
+    def run() -> None:
         with torch.no_grad():
-            model(inputs)
+            attached(inputs)
 
-    def observed() -> None:
-        with torch.no_grad(), observer.one_pass():
-            model(inputs)
-
-    ratios, times = [], []
-    for pair in range(pairs + 2):
-        bare = seconds(plain, device)
-        with observer.watching():
-            counted = seconds(observed, device)
-        if pair >= 2:  # the first two warm up
-            ratios.append(counted / bare)
-            times.append(bare)
-    bare_memory = peak_bytes(plain, device)
-    with observer.watching():
-        memory = peak_bytes(observed, device)
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {
-        "ratio": round(middle, 4),
-        "quartiles": [round(low, 4), round(high, 4)],
-        "plain_ms": round(1000 * statistics.median(times), 2),
-        "memory_ratio": round(memory / bare_memory, 4),
-    }
+    return run
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Say what the figures were measured on."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor()
-    return {
-        "device": name or platform.machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def machine(device: torch.device) -> str:
+    """Name the GPU, or the CPU's architecture."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
+def table(results: dict[str, dict[str, Any]], tools: list[str]) -> str:
+    """Return all ratios as a table in markdown: time, and memory in brackets."""
+    rows = ["| pass | plain | " + " | ".join(tools) + " | target |"]
+    rows.append("|---" * (len(tools) + 3) + "|")
+    for label, result in results.items():
+        cells = [_cell(result[tool]) for tool in tools]
+        target = f"{TARGETS[label]:.2f}" if label in TARGETS else ""
+        rows.append(f"| {label} | {result['plain_ms']} ms | {' | '.join(cells)} | {target} |")
+    return "\n".join(rows)
+
+
+def _cell(measured: dict[str, Any]) -> str:
+    if "error" in measured:
+        return f"raises {measured['error']}"
+    return f"{measured['ratio']:.2f} ({measured['memory_ratio']:.2f})"
+
+
+def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """Measure, print a table and write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pairs", type=int, default=30)
-    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--compiled", action="store_true", help="also under torch.compile")
+    parser.add_argument("--nets", nargs="*", default=ON_CPU, choices=list(NETS))
+    parser.add_argument("--tools", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument(
+        "--compiled", nargs="*", default=[], choices=list(NETS), help="also under torch.compile"
+    )
+    parser.add_argument("--bf16", action="store_true", help="weights and inputs in bfloat16")
+    parser.add_argument("--channels-last", action="store_true", help="images as NHWC in memory")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     device = torch.device(options.device)
-    results: dict[str, Any] = {"machine": machine(device), "ratios": {}}
+    dtype = torch.bfloat16 if options.bf16 else torch.float32
+    tools = {name: CONTENDERS[name] for name in options.tools}
+    results: dict[str, dict[str, Any]] = {}
     for name in options.nets:
-        for compiled in (False, True) if options.compiled else (False,):
-            model, inputs = NETS[name]()
-            model = torch.compile(model) if compiled else model  # type: ignore[assignment]
+        model, inputs = NETS[name]()
+        model, inputs = model.to(device, dtype).eval(), inputs.to(device, dtype)
+        if options.channels_last and inputs.ndim == 4:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        for compiled in (False, True) if name in options.compiled else (False,):
+            torch.compiler.reset()
             label = name + (", compiled" if compiled else "")
-            result = measure(model, inputs, device, options.pairs)
-            results["ratios"][label] = result
-            target = f"target {TARGETS[label]:.2f}" if label in TARGETS else ""
-            print(
-                f"{label:28s} {result['ratio']:.3f} {result['quartiles']} of "
-                f"{result['plain_ms']} ms, memory {result['memory_ratio']:.3f}  {target}",
-                flush=True,
-            )
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+            results[label] = measure(model, inputs, options.pairs, tools, compiled=compiled)
+            print(label, "done", flush=True)
+    print(table(results, list(tools)))
+    settings = {
+        "device": machine(device),
+        "dtype": str(dtype),
+        "channels_last": options.channels_last,
+        "pairs": options.pairs,
+        "load_average": os.getloadavg()[0],  # how busy others kept the machine
+    }
+    write_results(
+        options.json, settings=settings, versions=versions(), ratios=results, targets=TARGETS
+    )
     return results
 
 
