@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
+from lightning_deadunits.processes import silence_advice
 from lightning_deadunits.report import DeadUnitsReport, LayerReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit, write_zero_rates
 
@@ -28,8 +29,11 @@ def log_scalars(trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
     """Log the scalars through the module, so that other callbacks can monitor them."""
     if trainer.barebones:
         return  # logging is off there, and warns
+    values = scalars(report)
     # The counts were summed over processes already: every process logs the same.
-    pl_module.log_dict(scalars(report), on_step=False, on_epoch=True, batch_size=1)
+    if trainer.world_size > 1:
+        silence_advice(values)
+    pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
 def write_validation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -52,6 +54,15 @@ def sum_tensors(trainer: Any, tensor: Tensor) -> Tensor:
     reduced = trainer.strategy.reduce(tensor, reduce_op="sum")
     assert isinstance(reduced, Tensor)
     return reduced
+
+
+def silence_advice(names: Iterable[str]) -> None:
+    """Keep Lightning from advising ``sync_dist`` for values that all processes share already.
+
+    Following it would cost one collective per scalar.
+    """
+    for family in dict.fromkeys(name.split("/")[0] for name in names):
+        warnings.filterwarnings("ignore", message=rf".*self\.log\('{family}\b.*sync_dist")
 
 
 def device_of(trainer: Any, pl_module: Any) -> torch.device:

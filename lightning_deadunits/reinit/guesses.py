@@ -28,7 +28,7 @@ def guess_sources(session: Session, units: Iterable[UnitKey]) -> tuple[Sources, 
         for unit, guess in guesses.items()
         if all(taken.count(channel) == 1 for channel in guess)
     }
-    for cells in dict.fromkeys((session.example.size, 1)) if guesses else ():
+    for cells in dict.fromkeys((session.example.cells, 1)) if guesses else ():
         try:
             return _confirmed(session, units, guesses, cells)
         except (CellsLostError, PathChangedError):

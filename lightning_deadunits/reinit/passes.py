@@ -18,6 +18,10 @@ Forward = Callable[[Any], Any]
 _OWN = {"_parameters", "_buffers", "_modules", "training"}
 
 
+_MOST_CELLS = 31
+"""So that a code of 62 bits spans two passes at least."""
+
+
 class Example:
     """One batch, and how the model is run on it.
 
@@ -58,6 +62,12 @@ class Example:
         """Number of samples: the most common first axis of the batch's tensors, 1 if none."""
         sizes = [tensor.shape[0] for tensor in _all_tensors(self.batch) if tensor.ndim]
         return max(sizes, key=sizes.count) if sizes else 1
+
+    @property
+    def cells(self) -> int:
+        """Number of equal blocks of samples that are told apart, few enough for a code's bits."""
+        fitting = range(min(self.size, _MOST_CELLS), 0, -1)
+        return next((cells for cells in fitting if self.size % cells == 0), 1)
 
     def differs(self) -> bool:
         """Tell whether it holds at least two different samples."""

@@ -43,7 +43,7 @@ class Readers:
 def find_readers(session: Session, units: Iterable[UnitKey]) -> Readers:
     """Find all that reads some units, and whether it reads anything else with the same weights."""
     units = list(units)
-    for cells in dict.fromkeys((session.example.size, 1)):
+    for cells in dict.fromkeys((session.example.cells, 1)):
         try:
             found = _found(session, units, cells)
         except (CellsLostError, PathChangedError):

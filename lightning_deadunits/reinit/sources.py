@@ -43,7 +43,7 @@ class Sources:
 def find_sources(session: Session, units: Iterable[UnitKey]) -> Sources:
     """Find the channels whose weights make some units."""
     units = list(units)
-    for cells in dict.fromkeys((session.example.size, 1)):
+    for cells in dict.fromkeys((session.example.cells, 1)):
         try:
             return _search(session, units, cells)
         except (CellsLostError, PathChangedError):
@@ -254,7 +254,7 @@ def find_leaks(
         before: For channels of norms, the maker that they are known to follow.
     """
     makers, units = list(makers), list(units)
-    for cells in dict.fromkeys((session.example.size, 1)):
+    for cells in dict.fromkeys((session.example.cells, 1)):
         try:
             return _leaks(session, makers, units, before, cells)
         except (CellsLostError, PathChangedError):

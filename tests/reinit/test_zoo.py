@@ -110,3 +110,17 @@ def test_most_of_the_zoo_is_revived_and_some_of_it_refused() -> None:
     assert len(CASES) >= 50
     assert accepted >= 100
     assert refused >= 20
+
+
+@pytest.mark.parametrize("samples", [2, 3, 62, 63, 64, 67, 128])
+def test_an_example_may_have_any_number_of_samples(samples: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    with torch.no_grad():
+        net[0].bias[[1, 4]] = -100
+        net[2].bias[[0, 5]] = -100
+    example = torch.randn(samples, 6)
+    before = net(example)
+    done = reinit_dead_units(net, {"1": [1, 4], "3": [0, 5]}, example)
+    assert done.reinitialised == {"1": [1, 4], "3": [0, 5]}
+    assert torch.equal(net(example), before)
