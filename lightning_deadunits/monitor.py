@@ -161,6 +161,8 @@ class DeadUnitMonitor:
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
+        # Whoever saves or copies the model at the end of the epoch must not save our hooks with it.
+        self._let_go()
         self._check_selection(trainer)
         if not trainer.sanity_checking:
             report = self._summed_report(trainer, pl_module)
@@ -195,12 +197,14 @@ class DeadUnitMonitor:
         """At the first validation it is known what runs: raise before training, warn later."""
         if self._checked or self._guard.gave_up:
             return
-        self._checked = True
         observer = self._observer
         here = ([], []) if observer is None else (list(observer.met), list(observer.never_met))
         everywhere = gather_objects(trainer, here)
         found = [name for met, _ in everywhere for name in met]
         never = [name for _, met in everywhere for name in met]
+        if trainer.sanity_checking and not found and not never:
+            return  # the step may leave the model out of the sanity check
+        self._checked = True
         try:
             check_found(found, never, self.layers, self.exclude)
         except SelectionError as error:
@@ -225,8 +229,7 @@ class DeadUnitMonitor:
 
     @guarded
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take the hooks away and write what only TensorBoard shows."""
-        self._let_go()
+        """Write what only TensorBoard shows."""
         if trainer.sanity_checking or self.report is None or trainer.state.fn != "fit":
             return
         write_validation(

@@ -48,10 +48,6 @@ class Lineage:
         """Take note of one call: work out the unit axes of what it returned."""
         if isinstance(out, Tensor):
             self._follow_tensor(function, args, kwargs, out)
-        elif isinstance(out, (tuple, list)) and out and isinstance(out[0], Tensor):
-            for item in out:
-                if isinstance(item, Tensor):
-                    self._follow_tensor(function, args, kwargs, item)
 
     def _follow_tensor(
         self,
@@ -66,7 +62,7 @@ class Lineage:
             if axes is not None:
                 self.remember(out, axes, produced=True)
                 return
-        source, known = self._source(args, kwargs)
+        source, known = self._source(args, kwargs, out)
         if source is None or known is None:
             return
         move = MOVES.get(function, keep_same_rank)
@@ -75,18 +71,22 @@ class Lineage:
             self.remember(out, axes, produced=False)
 
     def _source(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
     ) -> tuple[Tensor | None, Axes | None]:
-        """Return the first argument that has a unit axis, else one that is known to have none."""
-        without = None
+        """Return the argument that the result takes after, and its axes.
+
+        One with a unit axis and the result's own shape, else the first that has a unit axis, else
+        one that is known to have none.
+        """
+        best: tuple[Tensor | None, Axes | None] = (None, None)
         for value in (*args, *kwargs.values()) if kwargs else args:
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 axes = self.axes(tensor) if isinstance(tensor, Tensor) else None
-                if axes:
+                if axes and tensor.shape == out.shape:
                     return tensor, axes
-                if axes is not None and without is None:
-                    without = tensor
-        return without, None if without is None else ()
+                if axes is not None and (best[0] is None or (axes and not best[1])):
+                    best = (tensor, axes)
+        return best
 
 
 class EagerLineage(Lineage):
@@ -95,6 +95,20 @@ class EagerLineage(Lineage):
     def __init__(self) -> None:
         self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
         self._latest: dict[tuple[int, ...], Axes] = {}
+
+    def follow(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        out: Any,
+    ) -> None:
+        """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
+        if isinstance(out, (tuple, list)):
+            for item in out:
+                super().follow(function, args, kwargs, item)
+        else:
+            super().follow(function, args, kwargs, out)
 
     def forget(self) -> None:
         """Start the next forward pass with an empty memory."""

@@ -112,7 +112,9 @@ def _move(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -
 
 def _reduce(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
-    if given is None or isinstance(given, Tensor):
+    if source.ndim == 0:
+        return ()
+    if given is None or isinstance(given, (Tensor, str, float)):
         return keep_same_rank(axes, source, args, kwargs, out) if out.ndim else ()
     dims = {dim % source.ndim for dim in ([given] if isinstance(given, int) else given)}
     left = [axis for axis in axes if axis not in dims]
@@ -125,6 +127,17 @@ def _drop(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -
     """``select`` and ``unbind`` take one axis away."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % source.ndim
     return tuple(axis - (axis > dim) for axis in axes if axis != dim)
+
+
+def _unsqueeze_(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """In place: the source has its new shape already."""
+    dim = kwargs.get("dim", args[-1]) % out.ndim
+    return tuple(axis + (axis >= dim) for axis in axes)
+
+
+def _windows(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """``x.unfold`` puts the positions within a window last."""
+    return axes
 
 
 def _stack(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -175,25 +188,43 @@ _RESHAPES = (
     *(Tensor.squeeze, torch.squeeze, Tensor.unsqueeze, torch.unsqueeze),
 )
 _TRANSPOSES = (
-    *(Tensor.transpose, torch.transpose, Tensor.transpose_, Tensor.swapaxes, torch.swapaxes),
+    *(
+        Tensor.transpose,
+        torch.transpose,
+        Tensor.transpose_,
+        Tensor.swapaxes,
+        torch.swapaxes,
+        Tensor.swapaxes_,
+    ),
     *(Tensor.swapdims, torch.swapdims),
 )
 _TRANSPOSES_LAST = (
-    *(Tensor.t, torch.t, Tensor.adjoint, torch.adjoint),
+    *(Tensor.t, Tensor.t_, torch.t, Tensor.adjoint, torch.adjoint),
     *(_getter("mT"), _getter("mH")),
 )
 _REDUCTIONS = tuple(
     getattr(home, name)
     for home in (torch, Tensor)
     for name in (
-        *("sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "norm", "logsumexp"),
+        *("sum", "mean", "amax", "amin", "max", "min", "prod", "std", "var", "logsumexp"),
         *("median", "any", "all", "argmax", "argmin", "nansum", "nanmean", "count_nonzero", "mode"),
     )
 )
 _KEEPS = (
-    *(torch.cat, torch.concat, torch.chunk, Tensor.chunk, torch.split, Tensor.split),
+    *(torch.concatenate, torch.hstack, Tensor.split_with_sizes),
+    *(
+        torch.cat,
+        torch.concat,
+        torch.concatenate,
+        torch.hstack,
+        Tensor.split_with_sizes,
+        torch.chunk,
+        Tensor.chunk,
+        torch.split,
+        Tensor.split,
+    ),
     *(Tensor.tensor_split, torch.tensor_split, Tensor.narrow, torch.narrow, F.pad, F.glu),
-    *(F.pixel_shuffle, F.pixel_unshuffle, F.interpolate, F.unfold, Tensor.repeat),
+    *(F.pixel_shuffle, F.pixel_unshuffle, F.interpolate, Tensor.repeat),
     *(torch.index_select, Tensor.index_select, Tensor.repeat_interleave, torch.repeat_interleave),
     *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.channel_shuffle, torch.channel_shuffle),
 )
@@ -208,6 +239,8 @@ MOVES: dict[Callable[..., Any], Move] = {
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys((Tensor.select, torch.select, Tensor.unbind, torch.unbind), _drop),
     **dict.fromkeys((torch.stack,), _stack),
+    Tensor.unsqueeze_: _unsqueeze_,
+    Tensor.unfold: _windows,
     **dict.fromkeys((Tensor.__getitem__,), _index),
     **dict.fromkeys(_KEEPS, _keep),
 }

@@ -19,7 +19,18 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
     ``torch.compile``, FSDP and activation checkpointing wrap modules; their part of the name is
     left out, so that a layer has one name however it is run.
     """
-    return {module: clean(name) for name, module in model.named_modules()}
+    names: dict[nn.Module, str] = {}
+    owners: dict[str, str] = {}
+    for path, module in model.named_modules():
+        own = ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+        name = base = clean(path)
+        number = 1
+        # Two names that differ in what a tag cannot hold must not become one.
+        while owners.setdefault(name, own) != own:
+            number += 1
+            name = f"{base}_{number}"
+        names[module] = name
+    return names
 
 
 def clean(name: str) -> str:

@@ -139,6 +139,8 @@ class Observer(SiteMode):
         for name, count in self._pending.items():
             if not (self._all or self._selects(name)):
                 continue  # a compiled region counts all: fnmatch cannot be traced
+            if isinstance(count.zeros, torch._subclasses.FakeTensor):
+                continue  # torch.export traced the model with tensors that have no values
             if name not in self.counts:
                 self.counts[name] = LayerCounts(*count)
             elif self.counts[name].zeros.shape != count.zeros.shape:

@@ -36,10 +36,13 @@ def padding_of(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     decoder = isinstance(module, nn.TransformerDecoderLayer)
     keyword, position = ("tgt_key_padding_mask", 4) if decoder else ("src_key_padding_mask", 2)
     mask = args[position] if len(args) > position else kwargs.get(keyword)
-    if mask is not None and mask.dtype != torch.bool:
+    attention = module.self_attn
+    # A subclass may take other arguments and attend in its own way: then nothing is told.
+    if not (isinstance(mask, Tensor) and isinstance(attention, nn.MultiheadAttention)):
+        return Padding(None, True)
+    if mask.dtype != torch.bool:
         mask = mask == -torch.inf
-    assert isinstance(module.self_attn, nn.MultiheadAttention)
-    return Padding(mask, module.self_attn.batch_first)
+    return Padding(mask, attention.batch_first)
 
 
 def padded_values(padding: Padding | None, activation: Tensor) -> Tensor | None:

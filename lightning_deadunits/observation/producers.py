@@ -42,6 +42,10 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
         return None
     left, right = operands[-2:]
     of_left, of_right = known.axes(left), known.axes(right)
+    if not of_left and of_right and right.ndim - 1 in of_right:
+        # The left one mixes rows only (a graph's neighbours): the features stay what they are.
+        shift = out.ndim - right.ndim
+        return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
     if isinstance(right, nn.Parameter) or (of_right is None and not isinstance(left, nn.Parameter)):
         return (out.ndim - 1,)
     if isinstance(left, nn.Parameter) or of_left is None:
@@ -61,12 +65,13 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     data: set[str] = set()
     units: set[str] = set()
     for letters, operand in zip(inputs.split(","), operands, strict=True):
-        axes = known.axes(operand)
+        axes = None if isinstance(operand, nn.Parameter) else known.axes(operand)
         if axes is not None:
             data |= set(letters)
             units |= {letters[axis] for axis in axes}
     if not data:
-        data = set(inputs.split(",")[0])
+        given = zip(inputs.split(","), operands, strict=True)
+        data = set(next((ls for ls, o in given if not isinstance(o, nn.Parameter)), ""))
     fresh = units | (set(result) - data)
     return tuple(index for index, letter in enumerate(result) if letter in fresh)
 
@@ -95,5 +100,6 @@ PRODUCERS: dict[Callable[..., Any], Producer] = {
     ),
     **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _product),
     torch.einsum: _einsum,
+    F.unfold: _second,
     F.scaled_dot_product_attention: _of_value,
 }

@@ -190,6 +190,9 @@ class SiteMode(TorchFunctionMode):
         earlier = self._calls.get(base, 0)
         self._calls[base] = earlier + 1
         name = called(base, earlier)
+        while name in self._ran:  # a module may bear the very name of another one's later call
+            earlier += 1
+            name = called(base, earlier)
         self._ran[name] = kind
         if not (self._all or torch.compiler.is_compiling() or self._selects(name)):
             return output
@@ -201,7 +204,7 @@ class SiteMode(TorchFunctionMode):
     def _unit_axes(self, output: Tensor) -> tuple[Axes | None, bool]:
         lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
         known = lineage.axes(output)
-        if known is None:
+        if known is None and not output.is_nested:  # which has no shape
             known = lineage.guess(output)
         if known is not None:
             return known, False
@@ -252,18 +255,19 @@ class SiteMode(TorchFunctionMode):
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         frames, paddings = self._frames, self._paddings
+        silent = _Frame(name, None, False, True)
         takes_padding = reads_padding(module)
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            frames.append(frame)
+            frames.append(silent if frames and frames[-1].silent else frame)
             if takes_padding:
                 paddings.append(padding_of(module, args, kwargs))
 
         def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             if takes_padding:
                 paddings.pop()
-            frames.pop()
-            return self._whole_output(frame, output) if frame.whole else None
+            whole = frames.pop().whole
+            return self._whole_output(frame, output) if whole else None
 
         return enter, leave
 
