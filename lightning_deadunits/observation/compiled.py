@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,23 @@ def is_opaque(module: nn.Module) -> bool:
     # By name: importing torch._dynamo takes a second, and is needless where nothing is compiled.
     names = {cls.__name__ for cls in type(module).__mro__}
     return bool(names & {"OptimizedModule", "ScriptModule"})
+
+
+def keep_eager(*functions: Callable[..., Any]) -> None:
+    """Have Dynamo never compile our own functions by themselves, but inline them where it traces.
+
+    After a graph break it would take them for the user's code, at a cost, and once with a wrong
+    result: a compiled ``Tensor.dtype`` came back as an int.
+    """
+    # Not public, and absent from older versions of torch, which then do as they do.
+    with suppress(ImportError, AttributeError):
+        from torch._C._dynamo import eval_frame
+
+        skip = eval_frame._FrameAction.SKIP
+        for function in functions:
+            eval_frame.set_code_exec_strategy(
+                function.__code__, eval_frame._FrameExecStrategy(skip, skip)
+            )
 
 
 @contextmanager

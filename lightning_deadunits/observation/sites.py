@@ -26,7 +26,7 @@ from lightning_deadunits.observation.activations import (
     plain_function,
 )
 from lightning_deadunits.observation.axes import Axes
-from lightning_deadunits.observation.compiled import is_opaque
+from lightning_deadunits.observation.compiled import is_opaque, keep_eager
 from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.lineage import EagerLineage, Lineage
 from lightning_deadunits.observation.names import called, module_names, selects
@@ -269,6 +269,7 @@ class SiteMode(TorchFunctionMode):
             whole = frames.pop().whole
             return self._whole_output(frame, output) if whole else None
 
+        keep_eager(enter, leave)
         return enter, leave
 
     def _whole_output(self, frame: _Frame, output: Any) -> Any:
@@ -287,5 +288,6 @@ class SiteMode(TorchFunctionMode):
         return _Frame(name, kind, kind is not None, ignored)
 
 
+keep_eager(SiteMode.__torch_function__)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 _ROOT = _Frame("", None, False, False)

@@ -129,6 +129,17 @@ def test_a_compiled_model_is_traced_whatever_it_calls(forward: Callable[..., Ten
         assert torch.equal(layer.zeros, eager[name].zeros)
 
 
+def test_a_graph_break_at_an_lstm_does_no_harm() -> None:
+    torch._dynamo.reset()
+    net = By(lambda m, x: F.relu(m.lstm(x)[0]), lstm=nn.LSTM(4, 6, batch_first=True))
+    batch = torch.randn(2, 5, 4)
+    compiled = torch.compile(net, backend="eager")
+    compiled(batch)
+    eager, measured = (find_dead_units(m, [batch]).layers["relu"] for m in (net, compiled))
+    assert torch.equal(measured.zeros, eager.zeros)
+    assert measured.unit_dim == eager.unit_dim == 2
+
+
 def test_a_strided_nested_tensor_into_a_relu_does_no_harm() -> None:
     net = By(lambda m, x: m.layer(F.relu(x)), layer=nn.Linear(4, 6))
     nested = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)])
