@@ -195,8 +195,9 @@ class DeadUnitMonitor:
 
     def _check_selection(self, trainer: Any) -> None:
         """At the first validation it is known what runs: raise before training, warn later."""
-        if self._checked or self._guard.gave_up:
+        if self._checked:
             return
+        # Every process takes part, also one whose monitoring failed: the others wait for it.
         observer = self._observer
         here = ([], []) if observer is None else (list(observer.met), list(observer.never_met))
         everywhere = gather_objects(trainer, here)
@@ -205,6 +206,8 @@ class DeadUnitMonitor:
         if trainer.sanity_checking and not found and not never:
             return  # the step may leave the model out of the sanity check
         self._checked = True
+        if self._guard.gave_up:
+            return
         try:
             check_found(found, never, self.layers, self.exclude)
         except SelectionError as error:

@@ -137,9 +137,9 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self._follow(func, args, kwargs, out)
         if isinstance(func, _OPERATORS):
             func = plain_function(func)
+        self._follow(func, args, kwargs, out)
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
         return self.on_call(func, args, kwargs, out)
@@ -154,8 +154,6 @@ class SiteMode(TorchFunctionMode):
         if torch.compiler.is_compiling():
             self._traced_lineage.follow(function, args, kwargs, out)
             return
-        if isinstance(function, _OPERATORS):
-            function = plain_function(function)
         # An unforeseen signature must not cost the user's pass: the axis is unknown then.
         with suppress(Exception):
             self.lineage.follow(function, args, kwargs, out)
