@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -83,6 +83,10 @@ def reinit_dead_units(
     return event.report
 
 
+def _nothing() -> None:
+    pass
+
+
 def as_units(units: DeadUnitsReport | Mapping[str, Iterable[int]]) -> Units:
     """Return units per layer as plain integers, layers without any left out."""
     if isinstance(units, DeadUnitsReport):
@@ -125,6 +129,7 @@ class Event:
         self.report = ReinitReport(step=step)
         self.outcome = Outcome()
         self.touched: list[WeightSlice] = []
+        self._remember_: Callable[[], None] = _nothing
 
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
@@ -136,7 +141,7 @@ class Event:
     def commit_(self) -> None:
         """Have the optimizers forget what was re-initialised."""
         try:
-            self._memory.forget_(self.touched)
+            self._remember_ = self._memory.forget_(self.touched)
         except BaseException:
             self.outcome.undo_()
             raise
@@ -145,9 +150,10 @@ class Event:
                 self.report.notes = _merged(self.report.notes, [f"Note: {caveat}."])
 
     def undo_(self) -> None:
-        """Take everything back, before :meth:`commit_`."""
+        """Take everything back, from the optimizers too; no step may have been made since."""
+        self._remember_()
         self.outcome.undo_()
-        self.touched = []
+        self._remember_, self.touched = _nothing, []
 
     def _wanted(self, units: Units) -> Units:
         layers = as_patterns("layers", self._config.layers)
