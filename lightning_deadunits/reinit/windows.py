@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.names import as_patterns
-from lightning_deadunits.observation.observer import LayerCounts, Observer
+from lightning_deadunits.observation.observer import LayerCounts, Observer, _Count
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.reinit.config import ReinitConfig
@@ -25,6 +25,26 @@ class _TrainingObserver(Observer):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
+    def so_far(self) -> dict[str, Any]:
+        """Return the counts so far, tensors and primitives only."""
+        counts = {
+            name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(counts).items()}
+            for name, counts in self.counts.items()
+        }
+        return {"counts": counts, "unjudged": dict(self.unjudged)}
+
+    def resume(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Add counts of :meth:`so_far`."""
+        for name, entry in saved.get("counts", {}).items():
+            values: dict[str, Any] = {
+                k: v.to(device) if isinstance(v, Tensor) else v for k, v in entry.items()
+            }
+            if name in self.counts:
+                self._add(self.counts[name], _Count(**values))
+            else:
+                self.counts[name] = LayerCounts(**values)
+        self.unjudged.update(saved.get("unjudged", {}))
+
 
 class Window:
     """Counts so many training batches.
@@ -38,21 +58,28 @@ class Window:
         self._observer: _TrainingObserver | None = None
         self._magnitudes: _Magnitudes | None = None
         self._batches = 0
-        self._saved: dict[str, Any] = {}
+        self._saved: list[dict[str, Any]] = []
 
     @property
     def full(self) -> bool:
         """Whether as many batches were counted as are asked for."""
         return self._batches >= (self._config.every_n_train_steps or 1)
 
-    def begin(self, model: Any) -> None:
-        """Start counting a batch."""
+    @property
+    def untouched(self) -> bool:
+        """Whether what was loaded is all there is: each process has it whole."""
+        return self._observer is None
+
+    def begin(self, model: Any, rank: int = 0, world_size: int = 1) -> None:
+        """Start counting a batch, on one of several processes."""
         if self._observer is None or self._observer.model is not model:
             kind = _Magnitudes if self._config.criterion == "dormant" else _TrainingObserver
             layers = as_patterns("layers", self._config.layers)
             self._observer = kind(model, layers, as_patterns("exclude", self._config.exclude))
-            self._observer.counts = _loaded_counts(self._saved, model)
-            self._saved = {}
+            # Of other processes' counts each is taken up by one, however many there are now.
+            for saved in self._saved[rank::world_size]:
+                self._observer.resume(saved, next(iter(model.parameters())).device)
+            self._saved = []
         self._observer.attach()
         self._observer.begin()
 
@@ -98,34 +125,15 @@ class Window:
             self._observer.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts so far, tensors and primitives only."""
-        counts = {} if self._observer is None else _saved_counts(self._observer)
-        return {"batches": self._batches, "counts": counts or self._saved}
+        """Return the counts so far, tensors and primitives only; `ranks` is one per process."""
+        ranks = self._saved if self._observer is None else [self._observer.so_far()]
+        return {"batches": self._batches, "ranks": ranks or [{}]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._batches = int(state["batches"])
-        self._saved = dict(state["counts"])
+        self._saved = list(state["ranks"])
         self._observer = None
-
-
-def _saved_counts(observer: Observer) -> dict[str, Any]:
-    return {
-        name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(counts).items()}
-        for name, counts in observer.counts.items()
-    }
-
-
-def _loaded_counts(saved: dict[str, Any], model: Any) -> dict[str, LayerCounts]:
-    device = next(iter(model.parameters())).device
-    counts = {}
-    for name, entry in saved.items():
-        values: dict[str, Any] = {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in entry.items()
-        }
-        counts[name] = LayerCounts(**values)
-    return counts
 
 
 class _Magnitudes(_TrainingObserver):
@@ -139,6 +147,18 @@ class _Magnitudes(_TrainingObserver):
         """Start a new window."""
         super().reset()
         self.sums = {}
+
+    def so_far(self) -> dict[str, Any]:
+        """Return the sums so far."""
+        sums = {name: values.cpu() for name, values in self.sums.items()}
+        return super().so_far() | {"sums": sums}
+
+    def resume(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Add sums of :meth:`so_far`."""
+        super().resume(saved, device)
+        for name, values in saved.get("sums", {}).items():
+            values = values.to(device)
+            self.sums[name] = self.sums[name] + values if name in self.sums else values
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Add the mean magnitude of every unit."""
