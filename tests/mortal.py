@@ -39,7 +39,7 @@ class Mortal(LightningModule):
     def __init__(self, optimizer: MakeOptimizer = adam, mortal: bool = True) -> None:
         super().__init__()
         seed_everything(0, verbose=False)
-        self.a, self.bn = nn.Linear(12, 16), nn.BatchNorm1d(16)
+        self.a, self.bn = nn.Linear(12, 16, bias=False), nn.BatchNorm1d(16)
         self.b, self.c = nn.Linear(16, 8), nn.Linear(8, 1)
         self.make_optimizer, self.mortal = optimizer, mortal
         kill(self.bn, 1)

@@ -115,9 +115,5 @@ def edit_copies_(copies: Iterable[Copy], edited: list[WeightSlice]) -> Edit:
             if target is not None:
                 values = weights.read(weights.parameter).to(target.device, target.dtype)
                 edit.set(WeightSlice(target, weights.positions.to(target.device)), values)
-    try:
-        edit.apply_()
-    except BaseException:
-        edit.undo_()
-        raise
+    edit.apply_()
     return edit

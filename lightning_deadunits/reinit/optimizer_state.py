@@ -184,11 +184,7 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
             for key, tensor in _memory(optimizer, each.parameter):
                 part = WeightSlice(tensor, each.positions)
                 edit.set(part, _initial_value(key, group, each))
-    try:
-        edit.apply_()
-    except BaseException:
-        edit.undo_()
-        raise
+    edit.apply_()
     return edit
 
 
