@@ -141,7 +141,7 @@ class DeadUnitMonitor:
     ) -> None:
         """Start counting: what follows is the validation step."""
         if self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.remember_batch(batch)
+            self.reviver.before_validation_batch(pl_module, batch)
         if self._observer is not None:
             self._observer.begin()
 
@@ -158,6 +158,8 @@ class DeadUnitMonitor:
         """Stop counting."""
         if self._observer is not None:
             self._observer.end()
+        if self.reviver is not None and not trainer.sanity_checking:
+            self.reviver.after_validation_batch()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
@@ -176,7 +178,7 @@ class DeadUnitMonitor:
         log_scalars(trainer, pl_module, self.report)
         self._warn(trainer, self.report)
         if in_fit and self.reviver is not None:
-            self.reviver.after_validation(self.report, trainer.global_step)
+            self.reviver.after_validation(trainer, pl_module, self.report)
 
     def _summed_report(self, trainer: Any, pl_module: Any) -> DeadUnitsReport:
         # Every process takes part, also one whose monitoring failed: the others wait for it.
@@ -245,9 +247,9 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
-        if self.reviver is None or self._guard.gave_up:
+        if self.reviver is None:
             return
-        event = self.reviver.before_train_batch(trainer, pl_module, batch, batch_idx)
+        event = self.reviver.before_train_batch(trainer, pl_module, batch)
         if event is not None:
             self._tell(trainer, pl_module, event)
 
@@ -259,7 +261,7 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count training batches where re-initialisation is scheduled by them."""
-        if self.reviver is not None and not self._guard.gave_up:
+        if self.reviver is not None:
             self.reviver.after_train_batch(trainer, pl_module)
 
     # --- the end, whatever it is --------------------------------------------------------------

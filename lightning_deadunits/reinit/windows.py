@@ -1,4 +1,4 @@
-"""Counts on training batches, window by window, and measures dormancy on an example."""
+"""Counts on training batches, window by window, or measures the dormancy of units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from lightning_deadunits.observation.observer import LayerCounts, Observer
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.passes import Example
 
 
 class _TrainingObserver(Observer):
@@ -36,7 +35,6 @@ class Window:
     def __init__(self, config: ReinitConfig) -> None:
         self._config = config
         self._observer: _TrainingObserver | None = None
-        self._magnitudes: _Magnitudes | None = None
         self._batches = 0
         self._saved: dict[str, Any] = {}
 
@@ -57,11 +55,11 @@ class Window:
         self._observer.begin()
 
     def end(self) -> None:
-        """Stop counting a batch."""
+        """Stop counting a batch, which counts even if it could not be observed."""
+        self._batches += 1
         if self._observer is not None:
             self._observer.end()
             self._observer.detach()
-            self._batches += 1
 
     def verdict(
         self,
@@ -70,7 +68,8 @@ class Window:
         reduce: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor]:
         """Return which units of each layer are due by the counts of all processes; start anew."""
-        assert self._observer is not None
+        if self._observer is None:
+            return {}
         if isinstance(self._observer, _Magnitudes):
             dead = self._observer.dormant(self._config.tau, gather)
         else:
@@ -161,19 +160,3 @@ class _Magnitudes(_TrainingObserver):
         return {
             name: values <= tau * values.mean() for name, values in total.items() if values.any()
         }
-
-
-def dormant_units(example: Example, config: ReinitConfig) -> dict[str, Tensor]:
-    """Return which units of each layer are dormant on an example."""
-    observer = _Magnitudes(
-        example.model,
-        as_patterns("layers", config.layers),
-        as_patterns("exclude", config.exclude),
-    )
-    with observer.watching():
-        observer.begin()
-        try:
-            example.run()
-        finally:
-            observer.end()
-    return observer.dormant(config.tau)
