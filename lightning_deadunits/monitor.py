@@ -26,6 +26,7 @@ from lightning_deadunits.processes import (
 )
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.reviver import Reviver
+from lightning_deadunits.reinit.training_observers import Watch
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import (
     SelectionError,
@@ -94,7 +95,8 @@ class DeadUnitMonitor:
         self.custom_scalars = custom_scalars
         self.report: DeadUnitsReport | None = None
         self.history = History()
-        self.reviver = None if self.reinit is None else Reviver(self.reinit)
+        watch = Watch(self.layers, self.exclude, dead_threshold, atol)
+        self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._guard = Guard()
         self._checked = False

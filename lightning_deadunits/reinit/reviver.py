@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.processes import device_of, gather_objects, sum_tensors
+from lightning_deadunits.processes import Together, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.fitness import model_refusal
 from lightning_deadunits.reinit.initial_scale import initial_scales
@@ -20,6 +20,7 @@ from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.schedule import Schedule
 from lightning_deadunits.reinit.trainer_event import attempt
 from lightning_deadunits.reinit.trainer_memory import TrainerMemory
+from lightning_deadunits.reinit.training_observers import Watch
 from lightning_deadunits.reinit.windows import Window
 from lightning_deadunits.report import DeadUnitsReport
 
@@ -31,19 +32,20 @@ class Reviver:
 
     Args:
         config: The options.
+        watch: What the callback watches.
 
     Attributes:
         events: What was done so far.
     """
 
-    def __init__(self, config: ReinitConfig) -> None:
+    def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
         self.events: list[ReinitReport] = []
         self._schedule = Schedule(config)
         self._pending: Units = {}
         self._example = Keepsake()
         self._stale = False
-        self._window = Window(config)
+        self._window = Window(config, watch)
         self._memory = TrainerMemory()
         self._known = KnownTraces()
         self._scales: dict[str, float] | None = None
@@ -94,11 +96,7 @@ class Reviver:
                 )
             self._failure = ""
             return {}
-        return self._window.verdict(
-            device_of(trainer, pl_module),
-            lambda value: gather_objects(trainer, value),
-            lambda tensor: sum_tensors(trainer, tensor),
-        )
+        return self._window.verdict(Together(trainer, pl_module))
 
     def _begin(self, pl_module: Any) -> None:
         if self._failure is None:
@@ -219,9 +217,4 @@ class Reviver:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks and tensors of this training out of copies: they are for another one."""
-        fresh: dict[str, Any] = {
-            "_memory": TrainerMemory(),
-            "_known": KnownTraces(),
-            "_window": Window(self.config),
-        }
-        return {**self.__dict__, **fresh}
+        return {**self.__dict__, "_memory": TrainerMemory(), "_known": KnownTraces()}

@@ -1,162 +1,86 @@
-"""Counts on training batches, window by window, or measures the dormancy of units."""
+"""A window of batches, observed one by one, after which units are judged."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.names import as_patterns
-from lightning_deadunits.observation.observer import LayerCounts, Observer
-from lightning_deadunits.observation.sites import Site
-from lightning_deadunits.observation.tally import report_of
+from lightning_deadunits.processes import Together
 from lightning_deadunits.reinit.config import ReinitConfig
-
-
-class _TrainingObserver(Observer):
-    """Counts forward passes of training, and not what activation checkpointing computes anew."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Backward runs within the batch, too; -1 is outside of it.
-        if torch._C._current_graph_task_id() != -1:
-            return func(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs)
+from lightning_deadunits.reinit.training_observers import (
+    Magnitudes,
+    TrainingObserver,
+    Watch,
+    Zeros,
+)
 
 
 class Window:
-    """Counts so many training batches.
+    """Observes batches until there are as many as are asked for.
 
     Args:
         config: The options.
+        watch: What the callback watches.
     """
 
-    def __init__(self, config: ReinitConfig) -> None:
-        self._config = config
-        self._observer: _TrainingObserver | None = None
+    def __init__(self, config: ReinitConfig, watch: Watch) -> None:
+        self._config, self._watch = config, watch
+        self._observer: TrainingObserver | None = None
         self._batches = 0
         self._saved: dict[str, Any] = {}
 
     @property
     def full(self) -> bool:
-        """Whether as many batches were counted as are asked for."""
+        """Whether as many batches were observed as are asked for."""
         return self._batches >= (self._config.every_n_train_steps or 1)
 
     def begin(self, model: Any) -> None:
-        """Start counting a batch."""
+        """Start observing a batch."""
         if self._observer is None or self._observer.model is not model:
-            kind = _Magnitudes if self._config.criterion == "dormant" else _TrainingObserver
-            layers = as_patterns("layers", self._config.layers)
-            self._observer = kind(model, layers, as_patterns("exclude", self._config.exclude))
-            self._observer.counts = _loaded_counts(self._saved, model)
+            self._observer = self._new(model)
+            self._observer.load(self._saved, model.device)
             self._saved = {}
         self._observer.attach()
         self._observer.begin()
 
+    def _new(self, model: Any) -> TrainingObserver:
+        if self._config.criterion == "dormant":
+            return Magnitudes(model, self._watch, self._config.tau)
+        return Zeros(model, self._watch)
+
     def end(self) -> None:
-        """Stop counting a batch, which counts even if it could not be observed."""
+        """Stop observing a batch, which counts even if it could not be observed."""
         self._batches += 1
         if self._observer is not None:
             self._observer.end()
             self._observer.detach()
 
-    def verdict(
-        self,
-        device: torch.device,
-        gather: Callable[[object], list[object]],
-        reduce: Callable[[Tensor], Tensor],
-    ) -> dict[str, Tensor]:
-        """Return which units of each layer are due by the counts of all processes; start anew."""
+    def verdict(self, together: Together) -> dict[str, Tensor]:
+        """Return which units of each layer are due, by what all processes saw; start anew."""
+        self._batches = 0
         if self._observer is None:
             return {}
-        if isinstance(self._observer, _Magnitudes):
-            dead = self._observer.dormant(self._config.tau, gather)
-        else:
-            report = report_of(
-                self._observer.counts,
-                self._observer.unjudged,
-                dead_threshold=1.0,
-                atol=None,
-                device=device,
-                gather=gather,
-                reduce=reduce,
-            )
-            dead = {
-                name: layer.zero_rate >= 1.0
-                for name, layer in report.layers.items()
-                if layer.observations
-            }
+        due = self._observer.verdict(together)
         self._observer.reset()
-        self._batches = 0
-        return dead
+        return due
 
     def detach(self) -> None:
-        """Stop counting, whatever is going on."""
+        """Stop observing, whatever is going on."""
         if self._observer is not None:
             self._observer.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts so far, tensors and primitives only."""
-        counts = {} if self._observer is None else _saved_counts(self._observer)
-        return {"batches": self._batches, "counts": counts or self._saved}
+        """Return what was seen so far, tensors and primitives only."""
+        saved = self._saved if self._observer is None else self._observer.saved()
+        return {"batches": self._batches, "saved": saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._batches = int(state["batches"])
-        self._saved = dict(state["counts"])
+        self._saved = dict(state["saved"])
         self._observer = None
 
-
-def _saved_counts(observer: Observer) -> dict[str, Any]:
-    return {
-        name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(counts).items()}
-        for name, counts in observer.counts.items()
-    }
-
-
-def _loaded_counts(saved: dict[str, Any], model: Any) -> dict[str, LayerCounts]:
-    device = next(iter(model.parameters())).device
-    counts = {}
-    for name, entry in saved.items():
-        values: dict[str, Any] = {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in entry.items()
-        }
-        counts[name] = LayerCounts(**values)
-    return counts
-
-
-class _Magnitudes(_TrainingObserver):
-    """Sums magnitudes per unit, for ReDo's score (Sokar et al. 2023)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.sums: dict[str, Tensor] = {}
-
-    def reset(self) -> None:
-        """Start a new window."""
-        super().reset()
-        self.sums = {}
-
-    def on_site(self, site: Site, output: Tensor) -> Tensor:
-        """Add the mean magnitude of every unit."""
-        others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
-        values = output.detach().abs().double()
-        mean = (values.mean(others) if others else values).flatten()
-        if site.name in self.sums:
-            mean = mean + self.sums[site.name]
-        self.sums[site.name] = mean
-        return output
-
-    def dormant(
-        self, tau: float, gather: Callable[[object], list[object]] = lambda value: [value]
-    ) -> dict[str, Tensor]:
-        """Return which units of each layer are dormant, by the sums of all processes."""
-        total: dict[str, Tensor] = {}
-        for sums in gather({name: values.cpu() for name, values in self.sums.items()}):
-            for name, values in sums.items():  # type: ignore[attr-defined]
-                total[name] = total[name] + values if name in total else values
-        return {
-            name: values <= tau * values.mean() for name, values in total.items() if values.any()
-        }
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the observer out of copies: it belongs to the modules of one process."""
+        return {**self.__dict__, "_observer": None, "_saved": self.state_dict()["saved"]}

@@ -191,7 +191,7 @@ class ContinualBackprop(Policy):
 POLICIES: dict[str, Callable[[], Policy]] = {
     "plain SGD": Policy,
     "continual backprop": ContinualBackprop,
-    **{f"callback every {n}": (lambda n=n: Callback(n)) for n in (50, 100, 200)},
+    **{f"callback every {n}": (lambda n=n: Callback(n)) for n in (50, 100, 200, 1000)},
     "ReDo 0.1 every 1000": lambda: Scheduled(1000, dormant_below=0.1),
     "ReDo 0.1 every 500": lambda: Scheduled(500, dormant_below=0.1),
     **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000, 20_000)},

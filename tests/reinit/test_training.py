@@ -171,10 +171,10 @@ def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
     model = Late(batch_norm=False)
     kill(model.a, 5)
     config = ReinitConfig(criterion="dormant", tau=0.1, patience=1)
-    callback = DeadUnitCallback(reinit=config, layers="relu")
+    callback = DeadUnitCallback(reinit=config)
     fit(model, tmp_path, callback, max_epochs=2)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu": [5]}
+    assert callback.reviver.events[0].reinitialised["relu"] == [5]
 
 
 def test_counting_that_fails_costs_a_warning_and_not_the_training(
@@ -198,6 +198,23 @@ def test_the_outcome_of_an_event_is_told_after_a_resume(tmp_path: Any) -> None:
     assert callback.reviver is not None
     told = callback.reviver.events[0]
     assert (told.step, told.alive) == (8, {"relu": [1, 5], "relu-2": [0]})
+
+
+@pytest.mark.parametrize("criterion", ["dead", "dormant"])
+def test_resuming_inside_a_window_equals_the_uninterrupted_run(
+    tmp_path: Any, criterion: Any
+) -> None:
+    config = ReinitConfig(every_n_train_steps=6, criterion=criterion)
+    whole, callback = dying(), DeadUnitCallback(reinit=config)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_epochs=1)
+    fit(whole, tmp_path, callback, keep)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised
+    for step in (4, 8):
+        resumed = dying()
+        path = str(tmp_path / f"step={step}.ckpt")
+        fit(resumed, tmp_path, DeadUnitCallback(reinit=config), ckpt_path=path)
+        assert same(whole.state_dict(), resumed.state_dict()), step
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW"])
