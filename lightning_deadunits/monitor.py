@@ -26,6 +26,7 @@ from lightning_deadunits.processes import (
 )
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.reviver import Reviver
+from lightning_deadunits.reinit.training_observers import Watch
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import (
     SelectionError,
@@ -94,7 +95,8 @@ class DeadUnitMonitor:
         self.custom_scalars = custom_scalars
         self.report: DeadUnitsReport | None = None
         self.history = History()
-        self.reviver = None if self.reinit is None else Reviver(self.reinit)
+        watch = Watch(self.layers, self.exclude, dead_threshold, atol)
+        self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._guard = Guard()
         self._ended = False
@@ -122,7 +124,7 @@ class DeadUnitMonitor:
                 stacklevel=2,
             )
         if self.reviver is not None:
-            self.reviver.begin(trainer)
+            self.reviver.begin_fit(trainer)
 
     # --- validation ---------------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class DeadUnitMonitor:
     ) -> None:
         """Start counting: what follows is the validation step."""
         if self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.remember_batch(batch)
+            self.reviver.before_validation_batch(pl_module, batch)
         if self._observer is not None:
             self._observer.begin()
 
@@ -161,6 +163,8 @@ class DeadUnitMonitor:
         """Stop counting."""
         if self._observer is not None:
             self._observer.end()
+        if self.reviver is not None and not trainer.sanity_checking:
+            self.reviver.after_validation_batch()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
@@ -170,10 +174,9 @@ class DeadUnitMonitor:
         if not trainer.sanity_checking:
             report = self._summed_report(trainer, pl_module)
             self._take_note(trainer, pl_module, report)
-            # Not guarded: on every process alike, or they would wait for each other later.
-            reviver = self._active_reviver(trainer)
-            if reviver is not None and trainer.state.fn == "fit":
-                reviver.after_validation(report, trainer.global_step)
+            # Not guarded: on every process alike, or one would wait for the others later.
+            if self._active_reviver is not None and trainer.state.fn == "fit":
+                self._active_reviver.after_validation(trainer, pl_module, report)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
@@ -256,10 +259,9 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
-        reviver = self._active_reviver(trainer)
-        if reviver is None:
+        if self._active_reviver is None:
             return
-        event = reviver.before_train_batch(trainer, pl_module, batch, batch_idx)
+        event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
         if event is not None:
             self._tell(trainer, pl_module, event)
 
@@ -271,14 +273,13 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count training batches where re-initialisation is scheduled by them."""
-        reviver = self._active_reviver(trainer)
-        if reviver is not None:
-            reviver.after_train_batch(trainer, pl_module)
+        if self._active_reviver is not None:
+            self._active_reviver.after_train_batch(trainer, pl_module)
 
-    def _active_reviver(self, trainer: Any) -> Reviver | None:
-        """Return what re-initialises, until any process gives up: then all stop together."""
-        ended = self._ended or (trainer.world_size == 1 and self._guard.gave_up)
-        return None if ended else self.reviver
+    @property
+    def _active_reviver(self) -> Reviver | None:
+        """What re-initialises, until any process gives up: then all of them stop together."""
+        return None if self._ended else self.reviver
 
     # --- the end, whatever it is --------------------------------------------------------------
 

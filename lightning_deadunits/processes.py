@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,6 +55,27 @@ def sum_tensors(trainer: Any, tensor: Tensor) -> Tensor:
     reduced = trainer.strategy.reduce(tensor, reduce_op="sum")
     assert isinstance(reduced, Tensor)
     return reduced
+
+
+@dataclass(frozen=True)
+class Together:
+    """The processes of a Trainer, as those need them who know no Trainer."""
+
+    trainer: Any
+    pl_module: Any
+
+    @property
+    def device(self) -> torch.device:
+        """The device on which the processes can sum."""
+        return device_of(self.trainer, self.pl_module)
+
+    def gather(self, value: object) -> list[Any]:
+        """Return the value of every process, see :func:`gather_objects`."""
+        return gather_objects(self.trainer, value)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum a tensor over all processes."""
+        return sum_tensors(self.trainer, tensor)
 
 
 def silence_advice(names: Iterable[str]) -> None:

@@ -25,18 +25,22 @@ class ReinitConfig:
 
     Args:
         patience: In how many consecutive validations (or training windows) a unit must be dead.
-        every_n_train_steps: Decide after every so many training batches, from counts on these
-            batches, and not at validation. For online and continual learning.
+            By default 2 at validation; 1 with `every_n_train_steps`, where a window is evidence
+            enough.
+        every_n_train_steps: Decide after every so many training batches (a window), from counts on
+            these batches, and not at validation. For online and continual learning; 100 did best
+            on slowly-changing regression (Dohare et al. 2024, Nature 632:768).
         max_per_event: Most units of a layer per event, the longest dead first: a number, or a
             fraction of the layer's units if below 1. No limit by default.
         grace_period: For how many validations (or training windows) after its re-initialisation a
-            unit is left alone.
+            unit is left alone. By default 2 at validation, 0 with `every_n_train_steps`.
         max_per_unit: How often one unit may be re-initialised at most. No limit by default.
         init: Fresh incoming weights: `default` draws from the layer's own distribution (its
-            `reset_parameters`), `matched` scales such a draw to the norm of live units' weights.
-            Or the import path of a function, or a function: called with fresh weights of shape
-            (n, fan_in), those of live units of shape (m, fan_in), and a CPU generator, it returns
-            the weights to use, of shape (n, fan_in).
+            `reset_parameters`, at the scale that its weights had when training began), `matched`
+            scales such a draw to the norm of live units' weights. Or the import path of a
+            function, or a function: called with fresh weights of shape (n, fan_in), those of live
+            units of shape (m, fan_in), and a CPU generator, it returns the weights to use, of
+            shape (n, fan_in). The bias is set so that half of the example makes the unit fire.
         layers: Patterns (as in fnmatch) of layers whose units may be re-initialised; all by
             default.
         exclude: Patterns of layers to leave alone.
@@ -55,10 +59,10 @@ class ReinitConfig:
         TypeError: If one is of the wrong type.
     """
 
-    patience: int = 2
+    patience: int | None = None
     every_n_train_steps: int | None = None
     max_per_event: float | None = None
-    grace_period: int = 2
+    grace_period: int | None = None
     max_per_unit: int | None = None
     init: str | Callable[..., Any] = "default"
     layers: str | list[str] | None = None
@@ -71,7 +75,14 @@ class ReinitConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        """Check every option."""
+        """Check every option; what is not given follows from the schedule."""
+        at_validation = self.every_n_train_steps is None
+        for name, value in (
+            ("patience", 2 if at_validation else 1),
+            ("grace_period", 2 * at_validation),
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         _check_int("patience", self.patience, 1)
         _check_int("grace_period", self.grace_period, 0)
         _check_int("attempts", self.attempts, 1)

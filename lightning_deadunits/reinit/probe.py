@@ -125,6 +125,8 @@ class Probe(SiteMode):
         out: Any,
     ) -> Any:
         """Hand a call on if it has weights."""
+        if isinstance(self.visitor, Recording) and isinstance(out, Tensor):
+            self.visitor.functions.append(function)
         described = describe(function, args, kwargs, out, self.parameters)
         if described is None:
             return out
@@ -151,6 +153,7 @@ class Recording(Visitor):
     """Records a pass.
 
     Attributes:
+        functions: All functions that returned a tensor, but for visited activations.
         calls: The calls with weights.
         uses: Which parameters were given to them.
         sites: Unit axes and activation of every visited layer.
@@ -159,6 +162,7 @@ class Recording(Visitor):
     """
 
     def __init__(self) -> None:
+        self.functions: list[Callable[..., Any]] = []
         self.calls: list[Call] = []
         self.uses: list[Use] = []
         self.sites: dict[str, tuple[tuple[int, ...], Tensor]] = {}

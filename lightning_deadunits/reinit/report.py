@@ -50,6 +50,16 @@ class ReinitReport:
         """Number of units refused, of all layers."""
         return sum(len(units) for units in self.refused.values())
 
+    def tell_weights(self, layer: str, made_by: list[str], read_by: list[str]) -> None:
+        """Name parameters that make units of a layer, and those that read them."""
+        for known, names in ((self.made_by, made_by), (self.read_by, read_by)):
+            known[layer] = list(dict.fromkeys((*known.get(layer, ()), *names)))
+
+    def note(self, text: str) -> None:
+        """Say something else, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
     def tell_outcome(self, dead: Mapping[str, Tensor]) -> None:
         """Take the first verdict after the event: which of its units live.
 

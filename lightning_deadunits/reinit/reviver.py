@@ -2,46 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
+import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from lightning_deadunits.processes import device_of, gather_objects, sum_tensors
-from lightning_deadunits.reinit.averages import copies_of, edit_copies_
+from lightning_deadunits.processes import Together, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.fitness import model_refusal
-from lightning_deadunits.reinit.keepsake import (
-    MOST_SAMPLES,
-    Keepsake,
-    first_samples,
-    mapped_tensors,
-    plain,
-)
-from lightning_deadunits.reinit.lightning_step import step_of
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.initial_scale import initial_scales
+from lightning_deadunits.reinit.keepsake import Keepsake, plain
+from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.revive import Event
 from lightning_deadunits.reinit.schedule import Schedule
-from lightning_deadunits.reinit.weight_slice import WeightSlice
-from lightning_deadunits.reinit.windows import Window, dormant_units
+from lightning_deadunits.reinit.trainer_event import attempt
+from lightning_deadunits.reinit.trainer_memory import TrainerMemory
+from lightning_deadunits.reinit.training_observers import Watch
+from lightning_deadunits.reinit.windows import Window
 from lightning_deadunits.report import DeadUnitsReport
-
-_SCORED = 64
-"""Samples that dormancy is measured on."""
-
-_Result = TypeVar("_Result")
-
-
-class RanksDifferError(RuntimeError):
-    """Processes have re-initialised units differently; training would go on with other weights."""
 
 
 class Reviver:
@@ -51,33 +32,32 @@ class Reviver:
 
     Args:
         config: The options.
+        watch: What the callback watches.
 
     Attributes:
         events: What was done so far.
     """
 
-    def __init__(self, config: ReinitConfig) -> None:
+    def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
         self.events: list[ReinitReport] = []
         self._schedule = Schedule(config)
         self._pending: Units = {}
-        self._measure = False
-        # A score is a mean: it takes more samples than tracing does.
-        self._example = Keepsake(_SCORED if config.criterion == "dormant" else MOST_SAMPLES)
+        self._example = Keepsake()
         self._stale = False
+        self._window = Window(config, watch)
+        self._memory = TrainerMemory()
+        self._known = KnownTraces()
+        self._scales: dict[str, float] | None = None
+        self._failure: str | None = None
         self._impossible = False
-        self._window = Window(config)
-        self._memory: OptimizerMemory | None = None
-        self._optimizers: list[Any] = []
-        self._names: dict[Tensor, str] = {}
-        self._corrections: list[Any] = []
 
     @property
-    def needs_example(self) -> bool:
-        """Whether :meth:`remember_batch` is to be called with validation batches."""
+    def at_validation(self) -> bool:
+        """Whether validation decides, rather than training batches."""
         return self.config.every_n_train_steps is None
 
-    def begin(self, trainer: Any) -> None:
+    def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""
         reason = model_refusal(trainer.model)
         self._impossible = reason is not None
@@ -89,18 +69,19 @@ class Reviver:
 
     # --- deciding -----------------------------------------------------------------------------
 
-    def remember_batch(self, batch: Any) -> None:
-        """Keep a few samples of a validation, on every process."""
-        if self.needs_example:
+    def before_validation_batch(self, pl_module: Any, batch: Any) -> None:
+        """Keep a few samples, and measure dormancy, for which zeros are not enough."""
+        if self.at_validation and not self._impossible:
             self._keep(batch)
+            if self.config.criterion == "dormant":
+                self._begin(pl_module)
 
-    def _keep(self, batch: Any) -> None:
-        if self._stale:
-            self._example.clear()
-            self._stale = False
-        self._example.offer(batch)
+    def after_validation_batch(self) -> None:
+        """Stop measuring."""
+        if self.at_validation and self.config.criterion == "dormant" and not self._impossible:
+            self._end()
 
-    def after_validation(self, report: DeadUnitsReport, step: int) -> None:
+    def after_validation(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
         """Take the report of a validation, the same on every process."""
         dead = {}
         for name, layer in report.layers.items():
@@ -108,13 +89,49 @@ class Reviver:
                 dead[name] = torch.zeros(layer.num_units, dtype=torch.bool)
                 dead[name][layer.dead] = True
         self._tell_outcome(dead)
-        if not self.needs_example or self._impossible:
-            return
-        self._stale = True
-        if self.config.criterion == "dormant":
-            self._measure = True
-        else:
+        if self.at_validation and not self._impossible:
+            if self.config.criterion == "dormant":
+                dead = self._verdict(trainer, pl_module)
             self._pending = self._schedule.judge(dead)
+            self._stale = True
+
+    def _verdict(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
+        """Judge a window, all processes alike: none if one of them failed to count it."""
+        failures = [text for text in gather_objects(trainer, self._failure) if text]
+        if failures:
+            if self._failure != "":
+                warnings.warn(
+                    f"Dead units are re-initialised no longer, for counting failed; training goes "
+                    f"on. Please report this.\n{failures[0]}",
+                    stacklevel=2,
+                )
+            self._failure = ""
+            return {}
+        return self._window.verdict(Together(trainer, pl_module))
+
+    def _begin(self, pl_module: Any) -> None:
+        if self._failure is None:
+            try:
+                self._window.begin(pl_module)
+            except Exception as error:
+                self._give_up(error)
+
+    def _end(self) -> None:
+        try:
+            self._window.end()
+        except Exception as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Count no longer, and take down why: the other processes are told at the verdict."""
+        self._failure = "".join(traceback.format_exception(error))
+        self._window.detach()
+
+    def _keep(self, batch: Any) -> None:
+        if self._stale:
+            self._example.clear()
+            self._stale = False
+        self._example.offer(batch)
 
     def _tell_outcome(self, dead: Mapping[str, Tensor]) -> None:
         """Say of the last event how many of its units live, at the first verdict after it."""
@@ -123,9 +140,7 @@ class Reviver:
 
     # --- acting -------------------------------------------------------------------------------
 
-    def before_train_batch(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
-    ) -> ReinitReport | None:
+    def before_train_batch(self, trainer: Any, pl_module: Any, batch: Any) -> ReinitReport | None:
         """Re-initialise what is due; then count, if training batches are what decides.
 
         Raises:
@@ -133,269 +148,90 @@ class Reviver:
         """
         if self._impossible:
             return None
-        self._resume(trainer, pl_module)
-        event = None
-        if self._pending or self._measure:
-            event = self._act(trainer, pl_module)
-        if not self.needs_example:
+        self._memory.resume(trainer, pl_module)
+        if self._scales is None:
+            known = trainer.global_step == 0
+            self._scales = initial_scales(pl_module.named_parameters()) if known else {}
+        event = self._act(trainer, pl_module) if self._pending else None
+        if not self.at_validation:
             self._keep(batch)
-            self._window.begin(pl_module, trainer.global_rank, trainer.world_size)
+            self._begin(pl_module)
         return event
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> None:
         """Stop counting; judge when the window is full."""
-        if self.needs_example or self._impossible:
+        if self.at_validation or self._impossible:
             return
-        self._window.end()
+        self._end()
         if self._window.full:
-            dead = self._window.verdict(
-                device_of(trainer, pl_module),
-                lambda value: gather_objects(trainer, value),
-                lambda tensor: sum_tensors(trainer, tensor),
-            )
+            dead = self._verdict(trainer, pl_module)
             self._tell_outcome(dead)
             self._pending = self._schedule.judge(dead)
             self._stale = True
 
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        event, problem = self._attempt(trainer, pl_module)
-        self._pending, self._measure = {}, False
+        units, self._pending = self._pending, {}
+        report, problem = attempt(
+            trainer,
+            pl_module,
+            units,
+            self._example.batch,
+            self._memory,
+            self.config,
+            scales=self._scales or {},
+            known=self._known,
+        )
         if problem is not None:
             warnings.warn(
                 f"Dead units were not re-initialised at step {trainer.global_step}, all is as it "
                 f"was: {problem}",
                 stacklevel=2,
             )
-        if event is None:
-            return None
-        report = event.report
-        self._schedule.revived(report.reinitialised)
-        self._schedule.refused(report.refused)
-        if not (report.reinitialised or report.refused or report.planned):
-            return None
-        self.events.append(report)
+            self._schedule.refused({name: dict.fromkeys(own, "") for name, own in units.items()})
+        if report is not None:
+            self._schedule.revived(report.reinitialised)
+            self._schedule.refused(report.refused)
+            self.events.append(report)
         return report
 
-    def _attempt(self, trainer: Any, pl_module: Any) -> tuple[Event | None, str | None]:
-        """Re-initialise on every process alike; return why not, if so.
-
-        A process that fails takes part in every exchange all the same: the others wait for it.
-        """
-        batch = self._shared_batch(trainer)
-        with same_buffers(trainer, pl_module) as keep:
-            units, problem = self._units(trainer, pl_module, batch)
-            if problem is None:
-                done, problem = attempted(lambda: self._operate_(trainer, pl_module, batch, units))
-                problem = self._agreed(trainer, done, problem)
-                if problem is None and done is not None:
-                    keep += edited(done[0])
-                    return done[0], None
-        # Tried again, but ever more rarely, whatever the reason.
-        self._schedule.refused({name: dict.fromkeys(own, "") for name, own in units.items()})
-        return None, problem
-
-    def _operate_(
-        self, trainer: Any, pl_module: Any, batch: Any, units: Units
-    ) -> tuple[Event, Edit]:
-        """Re-initialise on this process: the model, the optimizers' memory, averaged copies."""
-        event = Event(
-            self._example_of(trainer, pl_module, first_samples(batch)),
-            self._memory_of(trainer, pl_module),
-            self.config,
-            seed=self.config.seed,
-            step=trainer.global_step,
-        )
-        try:
-            event.operate_(units)
-            event.commit_()
-            return event, edit_copies_(copies_of(trainer, pl_module), edited(event))
-        except BaseException:
-            event.undo_()
-            raise
-
-    def _units(self, trainer: Any, pl_module: Any, batch: Any) -> tuple[Units, str | None]:
-        """Return what is due, the same on every process, and why that cannot be told if so."""
-        if not self._measure:
-            return self._pending, None
-        measured = attempted(
-            lambda: dormant_units(self._example_of(trainer, pl_module, batch), self.config)
-        )
-        everyone = gather_objects(trainer, measured)
-        problem = next((theirs for _, theirs in everyone if theirs is not None), None)
-        if problem is not None:
-            return {}, problem
-        return self._schedule.judge(everyone[0][0]), None
-
-    def _shared_batch(self, trainer: Any) -> Any:
-        """Return the samples of the first process that has any: all trace the same."""
-        if trainer.world_size == 1:
-            return self._example.batch
-        kept = gather_objects(trainer, plain(self._example.batch))
-        return next((batch for batch in kept if batch is not None), None)
-
-    def _example_of(self, trainer: Any, pl_module: Any, batch: Any) -> Example:
-        if batch is None:
-            raise ValueError("no batch was kept that it could be tried on")
-        batch = mapped_tensors(batch, lambda tensor: tensor.to(pl_module.device))
-        return Example(pl_module, batch, step_of(trainer, pl_module, not self.needs_example))
-
-    def _agreed(
-        self, trainer: Any, done: tuple[Event, Edit] | None, problem: str | None
-    ) -> str | None:
-        """Return any process's problem and take everything back; raise if weights differ."""
-        own = (problem, "" if done is None else checksum(done[0]))
-        everyone = gather_objects(trainer, own)
-        problem = next((theirs for theirs, _ in everyone if theirs is not None), None)
-        differ = len({digest for _, digest in everyone}) > 1
-        if done is not None and (differ or problem is not None):
-            event, copies = done
-            copies.undo_()
-            event.undo_()
-        if differ and problem is None:
-            raise RanksDifferError(
-                "Processes have re-initialised units differently: their weights differed before, "
-                "or the model does not compute the same on each of them."
-            )
-        return problem
-
-    # --- optimizers and state -----------------------------------------------------------------
-
-    def _memory_of(self, trainer: Any, pl_module: Any) -> OptimizerMemory:
-        """Return what the optimizers of now remember, with the step corrections so far."""
-        optimizers = optimizers_of(trainer, pl_module)
-        self._names = {p: name for name, p in pl_module.named_parameters()}
-        if self._memory is None or self._optimizers != optimizers:
-            corrections = self._corrections if self._memory is None else self._saved()
-            self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
-            self._corrections = []
-            if corrections:
-                parameters = {name: parameter for parameter, name in self._names.items()}
-                self._memory.load_state_dict(corrections, parameters)
-                self._memory.drop_outdated()
-        return self._memory
-
-    def _resume(self, trainer: Any, pl_module: Any) -> None:
-        """Go on with the step corrections of a checkpoint, or of optimizers that were replaced."""
-        replaced = self._memory and self._optimizers != optimizers_of(trainer, pl_module)
-        if self._corrections or replaced:
-            _, problem = attempted(lambda: self._memory_of(trainer, pl_module))
-            if problem is not None:
-                warnings.warn(
-                    f"Weights re-initialised before are stepped like all others: {problem}",
-                    stacklevel=2,
-                )
-
-    def _saved(self) -> list[Any]:
-        return self._corrections if self._memory is None else self._memory.state_dict(self._names)
+    # --- state --------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Leave nothing behind on the model and the optimizers; harmless when there is nothing."""
         self._window.detach()
-        if self._memory is not None:
-            # A checkpoint may still be written after an exception.
-            self._corrections = self._saved()
-            self._memory.detach()
-        self._memory, self._optimizers, self._names = None, [], {}
+        self._memory.detach()
+        self._known.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
-        waiting = bool(self._pending) or self._measure
+        keep_example = self._pending or not self.at_validation
+        untold = self.events[-1:] if self.events and self.events[-1].alive is None else []
         return {
             "schedule": self._schedule.state_dict(),
             "pending": self._pending,
-            "measure": self._measure,
-            "example": plain(self._example.batch) if waiting or not self.needs_example else None,
+            "example": plain(self._example.batch) if keep_example else None,
             "stale": self._stale,
             "window": self._window.state_dict(),
-            "corrections": self._saved(),
-            "last": None if not self.events else dict(self.events[-1].reinitialised),
+            "memory": self._memory.state_dict(),
+            "scales": self._scales,
+            "untold": [(event.step, event.reinitialised) for event in untold],
         }
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
-        """Add what other processes have counted: each goes on with its own."""
-        if not self.needs_example and not self._window.untouched:
-            state["window"]["ranks"] = gather_objects(trainer, state["window"]["ranks"][0])
+        """Add to a state what other processes have observed: each goes on with its own."""
+        if not self.at_validation and not self._impossible:
+            state["window"] = self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         self._schedule.load_state_dict(state["schedule"])
-        self._pending, self._measure = dict(state["pending"]), bool(state["measure"])
+        self._pending = dict(state["pending"])
         self._example.batch, self._stale = state["example"], bool(state["stale"])
         self._window.load_state_dict(state["window"])
-        self._corrections = list(state["corrections"])
-        self._memory = None
+        self._memory.load_state_dict(state["memory"])
+        self._scales = state["scales"]
+        self.events = [ReinitReport(step=step, reinitialised=own) for step, own in state["untold"]]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks and tensors of this training out of copies: they are for another one."""
-        fresh: dict[str, Any] = {
-            "_memory": None,
-            "_optimizers": [],
-            "_names": {},
-            "_window": Window(self.config),
-        }
-        return {**self.__dict__, **fresh}
-
-
-def attempted(function: Callable[[], _Result]) -> tuple[_Result | None, str | None]:
-    """Return what a function returns, or what it raises in words."""
-    try:
-        return function(), None
-    except Exception as error:  # whatever the user's code raises on an example
-        return None, f"{type(error).__name__}: {error}"
-
-
-def optimizers_of(trainer: Any, pl_module: Any) -> list[Optimizer]:
-    """Return the Trainer's optimizers, and those that a module steps without it knowing."""
-    own = [value for value in vars(pl_module).values() if isinstance(value, Optimizer)]
-    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
-
-
-@contextmanager
-def same_buffers(trainer: Any, pl_module: Any) -> Iterator[list[WeightSlice]]:
-    """Give every process the first one's buffers for a while, so that all decide alike.
-
-    Running statistics are each process's own between two forward passes of DDP. What is put into
-    the list that this yields stays.
-    """
-    keep: list[WeightSlice] = []
-    if trainer.world_size == 1:
-        yield keep
-        return
-    buffers = [b for b in pl_module.buffers() if b.is_floating_point() and b.numel()]
-    own = [buffer.clone() for buffer in buffers]
-    for buffer in buffers:
-        firsts = buffer.detach().clone(memory_format=torch.contiguous_format)
-        torch.distributed.broadcast(firsts, 0)
-        if not torch.equal(firsts, buffer):  # an expanded one cannot be written to
-            buffer.copy_(firsts)
-    try:
-        yield keep
-    finally:
-        values = [weights.read(weights.parameter) for weights in keep]
-        for buffer, value in zip(buffers, own, strict=True):
-            if not torch.equal(value, buffer):
-                buffer.copy_(value)
-        for weights, value in zip(keep, values, strict=True):
-            weights.write_(weights.parameter, value)
-
-
-def edited(event: Event) -> list[WeightSlice]:
-    """Return every element of the model that an event has written, but no gradients."""
-    gradients = {id(w.parameter.grad) for w in event.touched if w.parameter.grad is not None}
-    return [
-        weights
-        for edit in event.outcome.edits
-        for weights, _ in edit.slices()
-        if id(weights.parameter) not in gradients
-    ]
-
-
-def checksum(event: Event) -> str:
-    """Return a digest of what was written, and of what was there before."""
-    digest = hashlib.sha256(repr(event.report.reinitialised).encode())
-    for edit in event.outcome.edits:
-        for (weights, values), before in zip(edit.slices(), edit.before(), strict=True):
-            if weights.parameter.requires_grad:
-                for tensor in (weights.positions, values, before):
-                    digest.update(tensor.detach().cpu().double().numpy().tobytes())
-    return digest.hexdigest()
+        return {**self.__dict__, "_memory": TrainerMemory(), "_known": KnownTraces()}

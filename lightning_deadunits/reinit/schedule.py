@@ -70,7 +70,7 @@ class Schedule:
 
     def _due(self, layer: _Layer, dead: Tensor) -> list[int]:
         layer.streak = torch.where(dead, layer.streak + 1, 0)
-        ready = (layer.streak >= self.config.patience) & (layer.pause == 0)
+        ready = (layer.streak >= (self.config.patience or 1)) & (layer.pause == 0)
         layer.pause = (layer.pause - 1).clamp(min=0)
         if self.config.max_per_unit is not None:
             ready &= layer.revivals < self.config.max_per_unit
@@ -86,7 +86,7 @@ class Schedule:
             layer.revivals[of_layer] += 1
             layer.refusals[of_layer] = 0
             layer.streak[of_layer] = 0
-            layer.pause[of_layer] = self.config.grace_period
+            layer.pause[of_layer] = self.config.grace_period or 0
 
     def refused(self, units: Mapping[str, Mapping[int, str]]) -> None:
         """Take note of what was refused: it is tried again, but ever more rarely."""

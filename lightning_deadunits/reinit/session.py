@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import Parameters
 from lightning_deadunits.reinit.passes import Change, Example
 from lightning_deadunits.reinit.probe import PathChangedError, Probe, Recording, Visitor
+
+R = TypeVar("R", bound=Recording)
 
 UnitKey = tuple[str, int]
 """Layer and unit."""
@@ -58,7 +61,7 @@ class Session:
             raise PathChangedError
         return outputs
 
-    def record(self, visitor: Recording, *, training: bool = False) -> Recording:
+    def record(self, visitor: R, *, training: bool = False) -> R:
         """Record one pass."""
         visitor.outputs = self.run(visitor, training=training)
         return visitor

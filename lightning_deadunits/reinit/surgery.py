@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -108,7 +107,7 @@ class Surgeon:
             edit = self._edit(traces, pending, attempt, first=attempt == 0)
             edits.append(edit)
             edit.apply_()
-            firing = self._settle_(traces, edits)
+            firing = self._settle_(traces, pending, edits)
             pending = {unit: trace for unit, trace in pending.items() if unit not in firing}
             if not pending:
                 break
@@ -141,11 +140,12 @@ class Surgeon:
         axis = call.operation.made_axes[0]
         return call.out.select(axis, part.channel).flatten()[0]
 
-    def _settle_(self, traces: Traces, edits: list[Edit]) -> set[UnitKey]:
-        """Verify in eval mode; fresh channels get the statistics that they have on the example."""
-        recorded = self._session.recorded
+    def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
+        """Verify in eval mode; fresh channels get the biases and statistics of the example."""
+        recorded, biases = self._session.recorded, _biases(fresh)
         visitor = Settled(
             _statistics(traces),
+            set(biases),
             recorded,
             self._made | _made(traces),
             by_layer(traces),
@@ -153,11 +153,14 @@ class Surgeon:
         )
         visitor.check_outputs(self._session.run(visitor))
         edit = Edit()
-        for (index, channel), values in visitor.statistics.items():
+        for channel, shift in visitor.shifts.items():
+            bias = biases[channel]
+            edit.set(bias, bias.read(bias.parameter).float() + shift)
+        for (index, number), values in visitor.statistics.items():
             running = recorded.calls[index].operation.running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):
-                edit.set(WeightSlice.along(buffer, {0: [channel]}), value)
+                edit.set(WeightSlice.along(buffer, {0: [number]}), value)
         edits.append(edit)
         edit.apply_()
         return {(layer, unit) for layer, units in visitor.firing.items() for unit in units}
@@ -233,6 +236,15 @@ def _made(traces: Traces) -> set[int]:
     return parts | {index for trace in traces.values() for index, _ in trace.statistics}
 
 
-def _statistics(traces: Iterable[UnitKey] | Traces) -> set[Channel]:
-    assert isinstance(traces, dict)
+def _biases(traces: Traces) -> dict[Channel, WeightSlice]:
+    """Return the biases of channels that no norm stands behind, which would take a shift back."""
+    return {
+        (part.index, part.channel): part.weights
+        for trace in traces.values()
+        for part in trace.makes
+        if part.role == "bias" and not trace.statistics
+    }
+
+
+def _statistics(traces: Traces) -> set[Channel]:
     return {channel for trace in traces.values() for channel in trace.statistics}

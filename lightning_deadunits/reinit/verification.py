@@ -73,39 +73,61 @@ class Observed(Visitor):
 
 
 class Settled(Observed):
-    """Also takes the running statistics of fresh channels from the example, and uses them.
+    """Also takes from the example what fresh channels need to know of it, and uses it.
+
+    A fresh channel's bias is set so that half of its values are positive: alive, and its threshold
+    where the data is (as in the data-dependent initialisation of Krähenbühl et al. 2016, with the
+    median in place of the mean). Its running statistics are those of the example.
 
     Args:
-        channels: Calls and channels of norms that fresh weights feed.
+        normed: Calls and channels of norms that fresh weights feed.
+        biased: Calls and channels that have a fresh bias.
         *args: As for :class:`Observed`.
 
     Attributes:
-        statistics: Running mean and variance that these channels should have.
+        statistics: Running mean and variance that normed channels should have.
+        shifts: What is to be added to the bias of biased channels.
     """
 
-    def __init__(self, channels: set[Channel], *args: Any) -> None:
+    def __init__(self, normed: set[Channel], biased: set[Channel], *args: Any) -> None:
         super().__init__(*args)
         self.statistics: Statistics = {}
-        self._channels: dict[int, list[int]] = {}
-        for index, channel in channels:
-            self._channels.setdefault(index, []).append(channel)
+        self.shifts: dict[Channel, Tensor] = {}
+        self._normed, self._biased = _by_call(normed), _by_call(biased)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        channels = self._channels.get(index)
-        if channels and operation.running is not None and operation.again is not None:
-            mean, variance = operation.running
-            for channel in channels:
-                values = channel_of(reads[0], operation.read_axes, channel).float()
-                # A variance of zero would blow up whatever comes next.
-                spread = values.var(correction=min(1, values.numel() - 1)).clamp(min=1e-5)
-                mean[channel], variance[channel] = values.mean(), spread
-                self.statistics[(index, channel)] = (
-                    mean[channel].clone(),
-                    variance[channel].clone(),
-                )
+        if index in self._biased and isinstance(out, Tensor):
+            self._centre_(index, operation, out)
+        if index in self._normed and operation.running and operation.again is not None:
+            self._normalise_(index, operation, reads[0])
             out = operation.again()
         return super().operation(index, operation, reads, out)
+
+    def _centre_(self, index: int, operation: Operation, out: Tensor) -> None:
+        for channel in self._biased[index]:
+            values = channel_of(out, operation.made_axes, channel)
+            if bool((values != values.flatten()[0]).any()):  # else the bias is all that it has
+                shift = -values.float().median()
+                values += shift.to(values.dtype)
+                self.shifts[(index, channel)] = shift
+
+    def _normalise_(self, index: int, operation: Operation, read: Tensor) -> None:
+        assert operation.running is not None
+        mean, variance = operation.running
+        for channel in self._normed[index]:
+            values = channel_of(read, operation.read_axes, channel).float()
+            # A variance of zero would blow up whatever comes next.
+            spread = values.var(correction=min(1, values.numel() - 1)).clamp(min=1e-5)
+            mean[channel], variance[channel] = values.mean(), spread
+            self.statistics[(index, channel)] = mean[channel].clone(), variance[channel].clone()
+
+
+def _by_call(channels: set[Channel]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for index, channel in sorted(channels):
+        found.setdefault(index, []).append(channel)
+    return found
 
 
 class Stressed(Observed):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import Init
+from lightning_deadunits.reinit.initial_scale import rescaled, rms
 from lightning_deadunits.reinit.session import Session
 from lightning_deadunits.reinit.tracing import Part
 
@@ -26,10 +27,18 @@ class Draws:
         init: Changes fresh weights, given those of live units; None to take them as drawn.
         seed: The user's seed.
         step: The training step.
+        scales: How large parameters were when training began, by name.
     """
 
-    def __init__(self, session: Session, init: Init | None, seed: int, step: int) -> None:
-        self._session, self._init = session, init
+    def __init__(
+        self,
+        session: Session,
+        init: Init | None,
+        seed: int,
+        step: int,
+        scales: Mapping[str, float],
+    ) -> None:
+        self._session, self._init, self._scales = session, init, scales
         self._seed, self._step = seed, step
         self._homes = {
             id(parameter): (module, name)
@@ -79,12 +88,19 @@ class Draws:
         parameter = part.weights.parameter
         module, name = self._homes[id(parameter)]
         whole = self._reset(module, layer, attempt).get(name)
-        if whole is not None:
-            return whole.flatten()[part.weights.positions.cpu()]
         if part.role == "bias":
-            return torch.zeros(len(part.weights.positions))
-        # A parameter without `reset_parameters`: the distribution of nn.Linear.
-        generator = torch.Generator().manual_seed(self._number(f"{layer}/{name}", attempt))
+            places = part.weights.positions
+            return torch.zeros(len(places)) if whole is None else whole.flatten()[places.cpu()]
+        if whole is None:
+            whole = fresh = self._uniform(part, f"{layer}/{name}", attempt)
+        else:
+            fresh = whole.flatten()[part.weights.positions.cpu()]
+        began = self._scales.get(self._session.parameters.named(parameter).names[0])
+        return rescaled(fresh, rms(whole), began)
+
+    def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
+        """Draw for a parameter without ``reset_parameters``: the distribution of nn.Linear."""
+        generator = torch.Generator().manual_seed(self._number(name, attempt))
         generator.manual_seed(generator.seed() + part.channel)
         uniform = torch.rand(len(part.weights.positions), generator=generator) * 2 - 1
         return uniform / math.sqrt(max(1, len(uniform)))

@@ -22,6 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits import reinit_dead_units
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.optimizer_state import memory_of, reset_
 from lightning_deadunits.reinit.weight_slice import WeightSlice
@@ -105,8 +106,16 @@ def whole_tensor_step(learner: Learner, units: Tensor, seen: Tensor) -> None:
 
 
 def per_unit_step(learner: Learner, units: Tensor, seen: Tensor) -> None:
-    """Zero the moments, and let the fresh weights alone count from zero: this package."""
+    """Zero the moments, and let the fresh weights alone count from zero."""
     OptimizerMemory([learner.optimizer]).forget_(revive(learner, units))
+
+
+def this_package(learner: Learner, units: Tensor, seen: Tensor) -> None:
+    """Do what a user does: the same, and biases such that half of the example fires."""
+    dead = {"3": units.tolist()}
+    done = reinit_dead_units(learner.model, dead, seen[:8], optimizers=[learner.optimizer])
+    if done.reinitialised != dead:
+        raise RuntimeError(f"Expected all of {dead} to be re-initialised, but got: {done}")
 
 
 POLICIES: dict[str, Policy] = {
@@ -116,6 +125,7 @@ POLICIES: dict[str, Policy] = {
     "mean moments": mean_moments,
     "whole-tensor step": whole_tensor_step,
     "per-unit step": per_unit_step,
+    "reinit_dead_units": this_package,
 }
 
 

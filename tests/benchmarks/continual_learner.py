@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -47,11 +46,15 @@ class Networks:
     def module(self, run: int) -> nn.Sequential:
         """Copy one run's network into a module."""
         module = nn.Sequential(nn.Linear(INPUTS, UNITS), nn.ReLU(), nn.Linear(UNITS, 1))
+        self.fill_(module, run)
+        return module
+
+    def fill_(self, module: nn.Sequential, run: int) -> None:
+        """Copy one run's network into a module that there is already."""
         arrays = (self.weight, self.bias, self.outgoing, self.offset)
         with torch.no_grad():
             for parameter, array in zip(module.parameters(), arrays, strict=True):
                 parameter.copy_(torch.from_numpy(array[..., run].copy()).reshape(parameter.shape))
-        return module
 
     def load_(self, run: int, module: nn.Sequential) -> None:
         """Copy a module back into one run's network."""
@@ -77,16 +80,20 @@ class Window:
     inputs: Floats
 
 
-class Policy(Protocol):
+class Policy:
     """Decides every `every` steps what becomes of the units, and does it; 0 is never.
 
     The arrays of the networks are to be written in place. `Networks.module` and `Networks.load_`
     turn one run into an `nn.Sequential` and back, for policies that are written for modules.
     """
 
-    every: int
+    every: int = 0
 
-    def __call__(self, networks: Networks, window: Window) -> None: ...
+    def begin(self, networks: Networks) -> None:
+        """Look at the networks before the first step."""
+
+    def __call__(self, networks: Networks, window: Window) -> None:
+        """Re-initialise what is due after a window."""
 
 
 def fresh_weights(generator: np.random.Generator, units: int) -> Floats:
@@ -106,6 +113,7 @@ class Training:
     def __post_init__(self) -> None:
         self._products = np.empty_like(self.networks.weight)
         self._activity = np.zeros_like(self.networks.bias)
+        self.policy.begin(self.networks)
 
     def run(self, block: Block) -> None:
         """Learn one block; adds the squared errors summed over it, shape ``(R,)``."""

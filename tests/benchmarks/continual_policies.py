@@ -7,22 +7,78 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from lightning_deadunits import ReinitConfig
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.initial_scale import initial_scales
+from lightning_deadunits.reinit.known_traces import KnownTraces
+from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
+from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.schedule import Schedule
 from tests.benchmarks.continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
 from tests.benchmarks.slowly_changing import Floats
 
 
-class PlainSGD:
-    """Re-initialises nothing."""
+@dataclass
+class Callback(Policy):
+    """What `DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=...))` does: its own code.
 
-    every = 0
+    Units are judged by the callback's schedule and re-initialised by its events, one network at a
+    time, on 8 recent inputs as the callback keeps them. Only the counting of a window is the
+    learner's, for all runs at once.
 
-    def __call__(self, networks: Networks, window: Window) -> None: ...
+    Args:
+        every: Steps of a window.
+    """
+
+    every: int
+    revived: int = 0
+
+    def __post_init__(self) -> None:
+        self._config = ReinitConfig(every_n_train_steps=self.every)
+        self._windows = 0
+
+    def begin(self, networks: Networks) -> None:
+        runs = range(networks.bias.shape[1])
+        self._schedules = [Schedule(self._config) for _ in runs]
+        self._modules = [networks.module(run) for run in runs]
+        self._scales = [initial_scales(module.named_parameters()) for module in self._modules]
+        self._known = [KnownTraces() for _ in runs]
+
+    def __call__(self, networks: Networks, window: Window) -> None:
+        self._windows += 1
+        for run, dead in enumerate(torch.from_numpy(window.activity.T == 0)):
+            due = self._schedules[run].judge({"1": dead})
+            if due:
+                example = torch.from_numpy(window.inputs[-8:, :, run].copy())
+                networks.load_(run, self._revived(run, networks, due, example))
+
+    def _revived(
+        self, run: int, networks: Networks, due: dict[str, list[int]], example: torch.Tensor
+    ) -> nn.Sequential:
+        module = self._modules[run]
+        networks.fill_(module, run)
+        event = Event(
+            Example(module, example, module),
+            OptimizerMemory(),
+            self._config,
+            seed=run,
+            step=self._windows * self.every,
+            scales=self._scales[run],
+            known=self._known[run],
+        )
+        event.operate_(due)
+        self._schedules[run].revived(event.report.reinitialised)
+        self._schedules[run].refused(event.report.refused)
+        self.revived += event.report.num_reinitialised
+        return module
 
 
 @dataclass
-class Scheduled:
+class Scheduled(Policy):
     """Every so many steps, re-initialises the units that were dead, or dormant, ever since.
 
     Args:
@@ -72,7 +128,7 @@ _LINEAR = 6**-0.5
 
 
 @dataclass
-class ContinualBackprop:
+class ContinualBackprop(Policy):
     """Replaces at every step a small share of the mature units, those of least utility.
 
     Dohare et al. 2024, "Loss of plasticity in deep continual learning", Nature 632:768, equations
@@ -133,8 +189,9 @@ class ContinualBackprop:
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "plain SGD": PlainSGD,
+    "plain SGD": Policy,
     "continual backprop": ContinualBackprop,
+    **{f"callback every {n}": (lambda n=n: Callback(n)) for n in (50, 100, 200, 1000)},
     "ReDo 0.1 every 1000": lambda: Scheduled(1000, dormant_below=0.1),
     "ReDo 0.1 every 500": lambda: Scheduled(500, dormant_below=0.1),
     **{f"dead every {n}": (lambda n=n: Scheduled(n)) for n in (50, 100, 200, 500, 1000, 20_000)},

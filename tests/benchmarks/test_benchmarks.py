@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.benchmarks.continual_learner import LEARNING_RATE, Networks, Training, learn
-from tests.benchmarks.continual_policies import POLICIES, PlainSGD, Scheduled
+from tests.benchmarks.continual_learner import LEARNING_RATE, Networks, Policy, Training, learn
+from tests.benchmarks.continual_policies import POLICIES, Scheduled
 from tests.benchmarks.slowly_changing import PERIOD, stream
 
 
@@ -15,7 +15,7 @@ def test_runs_side_by_side_learn_as_torch_does_one_by_one():
     module = networks.module(1)
     optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE)
     block = next(stream(range(3)))
-    training = Training(networks, PlainSGD())
+    training = Training(networks, Policy())
     for i in range(500):
         x = torch.from_numpy(np.concatenate([block.slow, block.fast[i]])[:, 1].copy())
         training._step(np.concatenate([block.slow, block.fast[i]]), block.target[i])

@@ -46,6 +46,14 @@ def test_everything_is_set_from_the_command_line() -> None:
     assert parser.instantiate(parsed).callback.reinit == ReinitConfig()
 
 
+def test_a_window_of_training_batches_is_evidence_enough_unless_said_otherwise() -> None:
+    at_validation, in_training = ReinitConfig(), ReinitConfig(every_n_train_steps=100)
+    assert (at_validation.patience, at_validation.grace_period) == (2, 2)
+    assert (in_training.patience, in_training.grace_period) == (1, 0)
+    given = ReinitConfig(every_n_train_steps=100, patience=3, grace_period=1)
+    assert (given.patience, given.grace_period) == (3, 1)
+
+
 def test_the_cap_is_a_number_or_a_fraction() -> None:
     assert ReinitConfig().limit(10) == 10
     assert ReinitConfig(max_per_event=3).limit(10) == 3

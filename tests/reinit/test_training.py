@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
-from lightning_deadunits.reinit.reviver import RanksDifferError
+from lightning_deadunits.reinit.agreement import RanksDifferError
+from lightning_deadunits.reinit.windows import Window
 from tests.zoo import kill
 
 
@@ -154,6 +155,66 @@ def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
     assert callback.reviver.events[0].reinitialised == {"relu": [1, 5], "relu-2": [0]}
+
+
+def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
+    class Late(Plain):
+        """Unit 1 of the first layer is as loud as the others, but on the last batch alone."""
+
+        def loss(self, batch: list[Tensor]) -> Tensor:
+            shift = 8.0 if batch[0][0, 0] == last else -100.0
+            hidden = F.relu(self.a(batch[0]) + shift * torch.eye(16)[1])
+            return F.mse_loss(self.c(F.relu(self.b(hidden))), batch[1])
+
+    last = data().dataset.tensors[0][-16, 0]  # type: ignore[attr-defined]
+    seed_everything(0, verbose=False)
+    model = Late(batch_norm=False)
+    kill(model.a, 5)
+    config = ReinitConfig(criterion="dormant", tau=0.1, patience=1)
+    callback = DeadUnitCallback(reinit=config)
+    fit(model, tmp_path, callback, max_epochs=2)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised["relu"] == [5]
+
+
+def test_counting_that_fails_costs_a_warning_and_not_the_training(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, model: Any) -> None:
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(Window, "begin", broken)
+    callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2))
+    with pytest.warns(UserWarning, match="(?s)counting failed; training goes.*a bug of ours"):
+        trainer = fit(dying(), tmp_path, callback)
+    assert trainer.global_step == 16
+
+
+def test_the_outcome_of_an_event_is_told_after_a_resume(tmp_path: Any) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=10)
+    fit(dying(), tmp_path, DeadUnitCallback(reinit=True), keep, max_epochs=3)
+    callback = DeadUnitCallback(reinit=True)
+    fit(dying(), tmp_path, callback, max_epochs=3, ckpt_path=str(tmp_path / "step=10.ckpt"))
+    assert callback.reviver is not None
+    told = callback.reviver.events[0]
+    assert (told.step, told.alive) == (8, {"relu": [1, 5], "relu-2": [0]})
+
+
+@pytest.mark.parametrize("criterion", ["dead", "dormant"])
+def test_resuming_inside_a_window_equals_the_uninterrupted_run(
+    tmp_path: Any, criterion: Any
+) -> None:
+    config = ReinitConfig(every_n_train_steps=6, criterion=criterion)
+    whole, callback = dying(), DeadUnitCallback(reinit=config)
+    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_epochs=1)
+    fit(whole, tmp_path, callback, keep)
+    assert callback.reviver is not None
+    assert callback.reviver.events[0].reinitialised
+    for step in (4, 8):
+        resumed = dying()
+        path = str(tmp_path / f"step={step}.ckpt")
+        fit(resumed, tmp_path, DeadUnitCallback(reinit=config), ckpt_path=path)
+        assert same(whole.state_dict(), resumed.state_dict()), step
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW"])

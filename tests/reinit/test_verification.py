@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
-from lightning_deadunits.reinit import edit, revive, surgery, tracing
+from lightning_deadunits.reinit import edit, planning, revive, surgery, tracing
 from lightning_deadunits.reinit.operations import Operation
 from lightning_deadunits.reinit.tracing import Trace
 from tests.zoo import Net, ResNet, conv, kill
@@ -67,7 +67,7 @@ def forgetful(original: Any) -> Any:
 
 MUTATIONS = {
     "an outgoing index is off by one": (tracing, "_reading_parts", off_by_one),
-    "a reader is forgotten": (revive, "trace", forgetful),
+    "a reader is forgotten": (planning, "trace", forgetful),
 }
 
 

@@ -1,0 +1,143 @@
+"""What is observed of training batches, or of a validation, so that units can be judged by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.observation.observer import LayerCounts, Observer, _Count
+from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.tally import report_of
+from lightning_deadunits.processes import Together
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the callback watches, and what it calls dead.
+
+    Attributes:
+        layers: Patterns of layers, None for all.
+        exclude: Patterns of layers to leave out.
+        dead_threshold: Zero rate from which on a unit is dead.
+        atol: Magnitude that counts as zero, None for a rule by kind of activation.
+    """
+
+    layers: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    dead_threshold: float = 1.0
+    atol: float | None = None
+
+
+class TrainingObserver(Observer):
+    """Observes forward passes, and not what activation checkpointing computes anew."""
+
+    def __init__(self, model: Any, watch: Watch) -> None:
+        super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
+        self.watch = watch
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # Backward runs within the batch, too; -1 is outside of it.
+        if torch._C._current_graph_task_id() != -1:
+            return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def verdict(self, together: Together) -> dict[str, Tensor]:
+        """Return which units of each layer are due, by what all processes have seen."""
+        raise NotImplementedError
+
+    def saved(self) -> dict[str, Any]:
+        """Return what was seen so far, tensors and primitives only."""
+        raise NotImplementedError
+
+    def load(self, saved: dict[str, Any], device: torch.device) -> None:
+        """Add what was seen before, see :meth:`saved`."""
+        raise NotImplementedError
+
+
+class Zeros(TrainingObserver):
+    """Counts zeros: a unit is due if it is dead."""
+
+    def verdict(self, together: Together) -> dict[str, Tensor]:
+        """See :class:`TrainingObserver`."""
+        report = report_of(
+            self.counts,
+            self.unjudged,
+            dead_threshold=self.watch.dead_threshold,
+            atol=self.watch.atol,
+            device=together.device,
+            gather=together.gather,
+            reduce=together.sum,
+        )
+        return {
+            name: layer.zero_rate >= self.watch.dead_threshold
+            for name, layer in report.layers.items()
+            if layer.observations
+        }
+
+    def saved(self) -> dict[str, Any]:
+        """See :class:`TrainingObserver`."""
+        counts = {name: _moved(vars(counts), "cpu") for name, counts in self.counts.items()}
+        return {"counts": counts, "unjudged": dict(self.unjudged)}
+
+    def load(self, saved: dict[str, Any], device: torch.device) -> None:
+        """See :class:`TrainingObserver`."""
+        for name, own in saved["counts"].items():
+            if name in self.counts:
+                self._add(self.counts[name], _Count(**_moved(own, device)))
+            else:
+                self.counts[name] = LayerCounts(**_moved(own, device))
+        self.unjudged.update(saved["unjudged"])
+
+
+class Magnitudes(TrainingObserver):
+    """Sums mean magnitudes: a unit is due if it is dormant (Sokar et al. 2023).
+
+    Args:
+        model: The model.
+        watch: What is watched.
+        tau: Share of the layer's mean magnitude up to which a unit is dormant.
+    """
+
+    def __init__(self, model: Any, watch: Watch, tau: float) -> None:
+        super().__init__(model, watch)
+        self._tau = tau
+        self._sums: dict[str, Tensor] = {}
+
+    def reset(self) -> None:
+        """Start a new window."""
+        super().reset()
+        self._sums = {}
+
+    def on_site(self, site: Site, output: Tensor) -> Tensor:
+        """Add the mean magnitude of every unit."""
+        others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
+        values = output.detach().abs().double()
+        mean = (values.mean(others) if others else values).flatten()
+        if site.name in self._sums:
+            mean = mean + self._sums[site.name]
+        self._sums[site.name] = mean
+        return output
+
+    def verdict(self, together: Together) -> dict[str, Tensor]:
+        """See :class:`TrainingObserver`."""
+        total: dict[str, Tensor] = {}
+        for sums in together.gather(self.saved()):
+            for name, values in sums.items():
+                total[name] = total[name] + values if name in total else values
+        return {name: own <= self._tau * own.mean() for name, own in total.items() if own.any()}
+
+    def saved(self) -> dict[str, Any]:
+        """See :class:`TrainingObserver`."""
+        return _moved(self._sums, "cpu")
+
+    def load(self, saved: dict[str, Any], device: torch.device) -> None:
+        """See :class:`TrainingObserver`."""
+        for name, own in _moved(saved, device).items():
+            self._sums[name] = self._sums[name] + own if name in self._sums else own
+
+
+def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
