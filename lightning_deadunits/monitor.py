@@ -99,6 +99,7 @@ class DeadUnitMonitor:
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._guard = Guard()
+        self._ended = False
         self._checked = False
         self._told: set[str] = set()
         self._cut: set[str] = set()
@@ -122,6 +123,8 @@ class DeadUnitMonitor:
                 "dataloader or `validation_step`, or `limit_val_batches=0`.",
                 stacklevel=2,
             )
+        if self.reviver is not None:
+            self.reviver.begin_fit(trainer)
 
     # --- validation ---------------------------------------------------------------------------
 
@@ -171,6 +174,9 @@ class DeadUnitMonitor:
         if not trainer.sanity_checking:
             report = self._summed_report(trainer, pl_module)
             self._take_note(trainer, pl_module, report)
+            # Not guarded: on every process alike, or one would wait for the others later.
+            if self._active_reviver is not None and trainer.state.fn == "fit":
+                self._active_reviver.after_validation(trainer, pl_module, report)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
@@ -179,21 +185,25 @@ class DeadUnitMonitor:
         self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
         log_scalars(trainer, pl_module, self.report)
         self._warn(trainer, self.report)
-        if in_fit and self.reviver is not None:
-            self.reviver.after_validation(trainer, pl_module, self.report)
 
     def _summed_report(self, trainer: Any, pl_module: Any) -> DeadUnitsReport:
         # Every process takes part, also one whose monitoring failed: the others wait for it.
         observer = self._observer
         counts = {} if observer is None else observer.counts
         unjudged = {} if observer is None else {**observer.unseen(), **observer.unjudged}
+
+        def gather(value: object) -> list[Any]:
+            everyone = gather_objects(trainer, (value, self._guard.gave_up))
+            self._ended = any(gave_up for _, gave_up in everyone)
+            return [theirs for theirs, _ in everyone]
+
         return report_of(
             counts,
             unjudged,
             dead_threshold=self.dead_threshold,
             atol=self.atol,
             device=device_of(trainer, pl_module),
-            gather=lambda value: gather_objects(trainer, value),
+            gather=gather,
             reduce=lambda vector: sum_tensors(trainer, vector),
         )
 
@@ -249,9 +259,9 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
-        if self.reviver is None:
+        if self._active_reviver is None:
             return
-        event = self.reviver.before_train_batch(trainer, pl_module, batch)
+        event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
         if event is not None:
             self._tell(trainer, pl_module, event)
 
@@ -263,8 +273,13 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count training batches where re-initialisation is scheduled by them."""
-        if self.reviver is not None:
-            self.reviver.after_train_batch(trainer, pl_module)
+        if self._active_reviver is not None:
+            self._active_reviver.after_train_batch(trainer, pl_module)
+
+    @property
+    def _active_reviver(self) -> Reviver | None:
+        """What re-initialises, until any process gives up: then all of them stop together."""
+        return None if self._ended else self.reviver
 
     # --- the end, whatever it is --------------------------------------------------------------
 
@@ -292,6 +307,11 @@ class DeadUnitMonitor:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
         return {"history": self.history.state_dict(), "reviver": reviver}
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add to the state what only other processes know; all of them save together."""
+        if self.reviver is not None and (state := checkpoint["callbacks"].get(self.state_key)):
+            self.reviver.complete_state(trainer, state["reviver"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""

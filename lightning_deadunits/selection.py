@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
@@ -76,7 +77,11 @@ def check_possible(
     possible = [f"{module}.{name}".lstrip(".") for module in modules for name in functions]
     for argument, patterns in (("layers", layers), ("exclude", exclude)):
         for pattern in patterns or ():
-            if not any(matches(name, pattern) for name in (*modules, *possible)):
+            # What is called several times a pass has several layers: `relu`, `relu-2`, ...
+            patterns_of_calls = (pattern, re.sub(r"-\d+$", "", pattern))
+            if not any(
+                matches(name, each) for name in (*modules, *possible) for each in patterns_of_calls
+            ):
                 raise SelectionError(
                     f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
                     f"can match none. Modules there are: {listed(modules)}; a functional call is "

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_deadunits.processes import gather_objects
 from lightning_deadunits.reinit.event import Event
@@ -27,18 +28,16 @@ def agreed(trainer: Any, event: Event | None, problem: str | None) -> str | None
         problem: Why it failed.
 
     Raises:
-        RanksDifferError: If they have come to different weights; what was written is taken back.
+        RanksDifferError: If they have come to different weights.
     """
     if trainer.world_size == 1:
         return problem
-    own = (problem, "" if event is None else checksum(event))
+    own = (problem, "" if event is None or problem else checksum(event))
     everyone = gather_objects(trainer, own)
     problems = [theirs for theirs, _ in everyone if theirs is not None]
     if problems:
         return str(problems[0])
     if len({digest for _, digest in everyone}) > 1:
-        if event is not None:
-            event.undo_()
         raise RanksDifferError(
             "Processes have re-initialised units differently: their weights differed before, "
             "or the model does not compute the same on each of them."
@@ -82,12 +81,19 @@ def same_buffers(trainer: Any, pl_module: Any) -> Iterator[list[WeightSlice]]:
     buffers = [b for b in pl_module.buffers() if b.is_floating_point() and b.numel()]
     own = [buffer.clone() for buffer in buffers]
     for buffer in buffers:
-        torch.distributed.broadcast(buffer, 0)
+        firsts = buffer.detach().clone(memory_format=torch.contiguous_format)
+        torch.distributed.broadcast(firsts, 0)
+        _set(buffer, firsts)
     try:
         yield keep
     finally:
         values = [weights.read(weights.parameter) for weights in keep]
         for buffer, value in zip(buffers, own, strict=True):
-            buffer.copy_(value)
+            _set(buffer, value)
         for weights, value in zip(keep, values, strict=True):
             weights.write_(weights.parameter, value)
+
+
+def _set(buffer: Tensor, value: Tensor) -> None:
+    if not torch.equal(buffer, value):  # an expanded one cannot be written to
+        buffer.copy_(value)

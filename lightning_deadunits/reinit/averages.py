@@ -1,65 +1,119 @@
-"""Averaged copies of a model (EMA, SWA, WeightAveraging), which get the same edits."""
+"""Averaged copies of a model (EMA, SWA, WeightAveraging), which get the same edits.
+
+A copy that is no average (the best weights so far, a teacher) is a snapshot and stays as it is.
+What tells them apart is the class ``AveragedModel``, or a name that says so.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
+Copy = dict[int, Tensor]
+"""The tensors of one copy, by the identity of those they are copies of."""
 
-def copies_of(trainer: Any, pl_module: nn.Module) -> list[dict[int, Tensor]]:
-    """Return, per averaged copy, its tensors by the identity of those they are averages of."""
-    pairs = [
-        (pl_module, copy)
-        for callback in trainer.callbacks
-        for value in vars(callback).values()
-        if (copy := _averaged(value, pl_module)) is not None
+# Words as in `ema_model`, `ModelEmaV2`, `_average_model`, `shadow_params`, but not as in `schema`.
+_AN_AVERAGE = re.compile(r"[Aa]verag|[Ss]hadow|(?<![a-z])(ema|swa)(?![a-z])|(Ema|EMA|Swa|SWA)")
+
+
+def copies_of(trainer: Any, pl_module: nn.Module) -> list[Copy]:
+    """Return the averages that callbacks, optimizers and the module itself keep."""
+    own = [m for name, m in pl_module.named_modules() if name and _is_average(name, m)]
+    inside = {part for average in own for part in average.modules()}
+    holders = (*trainer.callbacks, *trainer.optimizers, *_objects_of(pl_module))
+    kept = [value for holder in holders for value in _averages_held_by(holder)]
+    found = (_copy(value, pl_module, inside) for value in (*own, *kept))
+    return [copy for copy in found if copy]
+
+
+def _is_average(name: str, value: Any) -> bool:
+    words = (name.rpartition(".")[2], type(value).__name__)
+    return isinstance(value, AveragedModel) or any(map(_AN_AVERAGE.search, words))
+
+
+def _objects_of(pl_module: nn.Module) -> Iterator[Any]:
+    """Yield the module and what it keeps apart from its submodules, averages of them perhaps."""
+    yield pl_module
+    yield from (
+        v for name, v in vars(pl_module).items() if hasattr(v, "__dict__") and name[0] != "_"
+    )
+
+
+def _averages_held_by(holder: Any) -> Iterator[Any]:
+    """Yield averages among an object's attributes, also from containers that hide modules."""
+    for name, value in vars(holder).items():
+        if isinstance(value, (nn.Module, Mapping, list, tuple)) and _is_average(name, value):
+            yield value
+        if isinstance(value, (list, tuple, Mapping)):
+            items = value.values() if isinstance(value, Mapping) else value
+            yield from (item for item in items if isinstance(item, AveragedModel))
+
+
+def _copy(value: Any, pl_module: nn.Module, inside: set[nn.Module]) -> Copy | None:
+    """Pair an average with what it is an average of, None if that is not to be found."""
+    if isinstance(value, AveragedModel):
+        value = value.module
+    if isinstance(value, nn.Module):
+        original = _original(value, pl_module, inside)
+        return None if original is None else _fitting(_tensors(original), _tensors(value))
+    if isinstance(value, Mapping):
+        names = {name for name, _ in pl_module.named_parameters()}
+        return _fitting(_tensors(pl_module), value) if names <= value.keys() else None
+    for parameters in (
+        list(pl_module.parameters()),
+        [p for p in pl_module.parameters() if p.requires_grad],
+    ):
+        if len(parameters) == len(value):
+            return _fitting(dict(enumerate(parameters)), dict(enumerate(value)))
+    return None
+
+
+def _original(copy: nn.Module, pl_module: nn.Module, inside: set[nn.Module]) -> nn.Module | None:
+    """Return the one module of which another can be a copy."""
+    shapes = {name: parameter.shape for name, parameter in copy.named_parameters()}
+    fitting = [
+        module
+        for module in pl_module.modules()
+        if module not in inside
+        and {name: parameter.shape for name, parameter in module.named_parameters()} == shapes
     ]
-    pairs += list(_inner(pl_module))
-    return [_paired(original, copy) for original, copy in pairs]
+    return fitting[0] if shapes and len(fitting) == 1 and fitting[0] is not copy else None
 
 
-def _averaged(value: Any, pl_module: nn.Module) -> nn.Module | None:
-    """Return the copy inside what a callback holds, None if it is no copy of the module."""
-    if not isinstance(value, nn.Module) or value is pl_module:
-        return None
-    inside = value.module if isinstance(value, AveragedModel) else value
-    assert isinstance(inside, nn.Module)
-    same = _shapes(inside) == _shapes(pl_module)
-    return inside if same and inside is not pl_module else None
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
-def _inner(pl_module: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield what a module averages of itself, with the averages."""
-    averages = [m for m in pl_module.modules() if isinstance(m, AveragedModel)]
-    inside = {part for average in averages for part in average.modules()}
-    for average in averages:
-        shapes = _shapes(average.module)
-        originals = [m for m in pl_module.modules() if m not in inside and _shapes(m) == shapes]
-        if len(originals) == 1 and shapes:
-            yield originals[0], average.module
+def _fitting(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Copy | None:
+    """Pair tensors by key, None unless all have the same shape and a memory of their own."""
+    pairs = [(tensor, theirs[key]) for key, tensor in ours.items() if key in theirs]
+    for tensor, other in pairs:
+        if not isinstance(other, Tensor) or other.shape != tensor.shape:
+            return None
+        if tensor.numel() and other.data_ptr() == tensor.data_ptr():
+            return None  # the weights themselves
+    return {id(tensor): other for tensor, other in pairs}
 
 
-def _shapes(module: nn.Module) -> dict[str, Any]:
-    return {name: parameter.shape for name, parameter in module.named_parameters()}
+def edit_copies_(copies: Iterable[Copy], edited: list[WeightSlice]) -> Edit:
+    """Write into every copy what was written into the model.
 
-
-def _paired(original: nn.Module, copy: nn.Module) -> dict[int, Tensor]:
-    theirs = {**dict(copy.named_parameters()), **dict(copy.named_buffers())}
-    ours = (*original.named_parameters(), *original.named_buffers())
-    return {id(tensor): theirs[name] for name, tensor in ours if name in theirs}
-
-
-def edit_copies_(copies: list[dict[int, Tensor]], edited: list[WeightSlice]) -> None:
-    """Write into every copy what was written into the model."""
+    Returns:
+        What was written, which can be taken back.
+    """
+    edit = Edit()
     for copy in copies:
         for weights in edited:
             target = copy.get(id(weights.parameter))
-            if target is not None and target.shape == weights.parameter.shape:
+            if target is not None:
                 values = weights.read(weights.parameter).to(target.device, target.dtype)
-                moved = WeightSlice(target, weights.positions.to(target.device))
-                moved.write_(target, values)
+                edit.set(WeightSlice(target, weights.positions.to(target.device)), values)
+    edit.apply_()
+    return edit

@@ -33,10 +33,15 @@ class Edit:
             yield WeightSlice(target, positions), values
 
     def apply_(self) -> None:
-        """Write; what was there before is kept for :meth:`undo_`."""
-        for part, values in self.slices():
-            self._backup.append((part, part.read(part.parameter)))
-            part.write_(part.parameter, values)
+        """Write all or nothing; what was there before is kept for :meth:`undo_`."""
+        try:
+            for part, values in self.slices():
+                before = part.read(part.parameter)
+                part.write_(part.parameter, values)
+                self._backup.append((part, before))
+        except BaseException:
+            self.undo_()
+            raise
 
     def undo_(self) -> None:
         """Write back what was there, bit for bit."""

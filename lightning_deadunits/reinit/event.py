@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.reinit.baseline import Baseline, check_exist
@@ -57,6 +57,7 @@ class Event:
         self.report = ReinitReport(step=step)
         self.outcome = Outcome()
         self.touched: list[WeightSlice] = []
+        self._remember_: Callable[[], None] = _nothing
 
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
@@ -73,7 +74,7 @@ class Event:
     def commit_(self) -> None:
         """Have the optimizers forget what was re-initialised."""
         try:
-            self._memory.forget_(self.touched)
+            self._remember_ = self._memory.forget_(self.touched)
         except BaseException:
             self.outcome.undo_()
             raise
@@ -82,9 +83,10 @@ class Event:
                 self.report.note(f"Note: {caveat}.")
 
     def undo_(self) -> None:
-        """Take everything back, before :meth:`commit_`."""
+        """Take everything back, from the optimizers too; none may have stepped since."""
+        self._remember_()
         self.outcome.undo_()
-        self.touched = []
+        self._remember_, self.touched = _nothing, []
 
     def _run(self, units: Units, keys: list[UnitKey]) -> None:
         if not self._example.differs():
@@ -142,6 +144,10 @@ class Event:
                 for parts in (found.makes, found.reads)
             )
             self.report.tell_weights(unit[0], made, read)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:

@@ -87,7 +87,7 @@ def _part_refusal(
     if (others := _others(session, training, part)) is not None:
         return f"{names[0]} is used more than once: {others}"
     if (reason := memory.refusal(parameter)) is not None:
-        return reason
+        return f"{names[0]} cannot be forgotten in part: {reason}"
     return None
 
 

@@ -53,6 +53,14 @@ class FreshWeights:
             newborn.horizon,
         )
 
+    def was_last_seen_at(self, step: object) -> bool:
+        """Tell whether a parameter's `step` is where these weights left it; waits for the device.
+
+        Args:
+            step: The optimizer's `step` of the parameter, None if it has not stepped it.
+        """
+        return isinstance(step, Tensor) and float(step) == float(self.seen)
+
     def without_expired(self) -> FreshWeights | None:
         """Drop elements past the horizon, which get no correction in any case; None if all are.
 

@@ -28,13 +28,15 @@ def initial_scales(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, 
     weights = [(name, p) for name, p in dense if p.ndim > 1 and p.is_floating_point()]
     if not weights:
         return {}
-    sizes = torch.stack([rms(weight) for _, weight in weights]).tolist()  # one transfer for all
+    home = weights[0][1].device  # a model may be on several: one transfer for all
+    sizes = torch.stack([rms(weight).to(home) for _, weight in weights]).tolist()
     return {name: size for (name, _), size in zip(weights, sizes, strict=True)}
 
 
 def rms(tensor: Tensor) -> Tensor:
     """Return the root mean square of a tensor, a float64 scalar."""
-    size: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    size: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
     return size.double().div(max(1, tensor.numel()) ** 0.5)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor
 
 from lightning_deadunits.reinit.optimizer_state import (
+    group_of,
     memory_of,
     optimizers_inside,
     refusal,
@@ -29,9 +31,12 @@ class OptimizerMemory:
         >>> optimizer = torch.optim.Adam([weight])
         >>> weight.sum().backward()
         >>> _ = optimizer.step()
-        >>> OptimizerMemory([optimizer]).forget_([WeightSlice.along(weight, {0: [1]})])
+        >>> undo = OptimizerMemory([optimizer]).forget_([WeightSlice.along(weight, {0: [1]})])
         >>> optimizer.state[weight]["exp_avg"].tolist()[1]
         [0.0, 0.0]
+        >>> undo()
+        >>> optimizer.state[weight]["exp_avg"].tolist()[1]
+        [0.10000000149011612, 0.10000000149011612]
     """
 
     def __init__(self, optimizers: Iterable[Any] = ()) -> None:
@@ -39,6 +44,11 @@ class OptimizerMemory:
 
     def refusal(self, parameter: Tensor) -> str | None:
         """Say why part of a parameter cannot be forgotten, None if it can."""
+        if self._optimizers and all(group_of(o, parameter) is None for o in self._optimizers):
+            return (
+                "no optimizer has it: it is not trained, or only a copy of it is (the flat or "
+                "master weights of DeepSpeed, FSDP and the like)"
+            )
         reasons = (refusal(optimizer, parameter) for optimizer in self._optimizers)
         return next((reason for reason in reasons if reason), None)
 
@@ -51,18 +61,24 @@ class OptimizerMemory:
         """Yield the state tensors that :meth:`forget_` writes to, for a backup of their slices."""
         yield from memory_of(self._optimizers, parameter)
 
-    def forget_(self, slices: Sequence[WeightSlice]) -> None:
+    def forget_(self, slices: Sequence[WeightSlice]) -> Callable[[], None]:
         """Forget some weights and count their steps anew; write the fresh weights first.
 
         Args:
             slices: The re-initialised weights.
 
+        Returns:
+            What takes it back, bit for bit, as long as no optimizer has stepped.
+
         Raises:
             ValueError: If a state cannot be reset in part, with the reason; then none is touched.
         """
-        reset_(self._optimizers, slices)
-        for optimizer in self._optimizers:
-            StepCorrection.of(optimizer).restart(optimizer, slices)
+        with ExitStack() as undo:
+            undo.callback(reset_(self._optimizers, slices).undo_)
+            for optimizer in self._optimizers:
+                undo.callback(StepCorrection.of(optimizer).backup())
+                StepCorrection.of(optimizer).restart(optimizer, slices)
+            return undo.pop_all().close
 
     def state_dict(self, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
         """Take down the weights that count their own steps, one entry per optimizer.
@@ -70,6 +86,11 @@ class OptimizerMemory:
         In the order of the optimizers, for they have no names: so does Lightning's checkpoint.
         """
         return [StepCorrection.of(each).state_dict(names) for each in self._optimizers]
+
+    def drop_outdated(self) -> None:
+        """Forget resumed weights of optimizers that were made anew and never stepped them."""
+        for optimizer in self._optimizers:
+            StepCorrection.of(optimizer).drop_outdated(optimizer)
 
     def load_state_dict(
         self, state: Sequence[Mapping[str, Any]], parameters: Mapping[str, Tensor]

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
-# Where wrappers keep what they wrap: LightningOptimizer, SAM, timm's Lookahead.
-_WRAPPED_AS = ("optimizer", "base_optimizer", "_base_optimizer")
-
-# By name, for neither package need be installed. Each rank holds the state of some parameters.
-_SHARDED = ("ZeroRedundancyOptimizer", "DeepSpeedZeroOptimizer", "DeepSpeedZeroOptimizer_Stage3")
+# By name, for none of the packages need be installed. Each rank holds the state of some parameters.
+_SHARDED = ("ZeroRedundancyOptimizer", "ZeROOptimizer", "OSS")
 
 # State that is a copy of the weights (ASGD's average, Lookahead's slow weights, master weights):
 # a fresh weight is all that such a copy may remember, for it is written back into the weights.
-_WEIGHT_COPIES = ("ax", "slow_buffer", "slow_param", "lookahead_slow_buff", "master_param")
+# These are beginnings of names, so that plurals are met.
+_WEIGHT_COPIES = ("slow_", "lookahead_slow", "master_", "old_p", "cached_p", "ema_p", "param_copy")
 
 _PLAIN = (type(None), bool, int, float, complex, str)
 
@@ -37,18 +36,39 @@ def optimizers_inside(optimizer: Any) -> list[Optimizer]:
         TypeError: If there is no optimizer inside.
     """
     found: list[Optimizer] = []
-    outer = optimizer
-    while outer is not None:
-        inner = next((i for key in _WRAPPED_AS if (i := getattr(outer, key, None))), None)
+    waiting, met = [optimizer], set()
+    while waiting:
+        outer = waiting.pop(0)
+        met.add(id(outer))
+        inner = [each for each in _held_by(outer) if id(each) not in met]
         # LightningOptimizer passes for the class that it wraps: its state is the wrapped one's.
-        if isinstance(outer, Optimizer) and getattr(inner, "state", None) is not outer.state:
+        if isinstance(outer, Optimizer) and all(
+            getattr(each, "state", None) is not outer.state for each in inner
+        ):
             found.append(outer)
-        outer = inner
+        waiting += inner
     if not found:
         raise TypeError(
             f"Expected `optimizer` to be a torch.optim.Optimizer, but got {type(optimizer)}."
         )
+    return list({id(each): each for each in found}.values())
+
+
+def _held_by(outer: Any) -> list[Any]:
+    """Find what a wrapper wraps, whatever it calls it: one optimizer, or several in a container."""
+    found: list[Any] = []
+    for value in getattr(outer, "__dict__", {}).values():
+        inside = value.values() if isinstance(value, dict) else value
+        each_of = inside if isinstance(value, (list, tuple, dict)) else [value]
+        found += [each for each in each_of if _is_optimizer(each)]
     return found
+
+
+def _is_optimizer(value: Any) -> bool:
+    # Wrappers need not be torch's, as those of DeepSpeed are not.
+    return isinstance(value, Optimizer) or (
+        not isinstance(value, type) and hasattr(value, "param_groups") and hasattr(value, "step")
+    )
 
 
 def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any] | None:
@@ -93,6 +113,8 @@ def _why_not(key: str, value: object, parameter: Tensor) -> str | None:
         return None
     if type(value) not in (Tensor, torch.nn.Parameter):
         return f"is a {type(value).__name__}, whose elements may be quantised or elsewhere"
+    if value.device != parameter.device:
+        return f"is on {value.device}, away from the parameter"
     if value.shape != parameter.shape:
         return (
             f"has shape {tuple(value.shape)}, not the parameter's {tuple(parameter.shape)}: "
@@ -131,7 +153,7 @@ def _memory(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tens
             yield key, value
 
 
-def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> None:
+def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
     """Set the memory of some weights to what it is of a weight that was never stepped.
 
     Write the fresh weights first: averages of the weights (ASGD, Lookahead) restart from them.
@@ -143,6 +165,9 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> None:
         optimizers: As for :func:`optimizers_inside`. A parameter that none of them has is left.
         slices: The re-initialised weights.
 
+    Returns:
+        What was written, which can be taken back.
+
     Raises:
         ValueError: If a state cannot be reset in part, with the reason; then none is touched.
     """
@@ -152,19 +177,29 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> None:
         for optimizer in inside:
             if reason := refusal(optimizer, each.parameter):
                 raise ValueError(f"Expected state that can be reset in part, but {reason}.")
+    edit = Edit()
     for each in slices:
         for optimizer in inside:
             group = group_of(optimizer, each.parameter) or {}
             for key, tensor in _memory(optimizer, each.parameter):
-                each.write_(tensor, _initial_value(key, group, each))
+                part = WeightSlice(tensor, each.positions)
+                edit.set(part, _initial_value(key, group, each))
+    edit.apply_()
+    return edit
 
 
 def _initial_value(key: str, group: Mapping[str, Any], weights: WeightSlice) -> Tensor | float:
     """What an optimizer puts into a new state tensor."""
-    if key in _WEIGHT_COPIES or (key == "z" and "weight_sum" in group):  # schedule-free optimizers
-        return weights.read(weights.parameter.detach())
+    if _copies_weights(key, group):
+        return weights.read(weights.parameter)
     if key == "sum":
         return float(group.get("initial_accumulator_value", 0.0))
     if key == "step_size":
         return float(group.get("lr", 0.0))
     return 0.0
+
+
+def _copies_weights(key: str, group: Mapping[str, Any]) -> bool:
+    if key == "z" and "weight_sum" in group:  # schedule-free optimizers
+        return True
+    return key == "ax" or key.startswith(_WEIGHT_COPIES)

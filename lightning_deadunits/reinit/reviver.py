@@ -50,24 +50,35 @@ class Reviver:
         self._known = KnownTraces()
         self._scales: dict[str, float] | None = None
         self._failure: str | None = None
+        self._impossible = False
 
     @property
     def at_validation(self) -> bool:
         """Whether validation decides, rather than training batches."""
         return self.config.every_n_train_steps is None
 
+    def begin_fit(self, trainer: Any) -> None:
+        """Say once if nothing of this model can be re-initialised; then nothing else is done."""
+        reason = model_refusal(trainer.model)
+        self._impossible = reason is not None
+        if self._impossible and trainer.is_global_zero:
+            warnings.warn(
+                f"Dead units are found and logged, but will not be re-initialised: {reason}.",
+                stacklevel=2,
+            )
+
     # --- deciding -----------------------------------------------------------------------------
 
     def before_validation_batch(self, pl_module: Any, batch: Any) -> None:
         """Keep a few samples, and measure dormancy, for which zeros are not enough."""
-        if self.at_validation:
+        if self.at_validation and not self._impossible:
             self._keep(batch)
             if self.config.criterion == "dormant":
                 self._begin(pl_module)
 
     def after_validation_batch(self) -> None:
         """Stop measuring."""
-        if self.at_validation and self.config.criterion == "dormant":
+        if self.at_validation and self.config.criterion == "dormant" and not self._impossible:
             self._end()
 
     def after_validation(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
@@ -78,7 +89,7 @@ class Reviver:
                 dead[name] = torch.zeros(layer.num_units, dtype=torch.bool)
                 dead[name][layer.dead] = True
         self._tell_outcome(dead)
-        if self.at_validation:
+        if self.at_validation and not self._impossible:
             if self.config.criterion == "dormant":
                 dead = self._verdict(trainer, pl_module)
             self._pending = self._schedule.judge(dead)
@@ -135,10 +146,11 @@ class Reviver:
         Raises:
             RanksDifferError: If processes come to different weights.
         """
+        if self._impossible:
+            return None
         self._memory.resume(trainer, pl_module)
         if self._scales is None:
-            shards = model_refusal(pl_module) is not None
-            known = trainer.global_step == 0 and not shards
+            known = trainer.global_step == 0
             self._scales = initial_scales(pl_module.named_parameters()) if known else {}
         event = self._act(trainer, pl_module) if self._pending else None
         if not self.at_validation:
@@ -148,7 +160,7 @@ class Reviver:
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> None:
         """Stop counting; judge when the window is full."""
-        if self.at_validation:
+        if self.at_validation or self._impossible:
             return
         self._end()
         if self._window.full:
@@ -164,7 +176,7 @@ class Reviver:
             pl_module,
             units,
             self._example.batch,
-            self._memory.of(trainer),
+            self._memory,
             self.config,
             scales=self._scales or {},
             known=self._known,
@@ -204,6 +216,11 @@ class Reviver:
             "scales": self._scales,
             "untold": [(event.step, event.reinitialised) for event in untold],
         }
+
+    def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        """Add to a state what other processes have observed: each goes on with its own."""
+        if not self.at_validation and not self._impossible:
+            state["window"] = self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""

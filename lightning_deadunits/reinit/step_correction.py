@@ -15,7 +15,7 @@ parameter loses at every step anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -141,12 +141,13 @@ class StepCorrection:
         Returns:
             A state for :meth:`load_state_dict`; a run resumed from it goes on bit for bit.
         """
-        return {names[parameter]: fresh.state_dict() for parameter, fresh in self._fresh.items()}
+        known = {p: fresh for p, fresh in self._fresh.items() if p in names}  # else it was replaced
+        return {names[parameter]: fresh.state_dict() for parameter, fresh in known.items()}
 
     def load_state_dict(
         self, optimizer: Optimizer, state: Mapping[str, Any], parameters: Mapping[str, Tensor]
     ) -> None:
-        """Resume what :meth:`state_dict` took down, in place of what is under correction now.
+        """Resume what :meth:`state_dict` took down, in place of what is known of its parameters.
 
         Args:
             optimizer: The optimizer that this correction is :meth:`of`.
@@ -161,8 +162,31 @@ class StepCorrection:
                 f"Expected `parameters` to hold every parameter of the state, but got none named "
                 f"{lost}. Load the correction into the model that it was saved from."
             )
-        self.detach()
         for name, entry in state.items():
             parameter = parameters[name]
             self._fresh[parameter] = FreshWeights.from_state_dict(entry, parameter)
         self._attach(optimizer)
+
+    def drop_outdated(self, optimizer: Optimizer) -> None:
+        """Forget weights whose steps this optimizer did not count: it was made anew.
+
+        Args:
+            optimizer: The optimizer that this correction is :meth:`of`, after it loaded its state.
+        """
+        self._restore(
+            {
+                parameter: fresh
+                for parameter, fresh in self._fresh.items()
+                if fresh.was_last_seen_at(optimizer.state.get(parameter, {}).get("step"))
+            }
+        )
+
+    def backup(self) -> Callable[[], None]:
+        """Return what brings back the weights that are under correction now."""
+        fresh = dict(self._fresh)
+        return lambda: self._restore(fresh)
+
+    def _restore(self, fresh: dict[Tensor, FreshWeights]) -> None:
+        self._fresh = fresh
+        if not fresh:
+            self.detach()

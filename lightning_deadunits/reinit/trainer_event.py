@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from lightning_deadunits.processes import gather_objects
@@ -13,9 +14,9 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.keepsake import mapped_tensors, plain
 from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.lightning_step import step_of
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.passes import Example
 from lightning_deadunits.reinit.report import ReinitReport, Units
+from lightning_deadunits.reinit.trainer_memory import TrainerMemory
 
 
 def attempt(
@@ -23,7 +24,7 @@ def attempt(
     pl_module: Any,
     units: Units,
     batch: Any,
-    memory: OptimizerMemory,
+    memory: TrainerMemory,
     config: ReinitConfig,
     *,
     scales: Mapping[str, float],
@@ -35,7 +36,7 @@ def attempt(
         trainer: The Trainer.
         pl_module: The module.
         units: What is due, the same on every process.
-        batch: Samples that this process has kept; those of the first process are used by all.
+        batch: Samples that this process has kept; all use those of the first that has any.
         memory: What the Trainer's optimizers remember.
         config: The options.
         scales: How large parameters were when training began, by name.
@@ -47,41 +48,45 @@ def attempt(
     Raises:
         RanksDifferError: If processes come to different weights.
     """
-    event = problem = None
-    try:
-        event = Event(
-            _example(trainer, pl_module, batch, config),
-            memory,
-            config,
-            seed=config.seed,
-            step=trainer.global_step,
-            scales=scales,
-            known=known,
-        )
-        with same_buffers(trainer, pl_module) as keep:
+    batch = _shared(trainer, batch)
+    # Whatever fails on one process, it takes part in every exchange: the others wait for it.
+    with same_buffers(trainer, pl_module) as keep, ExitStack() as undo:
+        event = problem = None
+        try:
+            event = Event(
+                _example(trainer, pl_module, batch, config),
+                memory.of(trainer, pl_module),
+                config,
+                seed=config.seed,
+                step=trainer.global_step,
+                scales=scales,
+                known=known,
+            )
+            undo.callback(event.undo_)
             event.operate_(units)
-            keep += edited(event)
-    except Exception as error:  # whatever the user's code raises on an example
-        problem = f"{type(error).__name__}: {error}"
-    problem = agreed(trainer, event, problem)
-    if event is None or problem is not None:
-        if event is not None:
-            event.undo_()
-        return None, problem
-    if not (event.report.reinitialised or event.report.refused or event.report.planned):
-        return None, None
-    try:
-        event.commit_()
-    except Exception as error:  # an optimizer of the user's own
-        return None, f"{type(error).__name__}: {error}"
-    edit_copies_(copies_of(trainer, pl_module), edited(event))
-    return event.report, None
+            event.commit_()
+            undo.callback(edit_copies_(copies_of(trainer, pl_module), edited(event)).undo_)
+        except Exception as error:  # whatever the user's code raises on an example
+            problem = f"{type(error).__name__}: {error}"
+        problem = agreed(trainer, event, problem)
+        if event is None or problem is not None:
+            known.clear()
+            return None, problem
+        keep += edited(event)
+        undo.pop_all()
+    said = event.report.reinitialised or event.report.refused or event.report.planned
+    return (event.report if said else None), None
+
+
+def _shared(trainer: Any, batch: Any) -> Any:
+    """Return the samples of the first process that has any, on every process."""
+    if trainer.world_size == 1:
+        return batch
+    kept = gather_objects(trainer, plain(batch))
+    return next((theirs for theirs in kept if theirs is not None), None)
 
 
 def _example(trainer: Any, pl_module: Any, batch: Any, config: ReinitConfig) -> Example:
-    """Return the first process's samples as an example, on every process: all trace the same."""
-    if trainer.world_size > 1:
-        batch = gather_objects(trainer, plain(batch))[0]
     if batch is None:
         raise ValueError("no batch was kept that it could be tried on")
     batch = mapped_tensors(batch, lambda tensor: tensor.to(pl_module.device))

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
+
+
+def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
+    """Return the Trainer's optimizers, and those that a module steps without it knowing."""
+    own = [value for value in vars(pl_module).values() if isinstance(value, Optimizer)]
+    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
 
 
 class TrainerMemory:
@@ -19,19 +27,29 @@ class TrainerMemory:
         self._saved: list[Any] = []
 
     def resume(self, trainer: Any, pl_module: Any) -> None:
-        """Bring back what a checkpoint holds, now that there are optimizers."""
-        if not self._names:
-            self._names = {p: name for name, p in pl_module.named_parameters()}
-        if self._saved:
-            parameters = {name: parameter for parameter, name in self._names.items()}
-            self.of(trainer).load_state_dict(self._saved, parameters)
-            self._saved = []
+        """Go on with what a checkpoint holds, or what optimizers did that were replaced since."""
+        replaced = self._memory and self._optimizers != optimizers_of(trainer, pl_module)
+        if self._saved or replaced:
+            try:
+                self.of(trainer, pl_module)
+            except (TypeError, ValueError) as error:
+                warnings.warn(
+                    f"Weights re-initialised before are stepped like all others from now on: "
+                    f"{error}",
+                    stacklevel=2,
+                )
 
-    def of(self, trainer: Any) -> OptimizerMemory:
+    def of(self, trainer: Any, pl_module: Any) -> OptimizerMemory:
         """Return the memory of the Trainer's present optimizers."""
-        if self._memory is None or self._optimizers != trainer.optimizers:
-            self._optimizers = list(trainer.optimizers)
-            self._memory = OptimizerMemory(self._optimizers)
+        optimizers = optimizers_of(trainer, pl_module)
+        if self._memory is None or self._optimizers != optimizers:
+            saved, self._saved = self.state_dict(), []
+            self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
+            if any(saved):
+                parameters = dict(pl_module.named_parameters())
+                self._memory.load_state_dict(saved, parameters)
+                self._memory.drop_outdated()
+        self._names = {p: name for name, p in pl_module.named_parameters()}
         return self._memory
 
     def detach(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.observer import LayerCounts, Observer
+from lightning_deadunits.observation.observer import LayerCounts, Observer, _Count
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.processes import Together
@@ -53,7 +53,7 @@ class TrainingObserver(Observer):
         raise NotImplementedError
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Go on from :meth:`saved`."""
+        """Add what was seen before, see :meth:`saved`."""
         raise NotImplementedError
 
 
@@ -79,11 +79,17 @@ class Zeros(TrainingObserver):
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""
-        return {name: _moved(vars(counts), "cpu") for name, counts in self.counts.items()}
+        counts = {name: _moved(vars(counts), "cpu") for name, counts in self.counts.items()}
+        return {"counts": counts, "unjudged": dict(self.unjudged)}
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """See :class:`TrainingObserver`."""
-        self.counts = {name: LayerCounts(**_moved(own, device)) for name, own in saved.items()}
+        for name, own in saved["counts"].items():
+            if name in self.counts:
+                self._add(self.counts[name], _Count(**_moved(own, device)))
+            else:
+                self.counts[name] = LayerCounts(**_moved(own, device))
+        self.unjudged.update(saved["unjudged"])
 
 
 class Magnitudes(TrainingObserver):
@@ -129,7 +135,8 @@ class Magnitudes(TrainingObserver):
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """See :class:`TrainingObserver`."""
-        self._sums = _moved(saved, device)
+        for name, own in _moved(saved, device).items():
+            self._sums[name] = self._sums[name] + own if name in self._sums else own
 
 
 def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.processes import Together
+from lightning_deadunits.processes import Together, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.training_observers import (
     Magnitudes,
@@ -28,7 +28,7 @@ class Window:
         self._config, self._watch = config, watch
         self._observer: TrainingObserver | None = None
         self._batches = 0
-        self._saved: dict[str, Any] = {}
+        self._saved: list[dict[str, Any]] = []
 
     @property
     def full(self) -> bool:
@@ -39,8 +39,10 @@ class Window:
         """Start observing a batch."""
         if self._observer is None or self._observer.model is not model:
             self._observer = self._new(model)
-            self._observer.load(self._saved, model.device)
-            self._saved = {}
+            # What one process has seen is taken up by one, however many there are now.
+            for saved in self._saved[model.global_rank :: model.trainer.world_size]:
+                self._observer.load(saved, model.device)
+            self._saved = []
         self._observer.attach()
         self._observer.begin()
 
@@ -71,14 +73,21 @@ class Window:
             self._observer.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was seen so far, tensors and primitives only."""
-        saved = self._saved if self._observer is None else self._observer.saved()
+        """Return what was seen so far, tensors and primitives only, per process."""
+        saved = self._saved if self._observer is None else [self._observer.saved()]
         return {"batches": self._batches, "saved": saved}
+
+    def complete_state(self, trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state with what all processes have seen."""
+        if self._observer is None:
+            return state  # still the one that was loaded, which is complete
+        everyone = gather_objects(trainer, state["saved"])
+        return state | {"saved": [saved for theirs in everyone for saved in theirs]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._batches = int(state["batches"])
-        self._saved = dict(state["saved"])
+        self._saved = list(state["saved"])
         self._observer = None
 
     def __getstate__(self) -> dict[str, Any]:

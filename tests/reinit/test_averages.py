@@ -1,0 +1,133 @@
+"""Averaged weights get the edits that the model gets, however they are kept."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
+
+EMA = get_ema_avg_fn(0.9)
+
+
+class Around(Callback):
+    """Keeps the module and its average at the start of batches: one before, one after us."""
+
+    def __init__(self, average: Any) -> None:
+        self.average, self.states = average, []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        average = self.average(pl_module)
+        states = [m if isinstance(m, dict) else m.state_dict() for m in (pl_module, average)]
+        self.states.append(copy.deepcopy(states))
+
+
+def check_alike(model: Any, average: Any, *callbacks: Callback, **options: Any) -> None:
+    """Train; hold that what an event wrote into the model is in its average too, and only that."""
+    first, last = Around(average), Around(average)
+    ours = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(model, *callbacks, first, ours, last, max_epochs=6, **options)
+    compared = set()
+    for (model_0, average_0), (model_1, average_1) in zip(first.states, last.states, strict=True):
+        for name, tensor in average_1.items():
+            name = name.removeprefix("module.")
+            at = model_0[name] != model_1[name] if name in model_0 else torch.tensor(False)
+            if at.any():
+                compared.add(name)
+            before = next(average_0[n] for n in (name, f"module.{name}") if n in average_0)
+            assert torch.equal(tensor, before.where(~at, model_1.get(name, before))), name
+    assert compared >= {"a.weight", "bn.weight", "bn.bias", "b.weight", "b.bias", "c.weight"}
+
+
+CALLBACKS = {
+    "WeightAveraging": lambda: WeightAveraging(avg_fn=EMA),
+    "without buffers": lambda: WeightAveraging(avg_fn=EMA, use_buffers=False),
+    "EMA": lambda: EMAWeightAveraging(decay=0.9),
+    "SWA": lambda: StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=2),
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_averages_of_lightnings_callbacks(name: str) -> None:
+    averaging = CALLBACKS[name]()
+    check_alike(Mortal(), lambda _: averaging._average_model, averaging)
+
+
+class Keeps(Mortal):
+    """Keeps an average of itself or of a part, in one of the ways that people do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        if how == "a submodule":
+            self.body = nn.ModuleDict({"a": self.a, "bn": self.bn, "b": self.b, "c": self.c})
+            self.averaged = AveragedModel(self.body, avg_fn=EMA)
+        elif how == "hidden in a list":
+            self.hidden = [AveragedModel(self, avg_fn=EMA)]
+        elif how == "an ema by name":
+            self.parts = nn.ModuleDict({"a": self.a, "bn": self.bn, "b": self.b, "c": self.c})
+            self.parts_ema = copy.deepcopy(self.parts)
+        elif how == "shadow parameters":
+            shadow = [p.detach().clone() for p in self.parameters()]
+            self.average = SimpleNamespace(shadow_params=shadow)
+
+    def average_of(self, how: str) -> Any:
+        if how == "shadow parameters":
+            names = (name for name, _ in self.named_parameters())
+            return dict(zip(names, self.average.shadow_params, strict=True))
+        if how == "hidden in a list":
+            return self.hidden[0]
+        return self.averaged if how == "a submodule" else self.parts_ema
+
+
+@pytest.mark.parametrize(
+    "how", ["a submodule", "hidden in a list", "an ema by name", "shadow parameters"]
+)
+def test_an_average_that_the_module_keeps_itself(how: str) -> None:
+    check_alike(Keeps(how), lambda model: model.average_of(how))
+
+
+def test_copies_that_are_no_averages_are_snapshots_and_stay() -> None:
+    class Snapshots(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+            self.teacher = copy.deepcopy(pl_module)
+            self.best_state = copy.deepcopy(pl_module.state_dict())
+
+    snapshots, ours = Snapshots(), DeadUnitCallback(reinit=AT_VALIDATION)
+    model = Mortal()
+    before = copy.deepcopy(model.state_dict())
+    trained(model, snapshots, ours)
+    assert events(ours)
+    assert differing(before, dict(snapshots.teacher.state_dict())) == []
+    assert differing(before, snapshots.best_state) == []
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_a_resumed_average_equals_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
+    def run(*more: Callback, **options: Any) -> dict[str, Tensor]:
+        averaging, model = CALLBACKS[name](), Mortal()
+        ours = DeadUnitCallback(reinit=ReinitConfig(patience=1))
+        trainer = trained(model, averaging, ours, *more, max_epochs=6, **options)
+        average = {f"average.{k}": v for k, v in averaging._average_model.state_dict().items()}
+        assert events(ours)
+        return state_of(trainer, model) | average
+
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    whole = run(keep, default_root_dir=tmp_path)
+    again = run(resume=tmp_path / "epoch=1.ckpt", default_root_dir=tmp_path)
+    assert differing(whole, again) == []

@@ -1,0 +1,195 @@
+"""A failure in the middle of an event leaves all as it was, says why, and training goes on."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn, optim
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.reinit.step_correction import StepCorrection
+from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
+
+
+class Everything(Callback):
+    """Keeps weights, buffers, gradients and optimizer state at the start of every batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        gradients = {
+            f"{name}.grad": p.grad.clone()
+            for name, p in pl_module.named_parameters()
+            if p.grad is not None
+        }
+        self.seen.append(state_of(trainer, pl_module) | gradients)
+
+
+class FailsInForward(Mortal):
+    """Fails when the fresh weights of the first event are first run."""
+
+    failure: type[BaseException] = ValueError
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if len(batch[0]) < 16 and self.bn.bias[1] == 0 and self.global_step == 4:
+            raise self.failure("these weights are too fresh")
+        super().validation_step(batch, batch_idx)
+
+
+def failing_init(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
+    if fresh.shape[1] == 16:  # the second layer's: those of the first are drawn by then
+        raise ArithmeticError("no weights today")
+    return fresh
+
+
+def misshapen_init(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
+    return fresh[:, :-1]
+
+
+class Stubborn(optim.Adam):
+    """Has a state that cannot be written to once training is under way."""
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for p, state in self.state.items():
+            if p.dim() == 1 and p.numel() == 8:
+                with torch.inference_mode():
+                    state["frozen"] = torch.zeros(8)
+        return loss
+
+
+class BreaksAverages(Callback):
+    """Keeps averages, one of which cannot be written to."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        average = copy.deepcopy(pl_module)
+        with torch.inference_mode():
+            average.c.weight = nn.Parameter(average.c.weight.clone(), requires_grad=False)
+        self.average_model = average
+
+
+FAILURES: dict[str, tuple[str, Callable[[], list[Any]]]] = {
+    "the forward pass": (
+        "ValueError: these weights are too fresh",
+        lambda: [FailsInForward(), AT_VALIDATION],
+    ),
+    "the user's init": (
+        "ArithmeticError: no weights today",
+        lambda: [Mortal(), ReinitConfig(patience=1, init=failing_init)],
+    ),
+    "a misshapen init": (
+        "Expected `init` to return a tensor of shape",
+        lambda: [Mortal(), ReinitConfig(patience=1, init=misshapen_init)],
+    ),
+    "the optimizer": (
+        "Inplace update to inference tensor",
+        lambda: [Mortal(lambda p: Stubborn(p, lr=1e-2)), AT_VALIDATION],
+    ),
+    "an average": (
+        "Inplace update to inference tensor",
+        lambda: [Mortal(), AT_VALIDATION, BreaksAverages()],
+    ),
+}
+
+
+@pytest.mark.parametrize("where", FAILURES)
+def test_a_failure_changes_nothing(where: str) -> None:
+    reason, make = FAILURES[where]
+    model, config, *callbacks = make()
+    before, ours, after = Everything(), DeadUnitCallback(reinit=config), Everything()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trained(model, *callbacks, before, ours, after, max_epochs=3)
+    assert any("not re-initialised at step" in str(w.message) for w in told)
+    assert any(reason in str(w.message) for w in told), [str(w.message) for w in told]
+    first = 4  # after the first validation
+    assert differing(before.seen[first], after.seen[first]) == []
+    assert len(after.seen) == 12
+
+
+def test_an_interrupt_amid_an_event_changes_nothing() -> None:
+    class Interrupted(FailsInForward):
+        failure = KeyboardInterrupt
+
+    class Last(Callback):
+        def on_exception(self, trainer: Trainer, pl_module: Any, exception: Any) -> None:
+            self.state = state_of(trainer, pl_module)
+
+    before, last = Everything(), Last()
+    with pytest.raises(SystemExit):
+        trained(Interrupted(), before, DeadUnitCallback(reinit=AT_VALIDATION), last)
+    weights = {k: v for k, v in before.seen[-1].items() if not k.endswith(".grad")}
+    assert differing(weights, last.state) == []
+
+
+def test_a_callback_that_was_copied_or_pickled_trains_like_the_original() -> None:
+    def run(change: Callable[[Any], Any]) -> dict[str, Tensor]:
+        callback = DeadUnitCallback(reinit=AT_VALIDATION)
+        trained(Mortal(), callback, max_epochs=2)  # it has a past
+        again = change(callback)
+        model = Mortal()
+        trainer = trained(model, again, max_epochs=3)
+        assert len(events(again)) > len(events(callback)) or again is callback
+        return state_of(trainer, model)
+
+    expected = run(lambda callback: callback)
+    assert differing(run(copy.deepcopy), expected) == []
+    assert differing(run(lambda c: pickle.loads(pickle.dumps(c))), expected) == []
+
+
+def test_copying_a_callback_amid_training_leaves_the_training_alone() -> None:
+    class Copies(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            copies.append(copy.deepcopy(trainer.callbacks[0]))
+
+    def run(*more: Callback) -> dict[str, Tensor]:
+        model = Mortal()
+        trainer = trained(model, DeadUnitCallback(reinit=AT_VALIDATION), *more)
+        return state_of(trainer, model)
+
+    copies: list[Any] = []
+    assert differing(run(), run(Copies())) == []
+    assert copies
+
+
+def test_two_callbacks_share_a_trainer() -> None:
+    first = DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
+    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    trained(Mortal(), first, second)
+    assert len(events(first)) == len(events(second)) == 3
+    assert all(list(event) == ["relu"] for event in events(first))
+    assert all(list(event) == ["relu-2"] for event in events(second))
+
+
+def test_one_callback_that_resumes_keeps_the_corrections_of_another() -> None:
+    model, first = Mortal(), DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
+    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    trained(model, first, second, max_epochs=3)
+    states = first.reviver.state_dict(), second.reviver.state_dict()
+
+    class Load(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            for p in pl_module.parameters():  # as if the optimizer had been resumed
+                trainer.optimizers[0].state[p] = {"step": torch.tensor(12.0)} | {
+                    key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")
+                }
+            for callback, state in zip((one, two), states, strict=True):
+                callback.reviver.load_state_dict(state)
+
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            self.corrected = len(StepCorrection.of(trainer.optimizers[0]))
+
+    one = DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
+    two = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    load = Load()
+    trained(model, load, one, two, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
+    assert load.corrected == 6  # every parameter but the last bias

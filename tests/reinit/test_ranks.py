@@ -1,0 +1,204 @@
+"""Two processes: weights and optimizer state stay equal bit for bit, and none waits in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.reinit.agreement import RanksDifferError
+from tests.mortal import (
+    AT_VALIDATION,
+    SCHEDULES,
+    Mortal,
+    data,
+    differing,
+    events,
+    state_of,
+    trained,
+)
+
+
+def two(**options: Any) -> dict[str, Any]:
+    """Options for two forked processes, of which none waits for longer than a test may take."""
+    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=30), **options)
+    return {"strategy": strategy, "devices": 2}
+
+
+class StayEqual(Callback):
+    """Compares weights and optimizer state of both processes before every batch."""
+
+    def __init__(self, least_events: int) -> None:
+        self.least_events = least_events
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        buffers = {name for name, _ in pl_module.named_buffers()}  # each process's own until then
+        state = {k: v for k, v in state_of(trainer, pl_module).items() if k not in buffers}
+        found: list[Any] = [None, None]
+        torch.distributed.all_gather_object(found, state)
+        assert differing(*found) == []
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        assert len(events(trainer.callbacks[0])) >= self.least_events
+
+
+OPTIONS: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (1, {}),
+    "static graph": (1, {"static_graph": True}),  # which by itself does not bear accumulation
+    "gradients in buckets, accumulated": (3, {"gradient_as_bucket_view": True}),
+    "unused parameters, accumulated": (3, {"find_unused_parameters": True}),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_processes_stay_equal_over_many_events(schedule: str, option: str) -> None:
+    accumulated, options = OPTIONS[option]
+    callback = DeadUnitCallback(reinit=SCHEDULES[schedule])
+    trained(
+        Mortal(), callback, StayEqual(10), **two(**options), max_epochs=12,
+        accumulate_grad_batches=accumulated, loaders=(data(128 if accumulated > 1 else 64), data()),
+    )  # fmt: skip
+
+
+class Uneven(Mortal):
+    """Batches of other sizes on each process; only the second one has any to validate on."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Subset(data().dataset, range(64 - 11 * self.global_rank)), batch_size=16)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Stream(64 * self.global_rank), batch_size=16)
+
+    def validation_step(self, batch: list[Any], batch_idx: int) -> None:
+        self.loss(batch)
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        return (data().dataset[index] for index in range(self.samples))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_processes_may_have_batches_of_other_sizes_or_none(schedule: str) -> None:
+    trained(
+        Uneven(), DeadUnitCallback(reinit=SCHEDULES[schedule]), StayEqual(5), max_epochs=6,
+        **two(broadcast_buffers=False),  # DDP itself would wait for the one that does not validate
+        loaders=(), use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+def test_dormant_units_are_the_same_on_every_process() -> None:
+    config = ReinitConfig(patience=1, grace_period=0, criterion="dormant", tau=0.05)
+    trained(Mortal(), DeadUnitCallback(reinit=config), StayEqual(3), **two(), max_epochs=6)
+
+
+class Tells(DeadUnitCallback):
+    """Has each process write down what it raises: the parent sees one of them only."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(reinit=AT_VALIDATION)
+        self.folder = folder
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        try:
+            super().on_train_batch_start(trainer, *args)
+        except RanksDifferError:
+            (self.folder / f"raised-{trainer.global_rank}").touch()
+            raise
+
+
+class Differ(Callback):
+    """Has the second process come to other weights."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_rank == 1:
+            with torch.no_grad():
+                pl_module.a.weight[1] += 1.0
+
+
+def test_processes_that_differ_all_stop(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="Processes have re-initialised units differently"):
+        trained(Mortal(), Differ(), Tells(tmp_path), **two())
+    assert {path.name for path in tmp_path.iterdir()} == {"raised-0", "raised-1"}
+
+
+class FailsOnOneRank(Mortal):
+    """Cannot be run on an example, on one process."""
+
+    def validation_step(self, batch: list[Any], batch_idx: int) -> None:
+        if self.global_rank == 1 and len(batch[0]) < 16:
+            raise ValueError("only whole batches please")
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("criterion", ["dead", "dormant"])
+def test_a_failure_on_one_process_undoes_the_event_on_all(criterion: Any) -> None:
+    class Undone(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            assert events(trainer.callbacks[0]) == []
+            assert bool((pl_module.bn.bias[1] < -40).all())
+
+    config = ReinitConfig(patience=1, criterion=criterion)
+    callback = DeadUnitCallback(reinit=config)
+    trained(FailsOnOneRank(), callback, Undone(0), **two(), max_epochs=3)
+
+
+class Resumed(Callback):
+    """Compares a resumed run with the end of the uninterrupted one."""
+
+    def __init__(self, path: Path, write: bool) -> None:
+        self.path, self.write = path, write
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        path = self.path / f"end-{trainer.global_rank}.pt"
+        state = state_of(trainer, pl_module)
+        if self.write:
+            torch.save(state, path)
+        else:
+            assert differing(state, torch.load(path)) == []
+
+
+class Flickering(Mortal):
+    """Its born dead unit fires once: on the second process, within the second window."""
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        hidden = self.b(F.relu(self.bn(self.a(batch[0]))))
+        if self.global_rank == 1 and self.trainer.training and self.global_step == 3:
+            hidden = hidden + 1000.0
+        return F.mse_loss(self.c(F.relu(hidden)), batch[1])
+
+
+RESUMED = {
+    "between plan and application": (Mortal, AT_VALIDATION, 2),
+    "inside a window": (Flickering, ReinitConfig(every_n_train_steps=3), 1),
+    "inside a window of dormancy": (
+        Flickering, ReinitConfig(every_n_train_steps=3, criterion="dormant"), 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("when", RESUMED)
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, when: str) -> None:
+    model, config, epoch = RESUMED[when]
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    whole, again = DeadUnitCallback(reinit=config), DeadUnitCallback(reinit=config)
+    trained(model(), whole, keep, Resumed(tmp_path, write=True), **two(), max_epochs=7)
+    trained(
+        model(), again, Resumed(tmp_path, write=False), **two(), max_epochs=7,
+        resume=tmp_path / f"epoch={epoch}.ckpt",
+    )  # fmt: skip
