@@ -28,19 +28,6 @@ from lightning_deadunits import DeadUnitCallback, ReinitConfig
 BITS, SLOW, HIDDEN_TARGET = 20, 15, 100
 
 
-def kaiming(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw fresh weights from the distribution that the learner started with.
-
-    Args:
-        fresh: Weights as the layer's own ``reset_parameters`` draws them, shape ``(n, fan_in)``.
-        live: Those of live units.
-        generator: Source of random numbers.
-    """
-    bound = (6 / fresh.shape[1]) ** 0.5
-    weights: Tensor = (torch.rand(fresh.shape, generator=generator) * 2 - 1) * bound
-    return weights
-
-
 class SlowlyChanging(IterableDataset[tuple[Tensor, Tensor]]):
     """Binary inputs, of which 15 are drawn anew every ``period`` steps and 5 at every step.
 
@@ -70,7 +57,7 @@ class SlowlyChanging(IterableDataset[tuple[Tensor, Tensor]]):
 
 
 class Learner(pl.LightningModule):
-    """A 20-5-1 ReLU network that learns by SGD with step size 0.01."""
+    """A 20-5-1 ReLU network that learns by SGD."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +74,7 @@ class Learner(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return plain SGD."""
-        return torch.optim.SGD(self.parameters(), lr=0.01)
+        return torch.optim.SGD(self.parameters(), lr=0.03)
 
 
 def learn(steps: int, period: int, seed: int, callbacks: list[pl.Callback]) -> list[float]:
@@ -120,14 +107,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         arguments: Command line arguments; those of the process by default.
     """
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=8_000)
-    parser.add_argument("--period", type=int, default=400, help="steps between changes")
-    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=6_000)
+    parser.add_argument("--period", type=int, default=1_000, help="steps between changes")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--picture", type=Path, default=Path("continual.png"))
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    config = ReinitConfig(every_n_train_steps=100, patience=1, grace_period=0, init=kaiming)
+    config = ReinitConfig(every_n_train_steps=100)
     curves = {}
     for name, reinit in (("SGD", False), ("SGD, dead units re-initialised", config)):
         curves[name] = np.array(

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits.processes import silence_advice
 from lightning_deadunits.report import DeadUnitsReport, LayerReport
-from lightning_deadunits.tensorboard_plugin.writing import write_reinit, write_zero_rates
+from lightning_deadunits.tensorboard_plugin.writing import write_zero_rates
 
 _BINS = 20
 
@@ -40,7 +40,7 @@ def write_validation(
     trainer: Any, report: DeadUnitsReport, per_unit: bool, custom_scalars: bool, step: int
 ) -> None:
     """Write histograms and per-unit vectors to every TensorBoard logger."""
-    for writer in _writers(trainer):
+    for writer in writers(trainer):
         for layer in report.layers.values():
             if layer.observations:
                 _write_histogram(writer, layer, step)
@@ -53,23 +53,7 @@ def write_validation(
             _write_layout(writer, report)
 
 
-def log_reinit(
-    trainer: Any, pl_module: Any, event: Any, report: DeadUnitsReport | None, step: int
-) -> None:
-    """Log one event of re-initialisation: how many units of each layer, and what was done."""
-    counts = {f"reinit/{name}": float(len(units)) for name, units in event.reinitialised.items()}
-    if counts and not trainer.barebones:
-        pl_module.log_dict(counts, on_step=True, on_epoch=False, logger=False, batch_size=1)
-        for logger in trainer.loggers:
-            logger.log_metrics(counts, step)
-    for writer in _writers(trainer):
-        writer.add_text("reinit", _as_markdown(str(event)), step)
-        for name, units in event.reinitialised.items():
-            num_units = _num_units(report, name, units)
-            write_reinit(writer, name, units, num_units, step)
-
-
-def _writers(trainer: Any) -> Iterator[SummaryWriter]:
+def writers(trainer: Any) -> Iterator[SummaryWriter]:
     """Yield the writers of all TensorBoard loggers; elsewhere they are dummies."""
     if not trainer.is_global_zero or trainer.fast_dev_run:
         return
@@ -111,12 +95,3 @@ def _write_layout(writer: SummaryWriter, report: DeadUnitsReport) -> None:
 
 def _tags(prefix: str, names: list[str]) -> list[str]:
     return [f"{prefix}/{name}" for name in names]
-
-
-def _num_units(report: DeadUnitsReport | None, name: str, units: list[int]) -> int:
-    known = None if report is None else report.layers.get(name)
-    return max(units) + 1 if known is None else known.num_units
-
-
-def _as_markdown(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -41,7 +41,7 @@ class ZeroActivationRate(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = False
+    higher_is_better = None  # 0.4 is as good as 0.6: sparse is not dead
     full_state_update = False
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0

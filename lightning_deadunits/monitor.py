@@ -9,11 +9,12 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from lightning_deadunits.event_log import log_event, log_outcome
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.gaps import warn_of_gaps
 from lightning_deadunits.guard import Guard, guarded
 from lightning_deadunits.history import History
-from lightning_deadunits.loggers import log_reinit, log_scalars, write_validation
+from lightning_deadunits.loggers import log_scalars, write_validation
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.tally import report_of
@@ -176,7 +177,8 @@ class DeadUnitMonitor:
             self._take_note(trainer, pl_module, report)
             # Not guarded: on every process alike, or one would wait for the others later.
             if self._active_reviver is not None and trainer.state.fn == "fit":
-                self._active_reviver.after_validation(trainer, pl_module, report)
+                told = self._active_reviver.after_validation(trainer, pl_module, report)
+                self._tell_outcome(trainer, told)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
@@ -267,14 +269,20 @@ class DeadUnitMonitor:
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
-        log_reinit(trainer, pl_module, event, self.report, logged_step(trainer))
+        log_event(trainer, pl_module, event, self.report, logged_step(trainer))
+
+    @guarded
+    def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
+        if event is not None:
+            log_outcome(trainer, event, logged_step(trainer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count training batches where re-initialisation is scheduled by them."""
         if self._active_reviver is not None:
-            self._active_reviver.after_train_batch(trainer, pl_module)
+            told = self._active_reviver.after_train_batch(trainer, pl_module)
+            self._tell_outcome(trainer, told)
 
     @property
     def _active_reviver(self) -> Reviver | None:

@@ -70,6 +70,15 @@ class ReinitReport:
         self.died_again = _where(judged, dead, True)
         self.alive = _where(judged, dead, False)
 
+    @property
+    def outcome(self) -> str:
+        """What became of its units, in a sentence; empty before the first verdict after it."""
+        if self.alive is None or self.died_again is None:
+            return ""
+        alive, dead = (sum(map(len, own.values())) for own in (self.alive, self.died_again))
+        at = "" if self.step is None else f" at step {self.step}"
+        return f"Of those re-initialised{at}, {alive} fire at the next look, {dead} died again."
+
     def __str__(self) -> str:
         """Say it in plain words."""
         at = "" if self.step is None else f" at step {self.step}"
@@ -92,11 +101,8 @@ class ReinitReport:
             for reason in dict.fromkeys(reasons.values()):
                 units = [unit for unit, own in reasons.items() if own == reason]
                 lines.append(f"  {layer}: {_listed(units)}: {reason}")
-        if self.alive is not None and self.died_again is not None:
-            alive, dead = (sum(map(len, own.values())) for own in (self.alive, self.died_again))
-            lines.append(
-                f"Of the re-initialised, {alive} fire at the next look, {dead} died again."
-            )
+        if self.outcome:
+            lines.append(self.outcome)
         return "\n".join((*lines, *self.notes))
 
 

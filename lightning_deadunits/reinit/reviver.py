@@ -50,6 +50,7 @@ class Reviver:
         self._known = KnownTraces()
         self._scales: dict[str, float] | None = None
         self._failure: str | None = None
+        self._ended = False
         self._impossible = False
 
     @property
@@ -81,36 +82,44 @@ class Reviver:
         if self.at_validation and self.config.criterion == "dormant" and not self._impossible:
             self._end()
 
-    def after_validation(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
-        """Take the report of a validation, the same on every process."""
+    def after_validation(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport
+    ) -> ReinitReport | None:
+        """Take the report of a validation, the same on every process.
+
+        Returns:
+            The last event, if this is the first verdict after it.
+        """
         dead = {}
         for name, layer in report.layers.items():
             if layer.observations:
                 dead[name] = torch.zeros(layer.num_units, dtype=torch.bool)
                 dead[name][layer.dead] = True
-        self._tell_outcome(dead)
+        told = self._told(dead)
         if self.at_validation and not self._impossible:
             if self.config.criterion == "dormant":
                 dead = self._verdict(trainer, pl_module)
             self._pending = self._schedule.judge(dead)
             self._stale = True
+        return told
 
     def _verdict(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
-        """Judge a window, all processes alike: none if one of them failed to count it."""
+        """Judge a window, all processes alike: never again once one of them failed to count it."""
+        if self._ended:
+            return {}
         failures = [text for text in gather_objects(trainer, self._failure) if text]
         if failures:
-            if self._failure != "":
-                warnings.warn(
-                    f"Dead units are re-initialised no longer, for counting failed; training goes "
-                    f"on. Please report this.\n{failures[0]}",
-                    stacklevel=2,
-                )
-            self._failure = ""
+            self._ended = True
+            warnings.warn(
+                f"Dead units are re-initialised no longer, for counting failed; training goes on. "
+                f"Please report this.\n{failures[0]}",
+                stacklevel=2,
+            )
             return {}
         return self._window.verdict(Together(trainer, pl_module))
 
     def _begin(self, pl_module: Any) -> None:
-        if self._failure is None:
+        if self._failure is None and not self._ended:
             try:
                 self._window.begin(pl_module)
             except Exception as error:
@@ -133,10 +142,13 @@ class Reviver:
             self._stale = False
         self._example.offer(batch)
 
-    def _tell_outcome(self, dead: Mapping[str, Tensor]) -> None:
-        """Say of the last event how many of its units live, at the first verdict after it."""
-        if self.events and self.events[-1].alive is None and self.events[-1].reinitialised:
-            self.events[-1].tell_outcome(dead)
+    def _told(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
+        """Tell the last event how many of its units live, at the first verdict after it."""
+        last = self.events[-1] if self.events else None
+        if not dead or last is None or last.alive is not None or not last.reinitialised:
+            return None
+        last.tell_outcome(dead)
+        return last
 
     # --- acting -------------------------------------------------------------------------------
 
@@ -158,16 +170,21 @@ class Reviver:
             self._begin(pl_module)
         return event
 
-    def after_train_batch(self, trainer: Any, pl_module: Any) -> None:
-        """Stop counting; judge when the window is full."""
+    def after_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
+        """Stop counting; judge when the window is full.
+
+        Returns:
+            The last event, if this is the first verdict after it.
+        """
         if self.at_validation or self._impossible:
-            return
+            return None
         self._end()
-        if self._window.full:
-            dead = self._verdict(trainer, pl_module)
-            self._tell_outcome(dead)
-            self._pending = self._schedule.judge(dead)
-            self._stale = True
+        if not self._window.full:
+            return None
+        dead = self._verdict(trainer, pl_module)
+        self._pending = self._schedule.judge(dead)
+        self._stale = True
+        return self._told(dead)
 
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
         units, self._pending = self._pending, {}

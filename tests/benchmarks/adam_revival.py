@@ -3,7 +3,8 @@
 A learner of 64 ReLU units in its second layer loses 24 of them at the start, learns for 3000 steps,
 has its dead units re-initialised, and learns for 3000 more. Policies differ only in what becomes
 of Adam's moments and step count. Reported: units dead on 4096 fresh inputs at the end, how many of
-the revived are among them, and the validation loss relative to that before the revival.
+the revived are among them, and the validation loss relative to that before the revival, at the end
+and on the way.
 
 Run with::
 
@@ -13,7 +14,7 @@ Run with::
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from lightning_deadunits.reinit.optimizer_state import memory_of, reset_
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 from tests.benchmarks.result_file import mean_and_ci, write_results
 
-KILLED, STEPS, BATCH = 24, 3000, 128
+KILLED, STEPS, BATCH, LOOK = 24, 3000, 128, 50
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,12 @@ POLICIES: dict[str, Policy] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: units dead at the revival and at the end, and the loss relative to before."""
+    """One run: units dead at the revival and at the end, and the losses, relative to before."""
 
     dead_before: int
     dead_after: int
     died_again: int
-    relative_loss: float
+    relative_loss: list[float]
 
 
 def new_teacher() -> nn.Module:
@@ -151,7 +152,8 @@ def run(seed: int) -> dict[str, Outcome]:
     torch.manual_seed(seed)
     teacher, learner = new_teacher(), Learner.new()
     inputs = torch.randn(4096, 16)
-    train(learner, teacher, seed)
+    for _ in steps(learner, teacher, seed):
+        pass
     # Model and optimizer in one copy: the optimizer knows its parameters by identity.
     return {
         name: go_on(policy, deepcopy(learner), teacher, inputs, seed)
@@ -165,20 +167,25 @@ def go_on(
     before, units = validation_loss(learner, teacher, inputs), learner.dead(inputs)
     torch.manual_seed(seed + 1000)
     policy(learner, units, inputs)
-    train(learner, teacher, seed + 2000)
+    losses = [
+        validation_loss(learner, teacher, inputs) / before
+        for step in steps(learner, teacher, seed + 2000)
+        if step % LOOK == 0
+    ]
     dead = learner.dead(inputs)
     again = int(torch.isin(units, dead).sum())
-    after = validation_loss(learner, teacher, inputs)
-    return Outcome(len(units), len(dead), again, after / before)
+    return Outcome(len(units), len(dead), again, losses)
 
 
-def train(learner: Learner, teacher: nn.Module, seed: int) -> None:
+def steps(learner: Learner, teacher: nn.Module, seed: int) -> Iterator[int]:
+    """Train; yield the number of steps after each."""
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(STEPS):
+    for step in range(1, STEPS + 1):
         x = torch.randn(BATCH, 16, generator=generator)
         learner.optimizer.zero_grad()
         nn.functional.mse_loss(learner.model(x), teacher(x)).backward()
         learner.optimizer.step()
+        yield step
 
 
 def validation_loss(learner: Learner, teacher: nn.Module, inputs: Tensor) -> float:
@@ -192,7 +199,10 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, object]:
         "dead_before": mean_and_ci([r.dead_before for r in runs]),
         "dead_after": mean_and_ci([r.dead_after for r in runs]),
         "died_again": mean_and_ci([r.died_again for r in runs]),
-        "relative_loss": mean_and_ci([r.relative_loss for r in runs]),
+        "relative_loss": mean_and_ci([r.relative_loss[-1] for r in runs]),
+        "curve": [
+            mean_and_ci(losses) for losses in zip(*(r.relative_loss for r in runs), strict=True)
+        ],
     }
 
 
@@ -205,8 +215,9 @@ def main() -> None:
     runs = [run(seed) for seed in range(arguments.seeds)]
     table = {name: summary(outcomes[name] for outcomes in runs) for name in POLICIES}
     for name, row in table.items():
-        print(f"{name:20s}", row)
-    write_results(arguments.output, seeds=arguments.seeds, steps=STEPS, policies=table)
+        print(f"{name:20s}", {key: value for key, value in row.items() if key != "curve"})
+    sizes = {"seeds": arguments.seeds, "steps": STEPS, "look": LOOK}
+    write_results(arguments.output, **sizes, policies=table)
 
 
 if __name__ == "__main__":

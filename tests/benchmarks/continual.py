@@ -59,7 +59,7 @@ def summary(errors: NDArray[np.float64], policy: Policy) -> dict[str, Any]:
         "all_steps": mean_and_ci(errors.mean(0)),
         "first_bin": mean_and_ci(errors[0]),
         "revived_per_run": round(revived, 1),
-        "curve": [round(float(error), 4) for error in errors.mean(1)],
+        "curve": [mean_and_ci(error) for error in errors],
     }
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.benchmarks.continual_learner import LEARNING_RATE, Networks, Policy, Training, learn
-from tests.benchmarks.continual_policies import POLICIES, Scheduled
+from tests.benchmarks.continual_policies import POLICIES, Callback, Scheduled
 from tests.benchmarks.slowly_changing import PERIOD, stream
 
 
@@ -42,17 +42,18 @@ def test_slow_inputs_stay_for_a_block_and_the_target_depends_on_the_inputs_alone
     assert len(first.target) == PERIOD
 
 
-def test_re_initialising_dead_units_does_not_change_what_was_computed():
+@pytest.mark.parametrize("policy", [Scheduled(10**9), Callback(10**9)], ids=["rules", "callback"])
+def test_re_initialising_dead_units_does_not_change_what_was_computed(policy):
     networks = Networks.drawn(np.random.default_rng(0), 4)
     networks.bias[2] = -50.0
     block = next(stream(range(4)))
-    training = Training(networks, Scheduled(10**9))
+    training = Training(networks, policy)
     for i in range(100):
         inputs = np.concatenate([block.slow, block.fast[i]])
         training._activity += training._step(inputs, block.target[i])[0]
     before = [networks.module(run) for run in range(4)]
     training._ask(block, 99, np.zeros_like(networks.bias))
-    assert training.policy.revived >= 4
+    assert policy.revived >= 4
     for run in range(4):
         x = torch.from_numpy(
             np.concatenate([np.tile(block.slow[:, run], (100, 1)), block.fast[:100, :, run]], 1)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.benchmarks import correctness, overhead, scale
+from tests.benchmarks import benefit, correctness, event, overhead, scale
 from tests.benchmarks.known_cases import CASES, made, rank_of_two
 from tests.benchmarks.peers import Ours
 from tests.benchmarks.ranks import collectives
@@ -111,3 +111,16 @@ def test_scale_draws_a_panel_per_axis(tmp_path: Path, monkeypatch: pytest.Monkey
     results = scale.main(["--pairs", "1", "--ranks", "1", "--picture", str(picture)])
     assert list(results) == ["layers", "units", "batch size", "batches", "processes"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_event_revives_all_of_fifty_units_and_a_second_one_searches_no_more() -> None:
+    measured = event.rounds(1)
+    assert measured["next event"]["forward_passes"] == 4
+    assert measured["next event"]["ratio"] < measured["first event"]["ratio"]
+
+
+def test_the_benefit_is_drawn_from_the_committed_results(tmp_path: Path) -> None:
+    benefit.main(["--pictures", str(tmp_path)])
+    pictures = [path.read_bytes() for path in tmp_path.glob("*.png")]
+    assert len(pictures) == 2
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -396,3 +399,19 @@ def test_a_revived_unit_has_gradients_and_is_alive_after_a_hundred_steps() -> No
             assert bool((net[0].weight.grad[[2, 3]].abs().sum(1) > 0).all())
         optimizer.step()
     assert not set(find_dead_units(net, [x]).layers["1"].dead.tolist()) & {2, 3}
+
+
+def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        fit(dying(), tmp_path, DeadUnitCallback(reinit=True), logger=TensorBoardLogger(tmp_path))
+    done = "Re-initialised 3 units at step 8."
+    told = "Of those re-initialised at step 8, 3 fire at the next look, 0 died again."
+    assert [done in text for text in caplog.messages].count(True) == 1
+    assert told in caplog.messages
+    events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent)).Reload()
+    texts = [str(each.tensor_proto.string_val[0]) for each in events.Tensors("reinit/text_summary")]
+    assert [done in text for text in texts] == [True, False]
+    assert told in texts[1]
+    assert [each.value for each in events.Scalars("reinit/relu")] == [2.0]

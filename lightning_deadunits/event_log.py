@@ -1,0 +1,43 @@
+"""An event of re-initialisation, in the log, as a scalar and in TensorBoard's Text tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_info
+
+from lightning_deadunits.loggers import writers
+from lightning_deadunits.reinit.report import ReinitReport
+from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.tensorboard_plugin.writing import write_reinit
+
+
+def log_event(
+    trainer: Any, pl_module: Any, event: ReinitReport, report: DeadUnitsReport | None, step: int
+) -> None:
+    """Log how many units of each layer were re-initialised, and what was done in plain words."""
+    counts = {f"reinit/{name}": float(len(units)) for name, units in event.reinitialised.items()}
+    if counts and not trainer.barebones:
+        pl_module.log_dict(counts, on_step=True, on_epoch=False, logger=False, batch_size=1)
+        for logger in trainer.loggers:
+            logger.log_metrics(counts, step)
+    _say(trainer, str(event), step)
+    for writer in writers(trainer):
+        for name, units in event.reinitialised.items():
+            write_reinit(writer, name, units, _num_units(report, name, units), step)
+
+
+def log_outcome(trainer: Any, event: ReinitReport, step: int) -> None:
+    """Log how many of the units of an event live at the first verdict after it."""
+    _say(trainer, event.outcome, step)
+
+
+def _say(trainer: Any, text: str, step: int) -> None:
+    rank_zero_info(text)
+    for writer in writers(trainer):
+        writer.add_text("reinit", "\n".join(f"    {line}" for line in text.splitlines()), step)
+
+
+def _num_units(report: DeadUnitsReport | None, name: str, units: list[int]) -> int:
+    known = None if report is None else report.layers.get(name)
+    return max(units) + 1 if known is None else known.num_units

@@ -1,0 +1,112 @@
+"""What a re-initialisation costs, in evaluation passes of the example it is tried on.
+
+50 units of a ResNet-18 die and are revived, on 8 images of 224 x 224: a first event, which has to
+trace them, and a second one, which finds the traces known. Plain passes are timed in turn with
+events, in one process; a ratio is the median over rounds.
+
+Run with::
+
+    python -m tests.benchmarks.event --output tests/benchmarks/results/event.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits import ReinitConfig
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.known_traces import KnownTraces
+from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
+from lightning_deadunits.reinit.passes import Example
+from tests.benchmarks.cost import seconds
+from tests.benchmarks.overhead_nets import resnet18
+from tests.benchmarks.result_file import write_results
+
+DEAD = 50
+
+
+def inner_norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The norm of every block's first convolution, by the name of the activation behind it."""
+    return {
+        name.removesuffix("normalization") + "activation": module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and name.endswith("layer.0.normalization")
+    }
+
+
+def kill(model: nn.Module) -> dict[str, list[int]]:
+    """Silence units of all blocks in turn; return them by layer."""
+    norms = inner_norms(model)
+    units: dict[str, list[int]] = {name: [] for name in norms}
+    for number in range(DEAD):
+        name = list(norms)[number % len(norms)]
+        units[name].append(number // len(norms))
+    with torch.no_grad():
+        for name, norm in norms.items():
+            norm.bias[units[name]] = -100.0
+    return units
+
+
+def revive(model: nn.Module, units: dict[str, list[int]], x: Tensor, known: KnownTraces) -> int:
+    """Re-initialise all units; return the number of forward passes."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    example = Example(model, x, model)
+    event = Event(example, OptimizerMemory([optimizer]), ReinitConfig(), step=0, known=known)
+    event.operate_(units)
+    event.commit_()
+    if event.report.num_reinitialised != DEAD:
+        raise RuntimeError(f"Expected {DEAD} units to be re-initialised, but got: {event.report}")
+    return event.report.passes
+
+
+def rounds(number: int) -> dict[str, dict[str, float]]:
+    model, x = resnet18()
+    model.eval()
+    device, ratios, passes = torch.device("cpu"), {}, {}
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(x)
+
+    for turn in range(number + 1):
+        known = KnownTraces()
+        for name in ("first event", "next event"):
+            units = kill(model)
+            before = seconds(plain, device)
+            taken: list[int] = []
+            event = seconds(lambda: taken.append(revive(model, units, x, known)), device)  # noqa: B023
+            mean = (before + seconds(plain, device)) / 2
+            if turn:  # the first round warms up
+                ratios.setdefault(name, []).append(event / mean)
+                passes[name] = taken[0]
+    return {
+        name: {
+            "forward_passes": passes[name],
+            "ratio": round(statistics.median(own), 2),
+            "least": round(min(own), 2),
+            "most": round(max(own), 2),
+        }
+        for name, own in ratios.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    table = rounds(arguments.rounds)
+    for name, row in table.items():
+        print(f"{name:12s}", row)
+    write_results(arguments.output, dead=DEAD, rounds=arguments.rounds, events=table)
+
+
+if __name__ == "__main__":
+    main()
