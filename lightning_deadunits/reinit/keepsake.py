@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,12 +24,13 @@ class Keepsake:
         self._most = most
 
     def offer(self, batch: Any) -> None:
-        """Keep something of a batch, unless there is enough already."""
-        if self.batch is None:
-            self.batch = first_samples(batch, self._most)
-        elif 0 < samples(self.batch) < self._most:
-            joined = _joined(self.batch, first_samples(batch, self._most))
-            self.batch = self.batch if joined is None else first_samples(joined, self._most)
+        """Keep something of a batch, unless there is enough already or it cannot be copied."""
+        with suppress(Exception):  # containers of the user's own, whatever they do
+            if self.batch is None:
+                self.batch = first_samples(batch, self._most)
+            elif 0 < samples(self.batch) < self._most:
+                joined = _joined(self.batch, first_samples(batch, self._most))
+                self.batch = self.batch if joined is None else first_samples(joined, self._most)
 
     def clear(self) -> None:
         """Start anew."""
@@ -50,7 +52,10 @@ def first_samples(batch: Any, most: int = MOST_SAMPLES) -> Any:
         # A slice would keep the whole batch in memory.
         return (tensor if whole else tensor[:most]).detach().clone()
 
-    return mapped_tensors(batch, cut)
+    try:
+        return mapped_tensors(batch, cut)
+    except (RuntimeError, NotImplementedError):  # sparse ones cannot be cut: all or nothing
+        return mapped_tensors(batch, lambda tensor: tensor.detach().clone())
 
 
 def _joined(one: Any, other: Any) -> Any:

@@ -88,7 +88,7 @@ def _shared(trainer: Any, batch: Any) -> Any:
 
 def _example(trainer: Any, pl_module: Any, batch: Any, config: ReinitConfig) -> Example:
     if batch is None:
-        raise ValueError("no batch was kept that it could be tried on")
+        raise ValueError("no batch was kept to try it on: there was none, or it cannot be copied")
     batch = mapped_tensors(batch, lambda tensor: tensor.to(pl_module.device))
     on_training_batches = config.every_n_train_steps is not None
     return Example(pl_module, batch, step_of(trainer, pl_module, on_training_batches))

@@ -16,7 +16,7 @@ from torch import Tensor, nn, optim
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from lightning_deadunits.reinit.step_correction import StepCorrection
-from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
+from tests.mortal import AT_VALIDATION, SCHEDULES, Mortal, differing, events, state_of, trained
 
 
 class Everything(Callback):
@@ -114,6 +114,36 @@ def test_a_failure_changes_nothing(where: str) -> None:
     first = 4  # after the first validation
     assert differing(before.seen[first], after.seen[first]) == []
     assert len(after.seen) == 12
+
+
+class Rows(list[Any]):
+    """A container that cannot be made from its items."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        super().__init__([inputs, targets])
+
+
+def sparse(inputs: Tensor, targets: Tensor) -> list[Tensor]:
+    return [inputs.to_sparse(), targets]
+
+
+@pytest.mark.parametrize("make", [Rows, sparse])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_batches_that_cannot_be_cut_or_copied_cost_no_training(make: Any, schedule: str) -> None:
+    class Unusual(Mortal):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return make(*batch)
+
+        def loss(self, batch: Any) -> Tensor:
+            return super().loss([batch[0].to_dense(), batch[1]])
+
+    ours = DeadUnitCallback(reinit=SCHEDULES[schedule])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = trained(Unusual(), ours, max_epochs=3)
+    assert trainer.global_step == 12
+    assert ours.report is not None
+    assert any("not re-initialised at step" in str(w.message) for w in told)
 
 
 def test_an_interrupt_amid_an_event_changes_nothing() -> None:

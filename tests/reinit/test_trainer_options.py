@@ -183,6 +183,7 @@ CASES: dict[str, dict[str, Any]] = {
     "several fits": {"fits": 3, "max_epochs": 3},
     "groups with own options": {"groups": two_groups},
     "for-loop": {"adam": {"foreach": False}},
+    "foreach": {"adam": {"foreach": True}},
     "fused": {"adam": {"fused": True}, "accumulate_grad_batches": 2},
     "amsgrad": {"both": {"amsgrad": True}},
     "decoupled decay": {"kind": optim.AdamW, "both": {"weight_decay": 0.1}},
