@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -91,6 +92,16 @@ def mapped_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(mapped_tensors(item, change) for item in value)
     return value
+
+
+def portable(batch: Any) -> Any:
+    """Return a batch as another process can take it, of its own type if that can be pickled."""
+    moved = mapped_tensors(batch, lambda tensor: tensor.detach().cpu())
+    try:
+        pickle.dumps(moved)
+    except Exception:  # whatever a container of the user's own raises
+        return plain(batch)
+    return moved
 
 
 def plain(value: Any) -> Any:

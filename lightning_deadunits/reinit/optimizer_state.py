@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ _SHARDED = ("ZeroRedundancyOptimizer", "ZeROOptimizer", "OSS")
 # a fresh weight is all that such a copy may remember, for it is written back into the weights.
 # These are beginnings of names, so that plurals are met.
 _WEIGHT_COPIES = ("slow_", "lookahead_slow", "master_", "old_p", "cached_p", "ema_p", "param_copy")
+
+_MOST_HELD = 64
+"""A container of more than that is full of something else, and slow to look through."""
 
 _PLAIN = (type(None), bool, int, float, complex, str)
 
@@ -40,7 +44,7 @@ def optimizers_inside(optimizer: Any) -> list[Optimizer]:
     while waiting:
         outer = waiting.pop(0)
         met.add(id(outer))
-        inner = [each for each in _held_by(outer) if id(each) not in met]
+        inner = [each for each in held_by(outer) if id(each) not in met]
         # LightningOptimizer passes for the class that it wraps: its state is the wrapped one's.
         if isinstance(outer, Optimizer) and all(
             getattr(each, "state", None) is not outer.state for each in inner
@@ -54,13 +58,13 @@ def optimizers_inside(optimizer: Any) -> list[Optimizer]:
     return list({id(each): each for each in found}.values())
 
 
-def _held_by(outer: Any) -> list[Any]:
+def held_by(outer: Any) -> list[Any]:
     """Find what a wrapper wraps, whatever it calls it: one optimizer, or several in a container."""
     found: list[Any] = []
     for value in getattr(outer, "__dict__", {}).values():
         inside = value.values() if isinstance(value, dict) else value
         each_of = inside if isinstance(value, (list, tuple, dict)) else [value]
-        found += [each for each in each_of if _is_optimizer(each)]
+        found += [each for each in islice(each_of, _MOST_HELD) if _is_optimizer(each)]
     return found
 
 

@@ -235,8 +235,13 @@ class Reviver:
         }
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
-        """Add to a state what other processes have observed: each goes on with its own."""
-        if not self.at_validation and not self._impossible:
+        """Add to a state what other processes have observed, and a batch if one of them has any."""
+        if self._impossible:
+            return
+        if self._pending or not self.at_validation:  # on every process alike
+            kept = gather_objects(trainer, state["example"])
+            state["example"] = next((batch for batch in kept if batch is not None), None)
+        if not self.at_validation:
             state["window"] = self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from lightning_deadunits.reinit.agreement import agreed, edited, same_buffers
 from lightning_deadunits.reinit.averages import copies_of, edit_copies_
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.keepsake import mapped_tensors, plain
+from lightning_deadunits.reinit.keepsake import mapped_tensors, portable
 from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.lightning_step import step_of
 from lightning_deadunits.reinit.passes import Example
@@ -82,7 +82,7 @@ def _shared(trainer: Any, batch: Any) -> Any:
     """Return the samples of the first process that has any, on every process."""
     if trainer.world_size == 1:
         return batch
-    kept = gather_objects(trainer, plain(batch))
+    kept = gather_objects(trainer, portable(batch))
     return next((theirs for theirs in kept if theirs is not None), None)
 
 

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizer_state import held_by
 
 
 def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
     """Return the Trainer's optimizers, and those that a module steps without it knowing."""
-    own = [value for value in vars(pl_module).values() if isinstance(value, Optimizer)]
+    own = [each for each in held_by(pl_module) if isinstance(each, Optimizer)]
     return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -103,6 +103,26 @@ def test_processes_may_have_batches_of_other_sizes_or_none(schedule: str) -> Non
     )  # fmt: skip
 
 
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+class TakesPairs(Mortal):
+    """Knows the parts of a batch by name."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return Pair(*batch)
+
+    def loss(self, batch: Any) -> Tensor:
+        return super().loss([batch.x, batch.y])
+
+
+def test_batches_keep_their_type_on_the_way_to_other_processes() -> None:
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(TakesPairs(), callback, StayEqual(2), **two(), max_epochs=4)
+
+
 def test_dormant_units_are_the_same_on_every_process() -> None:
     config = ReinitConfig(patience=1, grace_period=0, criterion="dormant", tau=0.05)
     trained(Mortal(), DeadUnitCallback(reinit=config), StayEqual(3), **two(), max_epochs=6)
@@ -191,6 +211,8 @@ class Resumed(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         path = self.path / f"end-{trainer.global_rank}.pt"
         state = state_of(trainer, pl_module)
+        if trainer.global_rank:  # whose own buffers no checkpoint holds
+            state = {n: t for n, t in state.items() if n not in dict(pl_module.named_buffers())}
         if self.write:
             torch.save(state, path)
         else:
@@ -209,6 +231,7 @@ class Flickering(Mortal):
 
 RESUMED = {
     "between plan and application": (Mortal, AT_VALIDATION, 2),
+    "with an example of the second process": (Uneven, AT_VALIDATION, 2),
     "inside a window": (Flickering, ReinitConfig(every_n_train_steps=3), 1),
     "inside a window of dormancy": (
         Flickering, ReinitConfig(every_n_train_steps=3, criterion="dormant"), 1,
@@ -221,8 +244,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, when: str) -
     model, config, epoch = RESUMED[when]
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     whole, again = DeadUnitCallback(reinit=config), DeadUnitCallback(reinit=config)
-    trained(model(), whole, keep, Resumed(tmp_path, write=True), **two(), max_epochs=7)
-    trained(
-        model(), again, Resumed(tmp_path, write=False), **two(), max_epochs=7,
-        resume=tmp_path / f"epoch={epoch}.ckpt",
-    )  # fmt: skip
+    options: dict[str, Any] = {"max_epochs": 7}
+    if model is Uneven:
+        options |= {"loaders": (), "use_distributed_sampler": False}
+    processes = {"broadcast_buffers": model is not Uneven}
+    end = Resumed(tmp_path, write=True)
+    trained(model(), whole, keep, end, **two(**processes), **options)
+    end, path = Resumed(tmp_path, write=False), tmp_path / f"epoch={epoch}.ckpt"
+    trained(model(), again, end, **two(**processes), **options, resume=path)

@@ -139,12 +139,13 @@ class Stepping(Mortal):
         self.automatic_optimization = False
 
     def on_fit_start(self) -> None:
-        self.own = self.make_optimizer(self.parameters())
+        self.own = [self.make_optimizer(self.parameters())]
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        self.own.zero_grad()
+        (own,) = self.own
+        own.zero_grad()
         self.manual_backward(self.loss(batch))
-        self.own.step()
+        own.step()
 
     def configure_optimizers(self) -> None:
         return None
