@@ -37,7 +37,8 @@ def reinit_dead_units(
             with layer names as in such a report.
         example: What the model is called with: a tensor (``model(x)``), a tuple (``model(*x)``) or
             a mapping (``model(**x)``). At least two different samples; some 8 are plenty.
-        optimizers: Optimizers of the model's parameters.
+        optimizers: Optimizers of the model's parameters. If any are given, weights that none of
+            them has are refused: they are not trained, or only a copy of them is.
         config: Options; those on when to re-initialise do not matter here.
         seed: Seed of the fresh weights.
 

@@ -20,6 +20,7 @@ from tests.mortal import (
     AT_VALIDATION,
     EVERY_TWO_STEPS,
     Mortal,
+    data,
     events,
     trained,
 )  # fmt: skip
@@ -156,11 +157,13 @@ class Renewing(Mortal):
 
     carry = False
 
-    def on_train_epoch_start(self) -> None:
-        optimizer = self.make_optimizer(self.parameters())
-        if self.carry:
-            optimizer.load_state_dict(self.trainer.optimizers[0].state_dict())
-        self.trainer.optimizers = [optimizer]
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if batch_idx == 1:
+            optimizer = self.make_optimizer(self.parameters())
+            if self.carry:
+                optimizer.load_state_dict(self.trainer.optimizers[0].state_dict())
+            self.trainer.optimizers = [optimizer]
 
 
 class Handing(Renewing):
@@ -214,17 +217,22 @@ def test_fresh_weights_move_as_if_each_counted_its_own_steps(name: str) -> None:
 
 def test_gradients_of_fresh_weights_are_cleared_amid_accumulation() -> None:
     class Gradients(Callback):
-        found: Tensor | None = None
+        """Sums the gradients of the second layer by unit."""
+
+        def __init__(self) -> None:
+            self.sums: list[Tensor] = []
 
         def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-            if self.found is None and events(ours):
-                self.found = pl_module.b.weight.grad.abs().sum(1)
+            gradient = pl_module.b.weight.grad
+            self.sums.append(torch.zeros(8) if gradient is None else gradient.abs().sum(1))
 
-    ours, gradients = DeadUnitCallback(reinit=EVERY_TWO_STEPS), Gradients()
-    trained(Mortal(mortal=False), ours, gradients, accumulate_grad_batches=3, max_epochs=1)
-    assert events(ours)[0] == {"relu": [1], "relu-2": [0]}
-    assert gradients.found is not None
-    assert torch.equal(gradients.found == 0, torch.arange(8) == 0)
+    before, ours, after = Gradients(), DeadUnitCallback(reinit=EVERY_TWO_STEPS), Gradients()
+    options = {"accumulate_grad_batches": 8, "limit_train_batches": 7, "max_epochs": 1}
+    trained(Mortal(), before, ours, after, loaders=(data(128), data()), **options)
+    assert 1 in events(ours)[1]["relu-2"]  # it died in the second batch, with gradients from before
+    assert before.sums[4][1] > 0
+    assert after.sums[4][1] == 0
+    assert bool((after.sums[4][2:] > 0).all())
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-true", "64-true", "32"])
