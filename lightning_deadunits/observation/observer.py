@@ -18,6 +18,7 @@ from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
+from lightning_deadunits.observation.splits import REASON, is_split
 
 
 def uncountable(activation: Tensor) -> str | None:
@@ -86,6 +87,7 @@ class Observer(SiteMode):
         self._pending: dict[str, _Count] = {}
         self._running = False
         self._room = ExitStack()
+        self._split = False
 
     def reset(self) -> None:
         """Start a new epoch."""
@@ -125,6 +127,7 @@ class Observer(SiteMode):
     def attach(self) -> None:
         """Let the modules of the model tell when they run, the compiled ones too."""
         super().attach()
+        self._split = is_split(self.model)
         self._room.close()
         self._room.enter_context(room_for_graphs())
 
@@ -160,6 +163,8 @@ class Observer(SiteMode):
             self._count(site, output)
             return output
         refusal = uncountable(output)
+        if refusal is None and self._split and site.assumed:  # what made it was a DTensor
+            refusal = REASON
         if refusal is not None:
             self.unjudged[site.name] = refusal
             return output

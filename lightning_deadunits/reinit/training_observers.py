@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.observation.compiled import keep_eager
 from lightning_deadunits.observation.observer import LayerCounts, Observer, _Count
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.observation.tally import report_of
@@ -39,8 +40,9 @@ class TrainingObserver(Observer):
         self.watch = watch
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Backward runs within the batch, too; -1 is outside of it.
-        if torch._C._current_graph_task_id() != -1:
+        # Backward runs within the batch, too; -1 is outside of it. Dynamo cannot ask, nor need it:
+        # what a compiled region computes anew is in its graph.
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
@@ -105,20 +107,30 @@ class Magnitudes(TrainingObserver):
         super().__init__(model, watch)
         self._tau = tau
         self._sums: dict[str, Tensor] = {}
+        self._means: dict[str, Tensor] = {}
 
     def reset(self) -> None:
         """Start a new window."""
         super().reset()
         self._sums = {}
 
+    def begin(self) -> None:
+        """Start one forward pass."""
+        # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
+        self._means.clear()
+        super().begin()
+
+    def fold(self) -> None:
+        """Add what the last pass has measured."""
+        for name, mean in self._means.items():
+            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+        self._means.clear()
+
     def on_site(self, site: Site, output: Tensor) -> Tensor:
-        """Add the mean magnitude of every unit."""
+        """Measure the mean magnitude of every unit."""
         others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
         values = output.detach().abs().double()
-        mean = (values.mean(others) if others else values).flatten()
-        if site.name in self._sums:
-            mean = mean + self._sums[site.name]
-        self._sums[site.name] = mean
+        self._means[site.name] = (values.mean(others) if others else values).flatten()
         return output
 
     def verdict(self, together: Together) -> dict[str, Tensor]:
@@ -137,6 +149,9 @@ class Magnitudes(TrainingObserver):
         """See :class:`TrainingObserver`."""
         for name, own in _moved(saved, device).items():
             self._sums[name] = self._sums[name] + own if name in self._sums else own
+
+
+keep_eager(TrainingObserver.__torch_function__)
 
 
 def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
@@ -156,6 +157,29 @@ def test_a_failure_on_one_process_undoes_the_event_on_all(criterion: Any) -> Non
     config = ReinitConfig(patience=1, criterion=criterion)
     callback = DeadUnitCallback(reinit=config)
     trained(FailsOnOneRank(), callback, Undone(0), **two(), max_epochs=3)
+
+
+class FailingLogger(Logger):
+    """Fails when it is told of an event, on the first process."""
+
+    name, version = "failing", 0
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if any(name.startswith("reinit/") for name in metrics) and trainer_rank() == 0:
+            raise OSError("no space left on device")
+
+
+def trainer_rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_all_processes_stop_together_when_monitoring_fails_on_one(schedule: str) -> None:
+    callback = DeadUnitCallback(reinit=SCHEDULES[schedule])
+    options = {**two(), "max_epochs": 4, "logger": FailingLogger()}
+    trained(Mortal(), callback, StayEqual(1), **options)
 
 
 class Resumed(Callback):

@@ -1,0 +1,65 @@
+"""A compiled LightningModule is trained as an eager one, and never compiled again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from tests.mortal import SCHEDULES, Mortal, differing, events, state_of, trained
+
+CONFIGS = {
+    **SCHEDULES,
+    "dormant, every two steps": ReinitConfig(
+        patience=1, grace_period=0, every_n_train_steps=2, criterion="dormant"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+class Silent(Mortal):
+    """Logs nothing: Lightning's own ``log`` has Dynamo recompile by itself."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss(batch)
+
+
+class Graphs(Callback):
+    """Counts graphs at the end of every epoch."""
+
+    def __init__(self) -> None:
+        self.counts: list[int] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.counts.append(counters["stats"]["unique_graphs"])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_events_cost_no_recompilation_and_change_no_result(name: str) -> None:
+    def run(compiled: bool) -> tuple[dict[str, Tensor], list[Any], list[int]]:
+        model, graphs = Silent(), Graphs()
+        callback = DeadUnitCallback(reinit=CONFIGS[name])
+        whole = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
+        trainer = trained(whole, callback, graphs, max_epochs=6)
+        return state_of(trainer, model), events(callback), graphs.counts
+
+    eager, compiled = run(False), run(True)
+    assert len(eager[1]) >= 5
+    assert differing(eager[0], compiled[0]) == []
+    assert eager[1] == compiled[1]
+    assert compiled[2] == [2] * 6  # one for training, one for validation
+    assert not counters["graph_break"]
