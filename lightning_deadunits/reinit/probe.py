@@ -7,11 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
-from lightning_deadunits.reinit.operations import PRODUCTS, Operation, describe, tensors_of
-from lightning_deadunits.reinit.parameters import Parameters, span
+from lightning_deadunits.reinit.operations import (
+    PRODUCTS,
+    Copies,
+    Given,
+    Operation,
+    describe,
+    tensors_of,
+)
+from lightning_deadunits.reinit.parameters import Parameters
 
 
 class PathChangedError(Exception):
@@ -41,8 +49,7 @@ class Use(NamedTuple):
 
     call: int
     parameter: Tensor
-    first: int
-    end: int
+    view: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +87,7 @@ class Probe(SiteMode):
     def __init__(self, model: nn.Module, layers: Iterable[str], parameters: Parameters) -> None:
         super().__init__(model, tuple(layers), never_zero=True)
         self.parameters = parameters
+        self.copies = Copies(parameters)
         self.visitor = Visitor()
         self.index = 0
 
@@ -91,6 +99,7 @@ class Probe(SiteMode):
     def start_pass(self) -> None:
         """Number the calls anew."""
         super().start_pass()
+        self.copies.forget()
         self.index = 0
 
     def __torch_function__(
@@ -125,19 +134,29 @@ class Probe(SiteMode):
         out: Any,
     ) -> Any:
         """Hand a call on if it has weights."""
-        described = describe(function, args, kwargs, out, self.parameters)
+        if _is_transformed(out) or self.copies.follow(function, args, kwargs, out):
+            return out
+        resolved = self.copies.resolved(args), self.copies.resolved(dict(kwargs))
+        described = describe(Given(function, *resolved, out, self.parameters))
         if described is None:
             return out
-        index, self.index = self.index, self.index + 1
         operation, reads = described
+        if operation.kind == "norm":
+            operation = replace(operation, again=lambda: function(*args, **kwargs))
+        index, self.index = self.index, self.index + 1
         if isinstance(self.visitor, Recording):
-            self.visitor.record(self, index, operation, (args, kwargs), out)
+            self.visitor.record(self, index, operation, resolved, out)
         result = self.visitor.operation(index, operation, reads, out)
         if result is not out and isinstance(result, Tensor):
             # What takes the place of a tensor has its unit axes, too.
             with suppress(Exception):
                 self.lineage.follow(function, args, kwargs, result)
         return result
+
+
+def _is_transformed(out: Any) -> bool:
+    """Tell whether a call is inside ``torch.vmap`` or its like: its values cannot be looked at."""
+    return isinstance(out, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(out)
 
 
 def shapes_of(
@@ -174,7 +193,7 @@ class Recording(Visitor):
         for tensor in tensors_of(given):
             owner = probe.parameters.owner(tensor)
             if owner is not None:
-                self.uses.append(Use(index, owner, *span(tensor)))
+                self.uses.append(Use(index, owner, tensor))
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Take an activation down."""

@@ -17,11 +17,11 @@ from lightning_deadunits.reinit.fitness import loudness, model_refusal, trace_re
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
 from lightning_deadunits.reinit.passes import Example
 from lightning_deadunits.reinit.probe import Recording
-from lightning_deadunits.reinit.readers import silenced
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.surgery import Outcome, Surgeon, with_ties
 from lightning_deadunits.reinit.tracing import Trace, trace
+from lightning_deadunits.reinit.values import silenced
 from lightning_deadunits.reinit.verification import channel_of
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 from lightning_deadunits.reinit.weights import Draws

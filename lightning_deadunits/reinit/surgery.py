@@ -9,8 +9,8 @@ import torch
 
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
+from lightning_deadunits.reinit.operations import Channel
 from lightning_deadunits.reinit.probe import PathChangedError, Recording
-from lightning_deadunits.reinit.readers import Channel
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing import Part, UnitTrace

@@ -32,11 +32,13 @@ class Codebook:
         codes: One code per item, int64 of shape ``(K,)``.
         bits: Length of a code.
         cells: Samples that are told apart within a pass.
+        single: Whether every code is a single bit.
     """
 
     codes: Tensor
     bits: int
     cells: int
+    single: bool = False
 
     @classmethod
     def of(cls, count: int, cells: int) -> Codebook:
@@ -52,7 +54,8 @@ class Codebook:
         """
         per_pass = max(1, cells - 1)
         places = [index // per_pass * cells + index % per_pass for index in range(count)]
-        return cls(torch.tensor([1 << place for place in places]), max(places) + 1, cells)
+        codes = torch.tensor([1 << place for place in places])
+        return cls(codes, max(places) + 1, cells, single=True)
 
     def spare(self, code: int) -> bool:
         """Tell whether a mixture of single bits shows a cell that none of them has."""
