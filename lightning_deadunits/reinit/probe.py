@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -31,9 +32,11 @@ class Visitor:
 
     Attributes:
         held: Recorded pass whose contractions need not be computed anew, for they are replaced.
+        uses_nan: Whether it marks values by NaN, which no call may drop.
     """
 
     held: Recording | None = None
+    uses_nan: bool = False
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
@@ -123,8 +126,9 @@ class Probe(SiteMode):
         return self.on_call(func, args, given, call.out)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
-        """Hand an activation on."""
-        return self.visitor.site(site, output)
+        """Hand an activation on; what is done to it is no call of the model."""
+        with torch._C.DisableTorchFunction():
+            return self.visitor.site(site, output)
 
     def on_call(
         self,
@@ -134,6 +138,8 @@ class Probe(SiteMode):
         out: Any,
     ) -> Any:
         """Hand a call on if it has weights."""
+        if self.visitor.uses_nan and function in _DROPPING:
+            out = _with_marks(out, tensors_of((args, kwargs)))
         if _is_transformed(out) or self.copies.follow(function, args, kwargs, out):
             return out
         resolved = self.copies.resolved(args), self.copies.resolved(dict(kwargs))
@@ -157,6 +163,20 @@ class Probe(SiteMode):
 def _is_transformed(out: Any) -> bool:
     """Tell whether a call is inside ``torch.vmap`` or its like: its values cannot be looked at."""
     return isinstance(out, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(out)
+
+
+_DROPPING = {
+    *(torch.where, Tensor.where, torch.nan_to_num, Tensor.nan_to_num),
+    *(torch.fmax, Tensor.fmax, torch.fmin, Tensor.fmin),
+}
+"""Value by value, these return what is no NaN although they are given one."""
+
+
+def _with_marks(out: Any, given: Iterable[Tensor]) -> Any:
+    for tensor in given:
+        if tensor.is_floating_point() and isinstance(out, Tensor) and bool(tensor.isnan().any()):
+            out = out.masked_fill(tensor.isnan(), torch.nan)
+    return out
 
 
 def shapes_of(
@@ -201,6 +221,17 @@ class Recording(Visitor):
         self.reached[site.name] = len(self.calls)
         return output
 
+    def counterparts(self, other: Recording, indices: Iterable[int]) -> set[int]:
+        """Return the calls that are those of another pass, which may have made more or fewer.
+
+        Args:
+            other: The other pass.
+            indices: Calls of that pass.
+        """
+        own = {key: index for index, key in enumerate(_keys(self.calls))}
+        theirs = dict(enumerate(_keys(other.calls)))
+        return {own[theirs[index]] for index in indices if theirs[index] in own}
+
     def call(self, index: int, operation: Operation, out: Any) -> Call:
         """Return the recorded call that a later pass makes again.
 
@@ -216,3 +247,11 @@ class Recording(Visitor):
         if not same:
             raise PathChangedError
         return call
+
+
+def _keys(calls: Iterable[Call]) -> Iterator[tuple[str, int]]:
+    """Yield the title of each call, and how many of that title came before."""
+    seen: Counter[str] = Counter()
+    for call in calls:
+        yield call.title, seen[call.title]
+        seen[call.title] += 1

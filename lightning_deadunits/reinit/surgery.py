@@ -109,7 +109,8 @@ class Surgeon:
             edits.append(edit)
             edit.apply_()
             firing = self._settle_(traces, edits)
-            pending = {unit: trace for unit, trace in pending.items() if unit not in firing}
+            # Of all: one that fired may be fed by another one that was drawn anew since.
+            pending = {unit: trace for unit, trace in traces.items() if unit not in firing}
             if not pending:
                 break
         self._stress(traces)
@@ -164,9 +165,9 @@ class Surgeon:
 
     def _stress(self, traces: Traces) -> None:
         """Verify in training mode, with the units firing at random."""
-        visitor = Stressed(
-            self._training, self._made | _made(traces), by_layer(traces), self._config.tolerance
-        )
+        # In training mode a model may make more calls, such as a dropout of parameters, or fewer.
+        made = self._training.counterparts(self._session.recorded, self._made | _made(traces))
+        visitor = Stressed(self._training, made, by_layer(traces), self._config.tolerance)
         try:
             visitor.check_outputs(self._session.run(visitor, training=True))
         except DisturbedError as error:

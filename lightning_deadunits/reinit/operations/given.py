@@ -29,7 +29,7 @@ class Given:
     out: Any
     parameters: Parameters
 
-    def bound(self, *names: str, **renamed: str) -> list[Any]:
+    def bound(self, /, *names: str, **renamed: str) -> list[Any]:
         """Return the arguments of these names, None for those that were not given.
 
         Args:
@@ -38,8 +38,7 @@ class Given:
         """
         named = {renamed.get(name, name): value for name, value in self.kwargs.items()}
         given = dict(zip(names, self.args, strict=False)) | named
-        if "self" in given:
-            given["input"] = given["self"]
+        given.setdefault("input", given.get("self"))
         return [given.get(name) for name in names]
 
     def owns(self, value: Any) -> bool:

@@ -42,6 +42,14 @@ def embedding(given: Given) -> Described | None:
     return lettered(given, letters, weight.detach().new_zeros(0), weight)
 
 
+def grouped(given: Given) -> Described | None:
+    """Describe ``F.grouped_mm``: each row goes through one expert of several."""
+    x, weight, bias = given.bound("mat_a", "mat_b", "bias", self="mat_a", mat2="mat_b")
+    if not given.owns(weight) or given.owns(x) or bias is not None:
+        return None
+    return lettered(given, Letters("nk", "eko", "no"), x, weight) if x.ndim < weight.ndim else None
+
+
 def matmul(given: Given) -> Described | None:
     """Describe ``left @ right``, one of which is a parameter."""
     left, right = given.bound("input", "other", mat2="other", vec="other")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from lightning_deadunits.reinit.operations.products import (
     addmm,
     bilinear,
     embedding,
+    grouped,
     inner,
     linear,
     matmul,
@@ -33,6 +35,11 @@ _MATMULS = (
     *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
     *(torch.mv, Tensor.mv, torch.dot, Tensor.dot),
 )
+_GROUPED = tuple(
+    getattr(home, name)
+    for home, name in ((F, "grouped_mm"), (torch, "_grouped_mm"))
+    if hasattr(home, name)
+)
 _ADDMMS = (torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
 _AFFINE = ("weight", "bias")
 _RUNNING = ("running_mean", "running_var")
@@ -45,7 +52,16 @@ _MOVES = {
 }
 
 PRODUCTS = {
-    *(*_CONVOLUTIONS, *_TRANSPOSED, *_MATMULS, *_ADDMMS, Tensor.__rmatmul__, F.linear, F.bilinear),
+    *(
+        *_CONVOLUTIONS,
+        *_TRANSPOSED,
+        *_MATMULS,
+        *_ADDMMS,
+        *_GROUPED,
+        Tensor.__rmatmul__,
+        F.linear,
+        F.bilinear,
+    ),
     *(torch.einsum, torch.inner, Tensor.inner, torch.tensordot, F.scaled_dot_product_attention),
     *(torch.sparse.mm, torch.bilinear),
 }
@@ -55,6 +71,7 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
     **{function: convolution(n + 1, True) for n, function in enumerate(_TRANSPOSED)},
     **dict.fromkeys(_MATMULS, matmul),
     **dict.fromkeys(_ADDMMS, addmm),
+    **dict.fromkeys(_GROUPED, grouped),
     **dict.fromkeys((torch.inner, Tensor.inner), inner),
     **dict.fromkeys((F.bilinear, torch.bilinear), bilinear),
     **dict.fromkeys((*SUMS, *FACTORS), elementwise),
@@ -82,7 +99,10 @@ def describe(given: Given) -> Described | None:
         given: The call.
     """
     describer = _DESCRIBERS.get(given.function)
-    return (describer(given) if describer else None) or _otherwise(given)
+    described = None
+    with suppress(Exception):  # an unforeseen signature: what it does is unknown then
+        described = describer(given) if describer else None
+    return described or _otherwise(given)
 
 
 def _otherwise(given: Given) -> Described | None:

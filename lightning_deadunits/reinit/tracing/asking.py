@@ -33,18 +33,17 @@ class Answers:
         """Return the channels behind some codes, None if some of them cannot be told apart."""
         found: list[Channel] = []
         for code in codes:
-            own = self._bits(code) if self.book.single else [code]
-            if any(bit not in self.channel_of for bit in own):
+            if code not in self.channel_of and not self.book.single:
+                return None
+            own = self.book.inside(code)
+            if self.book.single and (self.book.spare(code) or sum(own) != code):
                 return None
             found += [self.channel_of[bit] for bit in own]
         return list(dict.fromkeys(found))
 
     def behind(self, code: int) -> list[Channel]:
         """Return the channels that may be in a mixture."""
-        return [channel for own, channel in self.channel_of.items() if own & code == own]
-
-    def _bits(self, code: int) -> list[int]:
-        return [1 << place for place in range(self.book.bits + 1) if code >> place & 1]
+        return [self.channel_of[own] for own in self.book.inside(code)] if code else []
 
 
 def ask(

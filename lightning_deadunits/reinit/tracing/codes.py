@@ -5,8 +5,8 @@ place that shows a code is reached by that unit alone. A batch of 8 samples tell
 one pass, 12 870 in two.
 
 Samples are cells: equal blocks of the first axis that can be cut so, wherever it stands. A model
-that mixes them (a mean over the batch) garbles the codes, which is noticed; ``cells=1`` then codes
-by passes alone.
+that mixes them (a mean over the batch, a roll of it) garbles the codes, which is noticed for codes
+are few among those there could be; ``cells=1`` then codes by passes alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class CellsLostError(Exception):
-    """A tensor that was reached has no axis which the samples could be on."""
+    """A tensor that was reached has no axis for the samples, or samples are mixed in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,10 @@ class Codebook:
     @classmethod
     def of(cls, count: int, cells: int) -> Codebook:
         """Make codes for ``count`` items."""
-        bits = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
-        return cls(_codes(bits)[:count], bits, cells)
+        needed = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
+        bits = min(62, -(-needed // cells) * cells)  # what the passes have room for
+        few = comb(bits, bits // 2) > 2 * count
+        return cls(_some_codes(bits, count) if few else _codes(bits)[:count], bits, cells)
 
     @classmethod
     def of_single_bits(cls, count: int, cells: int) -> Codebook:
@@ -62,6 +64,17 @@ class Codebook:
         return self.cells > 1 and any(
             code >> (number * self.cells + self.cells - 1) & 1 for number in range(self.passes)
         )
+
+    def inside(self, code: int) -> list[int]:
+        """Return the codes that are in a mixture.
+
+        Raises:
+            CellsLostError: If there is none, so that the samples must have been mixed.
+        """
+        own = self.codes[(self.codes & code) == self.codes].tolist()
+        if not own:
+            raise CellsLostError
+        return own
 
     @property
     def passes(self) -> int:
@@ -120,7 +133,7 @@ class Codebook:
         front = [] if cell_axis is None else [cell_axis]
         middle = [axis for axis in range(changed.ndim) if axis not in (*axes, *front)]
         channels = torch.Size([changed.shape[axis] for axis in axes]).numel()
-        blocks = changed.permute(*front, *middle, *axes).reshape(self.cells, -1, channels)
+        blocks = changed.permute([*front, *middle, *axes]).reshape(self.cells, -1, channels)
         weights = 1 << torch.arange(self.cells).add(number * self.cells).clamp(max=62)
         return (blocks.cpu().long() * weights.reshape(-1, 1, 1)).sum(0)
 
@@ -145,6 +158,17 @@ def _spread(values: Tensor, axes: list[int], ndim: int) -> Tensor:
     for index in order:
         shape[axes[index]] = values.shape[index]
     return values.permute(order).reshape(shape)
+
+
+def _some_codes(bits: int, count: int) -> Tensor:
+    """Return distinct random numbers of ``bits`` bits of which half are ones."""
+    generator = torch.Generator().manual_seed(0)
+    found = torch.zeros(0, dtype=torch.int64)
+    while len(found) < count:
+        noise = torch.rand(count, bits, generator=generator)
+        drawn = (1 << noise.topk(bits // 2, dim=1).indices).sum(1)
+        found = torch.unique(torch.cat((found, drawn)))
+    return found[torch.randperm(len(found), generator=generator)[:count]]
 
 
 @lru_cache(maxsize=8)

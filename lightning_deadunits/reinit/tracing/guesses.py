@@ -70,13 +70,7 @@ def _confirmed(
     unit_of = dict(zip(book.codes.tolist(), guesses, strict=True))
     codes = {channel: code for code, unit in unit_of.items() for channel in guesses[unit]}
     seen = list(Marker(session, book, marks_of(session, codes), units, thorough=True).run())
-    lost = {
-        u
-        for s in seen
-        if s.code not in unit_of
-        for own, u in unit_of.items()
-        if own & s.code == own
-    }
+    lost = {unit_of[own] for *_, code in seen if code not in unit_of for own in book.inside(code)}
     found, leaks = Sources(), Leaks()
     for code, unit in unit_of.items():
         own = [sighting for sighting in seen if sighting.code == code]

@@ -55,7 +55,8 @@ def _leaks(
     cells: int,
 ) -> Leaks:
     book = Codebook.of(len(makers), cells)
-    codes = dict(zip(makers, book.codes.tolist(), strict=True))
+    maker_of = dict(zip(book.codes.tolist(), makers, strict=True))
+    codes = {maker: code for code, maker in maker_of.items()}
     marker = Marker(session, book, marks_of(session, codes), units, thorough=True)
     leaks = Leaks()
     for place, channel, code in marker.run():
@@ -63,7 +64,7 @@ def _leaks(
             continue
         index = int(place.of)
         title = "the model's output" if index < 0 else session.recorded.calls[index].title
-        for maker in (maker for maker, own in codes.items() if own & code == own):
+        for maker in (maker_of[own] for own in book.inside(code)):
             if place.kind == "link":
                 leaks.links.append(((index, channel), maker))
             elif place.kind != "norm" or before.get((index, channel)) != maker:

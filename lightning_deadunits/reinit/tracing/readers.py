@@ -35,7 +35,7 @@ def find_readers(session: Session, units: Iterable[UnitKey]) -> Readers:
 
 
 def _find(session: Session, units: list[UnitKey], factors: bool) -> Readers:
-    reason = "the model's control flow depends on its values, so that it cannot be traced"
+    reason = "its values steer the model (control flow, or a check of them): it cannot be traced"
     lost = Readers(refused=dict.fromkeys(units, reason))
     found = with_fewer_cells(
         session, lambda cells: _found(session, units, cells, factors), otherwise=lost
@@ -79,7 +79,7 @@ def _search(asking: _Asking, edges: Edges) -> list[UnitKey]:
         if code in unit_of:
             edges.add(place, channel, [unit_of[code]])
         elif not book.single:
-            mixed |= dict.fromkeys(unit for own, unit in unit_of.items() if own & code == own)
+            mixed |= dict.fromkeys(unit_of[own] for own in book.inside(code))
         elif book.spare(code):
             raise CellsLostError
         else:

@@ -47,6 +47,8 @@ class Seeker(Visitor):
         number: Which pass it is.
     """
 
+    uses_nan = True
+
     def __init__(self, session: Session, book: Codebook, units: Iterable[UnitKey]) -> None:
         self.session, self.units = session, by_layer(units)
         self.held = session.recorded

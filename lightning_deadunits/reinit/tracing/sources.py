@@ -61,8 +61,16 @@ def _search(session: Session, units: list[UnitKey], cells: int, found: Sources) 
         elif channels is None:
             found.refused[unit] = "several channels make it together, which cannot be told apart"
         else:
-            found.refused[unit] = "no layer that makes it was found"
+            found.refused[unit] = _unmade(session, unit)
     found.before |= _before_norms(session, answers, found)
+
+
+def _unmade(session: Session, unit: UnitKey) -> str:
+    """Say why no maker was found: perhaps one that cannot be traced was seen before the unit."""
+    for call in reversed(session.recorded.calls[: session.recorded.reached[unit[0]]]):
+        if call.operation.kind == "opaque":
+            return f"no layer that makes it was found, unless {call.title}, which cannot be traced"
+    return "no layer that makes it was found"
 
 
 def _makes_something(call: Call) -> bool:
