@@ -35,10 +35,7 @@ class Answers:
         for code in codes:
             if code not in self.channel_of and not self.book.single:
                 return None
-            own = self.book.inside(code)
-            if self.book.single and (self.book.spare(code) or sum(own) != code):
-                return None
-            found += [self.channel_of[bit] for bit in own]
+            found += self.behind(code)
         return list(dict.fromkeys(found))
 
     def behind(self, code: int) -> list[Channel]:

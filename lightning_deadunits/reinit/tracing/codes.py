@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import comb
 
 import torch
@@ -52,29 +52,30 @@ class Codebook:
     def of_single_bits(cls, count: int, cells: int) -> Codebook:
         """Make codes that show also when mixed, at the price of many more passes.
 
-        One cell of every pass is left out: where it shows, the model mixes the samples.
+        One cell of every pass is left out: where it shows, the model mixes the samples, and no
+        code explains it.
         """
         per_pass = max(1, cells - 1)
         places = [index // per_pass * cells + index % per_pass for index in range(count)]
         codes = torch.tensor([1 << place for place in places])
         return cls(codes, max(places) + 1, cells, single=True)
 
-    def spare(self, code: int) -> bool:
-        """Tell whether a mixture of single bits shows a cell that none of them has."""
-        return self.cells > 1 and any(
-            code >> (number * self.cells + self.cells - 1) & 1 for number in range(self.passes)
-        )
-
     def inside(self, code: int) -> list[int]:
         """Return the codes that are in a mixture.
 
         Raises:
-            CellsLostError: If there is none, so that the samples must have been mixed.
+            CellsLostError: If they do not explain it, so that the samples must have been mixed.
         """
-        own = self.codes[(self.codes & code) == self.codes].tolist()
-        if not own:
+        if code in self._known:
+            return [code]
+        own: list[int] = self.codes[(self.codes & code) == self.codes].tolist()
+        if not own or (self.single and sum(own) != code):
             raise CellsLostError
         return own
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self.codes.tolist())
 
     @property
     def passes(self) -> int:
@@ -108,6 +109,10 @@ class Codebook:
         ones = ones.repeat_interleave(tensor.shape[cell_axis] // self.cells, dim=1)
         placed = ones.reshape(*sizes, tensor.shape[cell_axis])
         return _spread(placed, [*axes, cell_axis], tensor.ndim)
+
+    def fits(self, tensor: Tensor, axes: Sequence[int]) -> bool:
+        """Tell whether the samples are on some axis of a tensor, so that it can carry any code."""
+        return self.cells == 1 or self._cell_axis(tensor, axes) is not None
 
     def read(self, tensor: Tensor, axes: Sequence[int], number: int) -> Tensor | None:
         """Return what pass ``number`` shows of the code at every place.

@@ -76,14 +76,11 @@ def _search(asking: _Asking, edges: Edges) -> list[UnitKey]:
     book, unit_of = asking.seen.book, asking.unit_of
     mixed: dict[UnitKey, None] = {}
     for place, channel, code in asking.run():
-        if code in unit_of:
-            edges.add(place, channel, [unit_of[code]])
-        elif not book.single:
-            mixed |= dict.fromkeys(unit_of[own] for own in book.inside(code))
-        elif book.spare(code):
-            raise CellsLostError
+        units = [unit_of[own] for own in book.inside(code)]
+        if code in unit_of or book.single:
+            edges.add(place, channel, units)
         else:
-            edges.add(place, channel, [unit for own, unit in unit_of.items() if own & code])
+            mixed |= dict.fromkeys(units)
     return list(mixed)
 
 
@@ -110,6 +107,8 @@ class _Asking(Seeker):
             self._codes[layer][unit] = code
 
     def coded(self, layer: str, still: Tensor, dims: tuple[int, ...]) -> Tensor:
+        if not self.seen.book.fits(still, dims):
+            raise CellsLostError
         return self.marked(still, dims, self._codes[layer])
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
