@@ -822,3 +822,526 @@ def top_k() -> nn.Module:
     net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 2))
     kill(net.a, 1)
     return net
+
+
+# --- an attack: blocks that were met outside, and what once went wrong --------------------------
+
+
+def raw(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape) * 0.5)
+
+
+def nodes() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 12), torch.rand(6, 6)
+
+
+def edges() -> tuple[Tensor, Tensor]:
+    return torch.randn(6, 12), torch.randint(0, 6, (2, 20))
+
+
+@case("graph convolution", accepted={"relu": [1]}, example=nodes)
+def graph_convolution() -> nn.Module:
+    def forward(self: Any, x: Tensor, adjacency: Tensor) -> Tensor:
+        return adjacency @ (F.relu(adjacency @ (x @ self.a) + self.a_bias) @ self.b)
+
+    net = Net(forward, a=raw(12, 8), a_bias=raw(8), b=raw(8, 3))
+    with torch.no_grad():
+        net.a_bias[1] = 10 * FAR
+    return net
+
+
+@case("graph convolution that reads neighbours, too", accepted={"relu": [1]}, example=nodes)
+def graph_sage() -> nn.Module:
+    def forward(self: Any, x: Tensor, adjacency: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        return self.b(torch.cat([hidden, adjacency @ hidden], 1))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(16, 2))
+    kill(net.a, 1)
+    return net
+
+
+@case("messages along edges", accepted={"relu": [1], "relu-2": [4]}, example=edges)
+def message_passing() -> nn.Module:
+    def forward(self: Any, x: Tensor, edge: Tensor) -> Tensor:
+        message = F.relu(self.a(torch.cat([x[edge[0]], x[edge[1]]], 1)))
+        largest = x.new_zeros(6, 8).scatter_reduce(
+            0, edge[1][:, None].expand(-1, 8), message, "amax"
+        )
+        return self.c(F.relu(self.b(torch.cat([x, largest], 1))))
+
+    net = Net(forward, a=nn.Linear(24, 8), b=nn.Linear(20, 6), c=nn.Linear(6, 2))
+    kill(net.a, 1)
+    kill(net.b, 4)
+    return net
+
+
+@case("graph attention", refused={"relu": [1]}, example=nodes)
+def graph_attention() -> nn.Module:
+    def forward(self: Any, x: Tensor, adjacency: Tensor) -> Tensor:
+        hidden = self.a(x)
+        scores = self.left(hidden) + self.right(hidden).t() + adjacency
+        return self.b(F.relu(scores.softmax(1) @ hidden + self.bias))
+
+    net = Net(
+        forward,
+        a=nn.Linear(12, 8),
+        left=nn.Linear(8, 1),
+        right=nn.Linear(8, 1),
+        b=nn.Linear(8, 2),
+        bias=nn.Parameter(torch.zeros(8)),
+    )
+    kill(net.bias, 1)
+    return net
+
+
+@case("soft mixture of experts in one einsum", accepted={"relu": [1, 13]}, example=vectors)
+def soft_experts() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        gate = self.gate(x).softmax(-1)
+        hidden = F.relu(torch.einsum("bi,eih->beh", x, self.a) + self.bias)
+        return torch.einsum("be,beh,eho->bo", gate, hidden, self.b)
+
+    net = Net(forward, gate=nn.Linear(12, 3), a=raw(3, 12, 6), bias=raw(3, 6), b=raw(3, 6, 4))
+    with torch.no_grad():
+        net.bias[0, 1] = net.bias[2, 1] = 10 * FAR
+    return net
+
+
+@case(
+    "experts by baddbmm",
+    accepted={"relu": [2]},
+    example=lambda: torch.randn(3, 6, 12),
+)
+def batched_experts() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(torch.baddbmm(self.a_bias, x, self.a))
+        return torch.baddbmm(self.b_bias, hidden, self.b)
+
+    net = Net(forward, a=raw(3, 12, 8), a_bias=raw(3, 1, 8), b=raw(3, 8, 4), b_bias=raw(3, 1, 4))
+    with torch.no_grad():
+        net.a_bias[:, 0, 2] = 10 * FAR
+    return net
+
+
+@case("bilinear", accepted={"relu": [1], "relu-2": [2]}, example=vectors)
+def bilinear() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.b(F.relu(self.a(x)), x)))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Bilinear(8, 12, 4), c=nn.Linear(4, 2))
+    kill(net.a, 1)
+    kill(net.b, 2)
+    return net
+
+
+@case("bilinear pooling", accepted={"relu": [1, 3]}, example=lambda: torch.randn(8, 3, 6, 6))
+def bilinear_pooling() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x)).flatten(2)
+        return self.b((hidden @ hidden.transpose(1, 2)).flatten(1))
+
+    net = Net(forward, a=conv(3, 5), b=nn.Linear(25, 3))
+    kill(net.a, 1, 3)
+    return net
+
+
+@case("tensordot, mv and dots in einsum", accepted={"relu": [1, 5]}, example=sequences)
+def tensordot() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(torch.tensordot(x, self.a, dims=([2], [0])) + self.a_bias)
+        single = torch.mv(hidden[:, 0], self.c) + torch.inner(hidden[:, 1], self.d)
+        both = torch.tensordot(hidden, self.b, dims=1) + torch.einsum("...i,io", hidden, self.e)
+        return both + single[:, None, None]
+
+    net = Net(forward, a=raw(12, 8), a_bias=raw(8), b=raw(8, 3), c=raw(8), d=raw(8), e=raw(8, 3))
+    with torch.no_grad():
+        net.a_bias[[1, 5]] = 10 * FAR
+    return net
+
+
+@case("weights cast and scaled at run time", accepted={"relu": [1, 5]}, example=vectors)
+def cast_weights() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        a, bias = (p.to(torch.float64) for p in (self.a.weight, self.a.bias))
+        return F.relu(F.linear(x.double(), a, bias)) @ (self.b * 0.3).double().t()[:, :2]
+
+    net = Net(forward, a=nn.Linear(12, 8), b=raw(3, 8))
+    kill(net.a, 1, 5)
+    return net
+
+
+@case("a weight that is computed", refused={"relu": [1]}, example=vectors)
+def noisy_weight() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(F.relu(self.a(x)), self.mean + self.spread * 0.1)
+
+    net = Net(forward, a=nn.Linear(12, 8), mean=raw(3, 8), spread=raw(3, 8))
+    kill(net.a, 1)
+    return net
+
+
+@case("slices of one weight that cross", accepted={"relu": [1, 5]}, example=vectors)
+def fused_slices() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        first, second = self.a.chunk(2, 0)
+        hidden = F.relu(F.linear(x, first, self.a_bias[:8]))
+        gate = torch.sigmoid(F.linear(x, second, self.a_bias[8:]))
+        return (hidden * gate) @ self.b.T[:8] + hidden @ self.b.permute(1, 0)[8:]
+
+    net = Net(forward, a=raw(16, 12), a_bias=raw(16), b=raw(3, 16))
+    with torch.no_grad():
+        net.a_bias[[1, 5]] = 10 * FAR
+    return net
+
+
+@case("a factor per channel before a LayerNorm", accepted={"relu": [1, 6]}, example=vectors)
+def factor_before_norm() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(self.norm(F.relu(self.a(x)) * self.factor))
+
+    net = Net(forward, a=nn.Linear(12, 8), factor=raw(8), norm=nn.LayerNorm(8), b=nn.Linear(8, 3))
+    kill(net.a, 1, 6)
+    return net
+
+
+@case("multiplied, then summed", accepted={"relu": [1, 6]}, example=vectors)
+def multiply_sum() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return (F.relu(self.a(x))[:, None] * self.b).sum(-1)
+
+    net = Net(forward, a=nn.Linear(12, 8), b=raw(3, 8))
+    kill(net.a, 1, 6)
+    return net
+
+
+@case("summed with permuted channels", accepted={"relu": [1, 5]}, example=vectors)
+def permuted_sum() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.c(F.relu(self.a(x) + self.b(x).flip(1)))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(12, 8), c=nn.Linear(8, 2))
+    kill(net.a, 1, 5)
+    return net
+
+
+@case(
+    "FiLM conditioning",
+    accepted={"relu": [1], "relu-2": [3]},
+    example=lambda: (torch.randn(8, 3, 8, 8), torch.randn(8, 5)),
+)
+def film() -> nn.Module:
+    def forward(self: Any, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = self.film(F.relu(self.a(condition))).chunk(2, 1)
+        hidden = self.norm(self.b(x)) * scale[:, :, None, None] + shift[:, :, None, None]
+        return self.c(F.relu(hidden))
+
+    net = Net(
+        forward,
+        a=nn.Linear(5, 6),
+        film=nn.Linear(6, 16),
+        b=conv(3, 8),
+        norm=nn.BatchNorm2d(8, affine=False),
+        c=conv(8, 2),
+    )
+    kill(net.a, 1)
+    with torch.no_grad():
+        net.film.bias[8 + 3] = 10 * FAR
+    return net
+
+
+@case("norm without weights after the ReLU", accepted={"1": [1, 5]})
+def plain_norm_after() -> nn.Module:
+    net = nn.Sequential(conv(3, 8), nn.ReLU(), nn.InstanceNorm2d(8), conv(8, 4))
+    kill(net[0], 1, 5)
+    return net
+
+
+@case("GroupNorm of single channels after the ReLU", accepted={"1": [1, 5]})
+def single_groups_after() -> nn.Module:
+    net = nn.Sequential(conv(3, 8), nn.ReLU(), nn.GroupNorm(8, 8), conv(8, 4))
+    kill(net[0], 1, 5)
+    return net
+
+
+@case("always below zero after a LayerNorm", accepted={"2": [0]}, example=vectors)
+def below_zero() -> nn.Module:
+    net = nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3))
+    kill(net[0], 0)
+    return net
+
+
+@case("rolled batch", accepted={"relu": [1, 5], "relu-2": [0]}, example=vectors)
+def rolled() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x)[[1, 0, 3, 2, 5, 4, 7, 6]])
+        return self.c(F.relu(self.b(hidden.roll(3, 0))))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(6, 2))
+    kill(net.a, 1, 5)
+    kill(net.b, 0)
+    return net
+
+
+@case("marks that torch.where drops", accepted={"relu": [1, 5]}, example=vectors)
+def where() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        return self.b(torch.nan_to_num(torch.where(hidden > 0, hidden, torch.zeros_like(hidden))))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1, 5)
+    return net
+
+
+@case("a model that checks its values", refused={"relu": [1]}, example=vectors)
+def checked() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        if not hidden.isfinite().all():
+            raise ValueError("not finite")
+        return self.b(hidden)
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("inside vmap", refused={"relu": [1]}, example=vectors)
+def vmapped() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.vmap(lambda row: self.b(row))(F.relu(self.a(x)))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("a penalty that is a number", refused={"relu": [1]}, example=vectors)
+def penalty() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = F.relu(self.a(x))
+        return self.b(hidden), hidden.abs().mean()
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("dropout of a parameter, in training mode only", accepted={"relu": [1]}, example=vectors)
+def parameter_dropout() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x + (F.dropout(self.position, 0.5) if self.training else self.position)
+        return self.b(F.relu(self.a(x)))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3), position=raw(12))
+    kill(net.a, 1)
+    return net
+
+
+@case("embedding", accepted={"1": [2]}, example=lambda: torch.randint(0, 20, (8, 5)))
+def embedding() -> nn.Module:
+    net = nn.Sequential(nn.Embedding(20, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].weight[:, 2] = FAR
+    return net
+
+
+@case(
+    "split and chained",
+    accepted={"relu": [1, 9], "relu-2": [1], "relu-4": [3]},
+    refused={"relu-3": [2]},
+)
+def res2net() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        parts = F.relu(self.a(x)).split(4, 1)
+        found = [parts[0]]
+        for number, layer in enumerate(self.chain):
+            last = parts[number + 1] if number == 0 else found[-1] + parts[number + 1]
+            found.append(F.relu(layer(last)))
+        return self.b(torch.cat(found, 1))
+
+    chain = nn.ModuleList(conv(4, 4) for _ in range(3))
+    net = Net(forward, a=conv(3, 16), chain=chain, b=conv(16, 2))
+    kill(net.a, 1, 9)
+    for layer, unit in zip(chain, (1, 2, 3), strict=True):
+        kill(layer, unit)
+    return net
+
+
+@case("pyramid with lateral sums", accepted={"relu": [1], "relu-2": [2], "relu-3": [0]})
+def pyramid() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> list[Tensor]:
+        low = F.relu(self.a(x))
+        high = F.relu(self.b(low))
+        top = self.lateral_b(high)
+        mid = self.lateral_a(low) + F.interpolate(top, size=low.shape[-2:], mode="nearest")
+        return [self.head(F.relu(self.out(mid))), self.high(top)]
+
+    net = Net(
+        forward,
+        a=conv(3, 4),
+        b=conv(4, 6, stride=2),
+        lateral_a=conv(4, 5, 1),
+        lateral_b=conv(6, 5, 1),
+        out=conv(5, 5),
+        head=conv(5, 2),
+        high=conv(5, 2),
+    )
+    kill(net.a, 1)
+    kill(net.b, 2)
+    kill(net.out, 0)
+    return net
+
+
+@case(
+    "gated dilated convolutions",
+    accepted={"block.relu": [1], "relu": [3]},
+    example=lambda: torch.randn(8, 4, 20),
+)
+def wavenet() -> nn.Module:
+    def block(self: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        padded = F.pad(x, (4, 0))
+        hidden = F.relu(self.a(padded)) * torch.sigmoid(self.gate(padded))
+        return x + self.out(hidden), self.skip(hidden)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x, skip = self.block(self.stem(x))
+        return self.head(x) + self.c(F.relu(self.b(skip)))
+
+    dilated = {"dilation": 2}
+    inner = Net(
+        block,
+        a=nn.Conv1d(6, 6, 3, **dilated),
+        gate=nn.Conv1d(6, 6, 3, **dilated),
+        out=nn.Conv1d(6, 6, 1),
+        skip=nn.Conv1d(6, 5, 1),
+    )
+    net = Net(
+        forward,
+        stem=nn.Conv1d(4, 6, 1),
+        block=inner,
+        head=nn.Conv1d(6, 2, 1),
+        b=nn.Conv1d(5, 5, 1),
+        c=nn.Conv1d(5, 2, 1),
+    )
+    kill(inner.a, 1)
+    kill(net.b, 3)
+    return net
+
+
+@case(
+    "shifted windows, merged",
+    accepted={"relu": [1, 8], "relu-2": [3]},
+    example=lambda: torch.randn(4, 8, 8, 12),
+)
+def windows() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        n = len(x)
+        y = torch.roll(self.norm(x), (-2, -2), (1, 2)).view(n, 2, 4, 2, 4, 12)
+        y = self.b(F.relu(self.a(y.permute(0, 1, 3, 2, 4, 5).reshape(-1, 16, 12))))
+        y = y.view(n, 2, 2, 4, 4, 12).permute(0, 1, 3, 2, 4, 5).reshape(n, 8, 8, 12)
+        x = x + torch.roll(y, (2, 2), (1, 2))
+        corners = [x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)]
+        return self.d(F.relu(self.c(torch.cat(corners, -1))))
+
+    net = Net(
+        forward,
+        norm=nn.LayerNorm(12),
+        a=nn.Linear(12, 16),
+        b=nn.Linear(16, 12),
+        c=nn.Linear(48, 10),
+        d=nn.Linear(10, 2),
+    )
+    kill(net.a, 1, 8)
+    kill(net.c, 3)
+    return net
+
+
+@case(
+    "points, then their maximum",
+    accepted={"relu": [2], "relu-2": [7], "relu-3": [0]},
+    example=sequences,
+)
+def pointnet() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        each = F.relu(self.a(x))
+        whole = F.relu(self.b(each)).max(1, keepdim=True).values.expand(-1, x.shape[1], -1)
+        return self.d(F.relu(self.c(torch.cat([whole, each], -1))))
+
+    net = Net(forward, a=nn.Linear(12, 6), b=nn.Linear(6, 8), c=nn.Linear(14, 4), d=nn.Linear(4, 2))
+    kill(net.a, 2)
+    kill(net.b, 7)
+    kill(net.c, 0)
+    return net
+
+
+@case(
+    "masked positions",
+    accepted={"relu": [1], "relu-2": [2]},
+    example=lambda: (torch.randn(8, 5, 12), torch.rand(8, 5) > 0.3),
+)
+def masked() -> nn.Module:
+    def forward(self: Any, x: Tensor, mask: Tensor) -> Tensor:
+        inside = F.relu(self.a(x))[mask]
+        whole = x.new_zeros(*x.shape[:2], 6)
+        whole[mask] = F.relu(self.b(inside))
+        return self.c(whole.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 6), c=nn.Linear(6, 2))
+    kill(net.a, 1)
+    kill(net.b, 2)
+    return net
+
+
+@case("space to depth by slices", accepted={"relu": [0, 2]})
+def space_to_depth() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.b(torch.cat([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], 1))
+
+    net = Net(forward, a=conv(3, 4), b=conv(16, 2))
+    kill(net.a, 0, 2)
+    return net
+
+
+@case("patches unfolded", accepted={"relu": [1]})
+def unfolded() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.b(F.unfold(F.relu(self.a(x)), 3, padding=1).transpose(1, 2))
+
+    net = Net(forward, a=conv(3, 4), b=nn.Linear(36, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("twins that share an encoder", refused={"a.1": [1], "a.1-2": [1]}, example=vectors)
+def twins() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.cosine_similarity(self.a(x), self.a(x.flip(1)))
+
+    net = Net(forward, a=nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4)))
+    kill(net.a[0], 1)
+    return net
+
+
+@case("values and their negatives", refused={"relu": [1]})
+def both_signs() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        return self.b(F.relu(torch.cat([hidden, -hidden], 1)))
+
+    net = Net(forward, a=conv(3, 4), b=conv(8, 2))
+    kill(net.a, 1)
+    return net
+
+
+@case("highway", refused={"relu": [1]}, example=vectors)
+def highway() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(self.gate(x))
+        return self.b(gate * F.relu(self.a(x)) + (1 - gate) * x)
+
+    net = Net(forward, a=nn.Linear(12, 12), gate=nn.Linear(12, 12), b=nn.Linear(12, 2))
+    kill(net.a, 1)
+    return net

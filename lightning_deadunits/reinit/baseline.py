@@ -8,9 +8,9 @@ from torch import Tensor
 from lightning_deadunits.observation.activations import zero_atol
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.probe import Recording
-from lightning_deadunits.reinit.readers import silenced
 from lightning_deadunits.reinit.report import Units
 from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.values import silenced
 from lightning_deadunits.reinit.verification import channel_of
 from lightning_deadunits.selection import listed
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.parameters import span
 from lightning_deadunits.reinit.probe import Recording
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
@@ -110,11 +109,13 @@ def _foreign(parameter: Tensor) -> str | None:
 
 def _others(session: Session, training: Recording, part: Part) -> str | None:
     """Name the calls that are given the same weights, beside the one that the part is of."""
-    first, end = span(part.view)
     calls = []
     for recorded in (session.recorded, training):
-        uses = (use for use in recorded.uses if use.parameter is part.weights.parameter)
-        overlapping = [use for use in uses if use.first < end and first < use.end]
+        uses = [use for use in recorded.uses if use.parameter is part.weights.parameter]
+        # Most weights are used once, as a whole.
+        overlapping = [
+            u for u in uses if len(uses) == 1 or session.parameters.meet(u.view, part.weights)
+        ]
         calls.append(Counter(recorded.calls[use.call].title for use in overlapping))
     if max(counts.total() for counts in calls) <= 1:
         return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
+
 from lightning_deadunits.reinit.probe import Recording
 from lightning_deadunits.reinit.session import UnitKey
 from lightning_deadunits.reinit.tracing import Trace, UnitTrace
@@ -55,8 +57,12 @@ def path_of(recorded: Iterable[Recording]) -> Any:
         (
             each.functions,
             [(call.layer, call.shapes, call.operation.made_axes) for call in each.calls],
-            [(use.call, use.parameter.data_ptr(), use.first, use.end) for use in each.uses],
+            [(use.call, use.parameter.data_ptr(), *_place(use.view)) for use in each.uses],
             {name: (dims, activation.shape) for name, (dims, activation) in each.sites.items()},
         )
         for each in recorded
     ]
+
+
+def _place(view: Tensor) -> tuple[Any, ...]:
+    return view.storage_offset(), view.shape, view.stride()

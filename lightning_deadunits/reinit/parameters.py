@@ -78,6 +78,14 @@ class Parameters:
         places = _positions(parameter, offsets.flatten())
         return WeightSlice(parameter, places.to(parameter.device))
 
+    def meet(self, view: Tensor, weights: WeightSlice) -> bool:
+        """Tell whether a view of a parameter holds some of its elements."""
+        parameter = weights.parameter
+        inside = torch.zeros_like(parameter, dtype=torch.bool)
+        first = int(view.storage_offset() - parameter.storage_offset())
+        inside.as_strided(view.shape, view.stride(), first).fill_(True)
+        return bool(inside.flatten()[weights.positions].any())
+
 
 def _each_parameter(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield parameters, tied ones repeatedly, but those of a module with two names once."""

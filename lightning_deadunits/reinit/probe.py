@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
-from lightning_deadunits.reinit.operations import PRODUCTS, Operation, describe, tensors_of
-from lightning_deadunits.reinit.parameters import Parameters, span
+from lightning_deadunits.reinit.operations import (
+    PRODUCTS,
+    Copies,
+    Given,
+    Operation,
+    describe,
+    tensors_of,
+)
+from lightning_deadunits.reinit.parameters import Parameters
 
 
 class PathChangedError(Exception):
@@ -23,9 +32,11 @@ class Visitor:
 
     Attributes:
         held: Recorded pass whose contractions need not be computed anew, for they are replaced.
+        uses_nan: Whether it marks values by NaN, which no call may drop.
     """
 
     held: Recording | None = None
+    uses_nan: bool = False
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
@@ -41,8 +52,7 @@ class Use(NamedTuple):
 
     call: int
     parameter: Tensor
-    first: int
-    end: int
+    view: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +90,7 @@ class Probe(SiteMode):
     def __init__(self, model: nn.Module, layers: Iterable[str], parameters: Parameters) -> None:
         super().__init__(model, tuple(layers), never_zero=True)
         self.parameters = parameters
+        self.copies = Copies(parameters)
         self.visitor = Visitor()
         self.index = 0
 
@@ -91,6 +102,7 @@ class Probe(SiteMode):
     def start_pass(self) -> None:
         """Number the calls anew."""
         super().start_pass()
+        self.copies.forget()
         self.index = 0
 
     def __torch_function__(
@@ -114,8 +126,9 @@ class Probe(SiteMode):
         return self.on_call(func, args, given, call.out)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
-        """Hand an activation on."""
-        return self.visitor.site(site, output)
+        """Hand an activation on; what is done to it is no call of the model."""
+        with torch._C.DisableTorchFunction():
+            return self.visitor.site(site, output)
 
     def on_call(
         self,
@@ -127,19 +140,45 @@ class Probe(SiteMode):
         """Hand a call on if it has weights."""
         if isinstance(self.visitor, Recording) and isinstance(out, Tensor):
             self.visitor.functions.append(function)
-        described = describe(function, args, kwargs, out, self.parameters)
+        if self.visitor.uses_nan and function in _DROPPING:
+            out = _with_marks(out, tensors_of((args, kwargs)))
+        if _is_transformed(out) or self.copies.follow(function, args, kwargs, out):
+            return out
+        resolved = self.copies.resolved(args), self.copies.resolved(dict(kwargs))
+        described = describe(Given(function, *resolved, out, self.parameters))
         if described is None:
             return out
-        index, self.index = self.index, self.index + 1
         operation, reads = described
+        if operation.kind == "norm":
+            operation = replace(operation, again=lambda: function(*args, **kwargs))
+        index, self.index = self.index, self.index + 1
         if isinstance(self.visitor, Recording):
-            self.visitor.record(self, index, operation, (args, kwargs), out)
+            self.visitor.record(self, index, operation, resolved, out)
         result = self.visitor.operation(index, operation, reads, out)
         if result is not out and isinstance(result, Tensor):
             # What takes the place of a tensor has its unit axes, too.
             with suppress(Exception):
                 self.lineage.follow(function, args, kwargs, result)
         return result
+
+
+def _is_transformed(out: Any) -> bool:
+    """Tell whether a call is inside ``torch.vmap`` or its like: its values cannot be looked at."""
+    return isinstance(out, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(out)
+
+
+_DROPPING = {
+    *(torch.where, Tensor.where, torch.nan_to_num, Tensor.nan_to_num),
+    *(torch.fmax, Tensor.fmax, torch.fmin, Tensor.fmin),
+}
+"""Value by value, these return what is no NaN although they are given one."""
+
+
+def _with_marks(out: Any, given: Iterable[Tensor]) -> Any:
+    for tensor in given:
+        if tensor.is_floating_point() and isinstance(out, Tensor) and bool(tensor.isnan().any()):
+            out = out.masked_fill(tensor.isnan(), torch.nan)
+    return out
 
 
 def shapes_of(
@@ -178,13 +217,24 @@ class Recording(Visitor):
         for tensor in tensors_of(given):
             owner = probe.parameters.owner(tensor)
             if owner is not None:
-                self.uses.append(Use(index, owner, *span(tensor)))
+                self.uses.append(Use(index, owner, tensor))
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """Take an activation down."""
         self.sites[site.name] = (site.unit_dims, output.clone())
         self.reached[site.name] = len(self.calls)
         return output
+
+    def counterparts(self, other: Recording, indices: Iterable[int]) -> set[int]:
+        """Return the calls that are those of another pass, which may have made more or fewer.
+
+        Args:
+            other: The other pass.
+            indices: Calls of that pass.
+        """
+        own = {key: index for index, key in enumerate(_keys(self.calls))}
+        theirs = dict(enumerate(_keys(other.calls)))
+        return {own[theirs[index]] for index in indices if theirs[index] in own}
 
     def call(self, index: int, operation: Operation, out: Any) -> Call:
         """Return the recorded call that a later pass makes again.
@@ -201,3 +251,11 @@ class Recording(Visitor):
         if not same:
             raise PathChangedError
         return call
+
+
+def _keys(calls: Iterable[Call]) -> Iterator[tuple[str, int]]:
+    """Yield the title of each call, and how many of that title came before."""
+    seen: Counter[str] = Counter()
+    for call in calls:
+        yield call.title, seen[call.title]
+        seen[call.title] += 1

@@ -8,8 +8,8 @@ import torch
 
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
+from lightning_deadunits.reinit.operations import Channel
 from lightning_deadunits.reinit.probe import PathChangedError, Recording
-from lightning_deadunits.reinit.readers import Channel
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
@@ -108,7 +108,8 @@ class Surgeon:
             edits.append(edit)
             edit.apply_()
             firing = self._settle_(traces, pending, edits)
-            pending = {unit: trace for unit, trace in pending.items() if unit not in firing}
+            # Of all: one that fired may be fed by another one that was drawn anew since.
+            pending = {unit: trace for unit, trace in traces.items() if unit not in firing}
             if not pending:
                 break
         self._stress(traces)
@@ -167,9 +168,9 @@ class Surgeon:
 
     def _stress(self, traces: Traces) -> None:
         """Verify in training mode, with the units firing at random."""
-        visitor = Stressed(
-            self._training, self._made | _made(traces), by_layer(traces), self._config.tolerance
-        )
+        # In training mode a model may make more calls, such as a dropout of parameters, or fewer.
+        made = self._training.counterparts(self._session.recorded, self._made | _made(traces))
+        visitor = Stressed(self._training, made, by_layer(traces), self._config.tolerance)
         try:
             visitor.check_outputs(self._session.run(visitor, training=True))
         except DisturbedError as error:

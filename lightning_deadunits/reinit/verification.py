@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.sites import Site
-from lightning_deadunits.reinit.operations import Operation
+from lightning_deadunits.reinit.operations import Channel, Operation
 from lightning_deadunits.reinit.probe import Recording, Visitor
-from lightning_deadunits.reinit.readers import Channel, replaced, silenced
+from lightning_deadunits.reinit.values import replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
 
@@ -56,7 +56,7 @@ class Observed(Visitor):
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
         call = self.recorded.call(index, operation, out)
-        if call.out is not None and index not in self.made and operation.kind != "link":
+        if call.out is not None and index not in self.made and not operation.passes_on:
             check_same(call.title, call.out, out, self.tolerance)
         return out
 

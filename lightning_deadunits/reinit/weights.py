@@ -64,7 +64,7 @@ class Draws:
         """
         role = parts[0].role
         if role in ("scale", "shift"):
-            return [self._affine(part) for part in parts]
+            return [self._affine(part, attempt) for part in parts]
         # Every second draw is the mirror image of a silent one, which is all but sure to fire.
         sign = -1.0 if attempt % 2 else 1.0
         drawn = [sign * self._drawn(part, layer, attempt // 2) for part in parts]
@@ -105,11 +105,13 @@ class Draws:
         uniform = torch.rand(len(part.weights.positions), generator=generator) * 2 - 1
         return uniform / math.sqrt(max(1, len(uniform)))
 
-    def _affine(self, part: Part) -> Tensor:
+    def _affine(self, part: Part, attempt: int) -> Tensor:
         neutral = 0.0
         if part.role == "scale":
-            is_norm = self._session.recorded.calls[part.index].operation.kind == "norm"
-            neutral = 1.0 if is_norm else float(part.view.detach().float().median())
+            norm = self._session.recorded.calls[part.index].operation
+            neutral = 1.0 if norm.kind == "norm" else float(part.view.detach().float().median())
+            # A LayerNorm's own pair is all that may change: what it normalises is mirrored by it.
+            neutral *= -1.0 if norm.mixes and attempt % 2 else 1.0
         return torch.full((len(part.weights.positions),), neutral)
 
     def _reset(self, module: nn.Module, layer: str, attempt: int) -> dict[str, Tensor]:

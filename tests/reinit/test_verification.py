@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
-from lightning_deadunits.reinit import edit, planning, revive, surgery, tracing
+from lightning_deadunits.reinit import edit, planning, revive, surgery
 from lightning_deadunits.reinit.operations import Operation
-from lightning_deadunits.reinit.tracing import Trace
+from lightning_deadunits.reinit.tracing import Trace, search
 from tests.zoo import Net, ResNet, conv, kill
 
 
@@ -49,8 +49,8 @@ def snapshot(net: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
 
 
 def off_by_one(original: Any) -> Any:
-    def parts(session: Any, index: int, channel: int) -> Any:
-        return original(session, index, (channel + 1) % 8)
+    def parts(session: Any, reader: tuple[int, int]) -> Any:
+        return original(session, (reader[0], (reader[1] + 1) % 8))
 
     return parts
 
@@ -66,7 +66,7 @@ def forgetful(original: Any) -> Any:
 
 
 MUTATIONS = {
-    "an outgoing index is off by one": (tracing, "_reading_parts", off_by_one),
+    "an outgoing index is off by one": (search, "reading_parts", off_by_one),
     "a reader is forgotten": (planning, "trace", forgetful),
 }
 
@@ -141,13 +141,13 @@ def test_a_failing_optimizer_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_culprit_does_not_cost_the_others_their_revival(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = tracing._reading_parts
+    original = search.reading_parts
 
-    def wrong_for_two(session: Any, index: int, channel: int) -> Any:
-        return original(session, index, 3 if channel == 2 else channel)
+    def wrong_for_two(session: Any, reader: tuple[int, int]) -> Any:
+        return original(session, (reader[0], 3 if reader[1] == 2 else reader[1]))
 
     net, x, optimizer = network()
-    monkeypatch.setattr(tracing, "_reading_parts", wrong_for_two)
+    monkeypatch.setattr(search, "reading_parts", wrong_for_two)
     report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert report.reinitialised == {"relu": [5]}
     assert list(report.refused["relu"]) == [2]
@@ -262,14 +262,14 @@ def test_operations_have_names() -> None:
 def test_what_was_done_before_a_failure_is_taken_back_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = tracing._reading_parts
+    original = search.reading_parts
 
-    def wrong_for_two(session: Any, index: int, channel: int) -> Any:
-        return original(session, index, 3 if channel == 2 else channel)
+    def wrong_for_two(session: Any, reader: tuple[int, int]) -> Any:
+        return original(session, (reader[0], 3 if reader[1] == 2 else reader[1]))
 
     net, x, optimizer = network()
     before = snapshot(net, optimizer)
-    monkeypatch.setattr(tracing, "_reading_parts", wrong_for_two)
+    monkeypatch.setattr(search, "reading_parts", wrong_for_two)
     operate = surgery.Surgeon._operate_on
 
     def failing(self: Any, traces: Any, outcome: Any) -> None:

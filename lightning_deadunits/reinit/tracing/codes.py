@@ -5,15 +5,15 @@ place that shows a code is reached by that unit alone. A batch of 8 samples tell
 one pass, 12 870 in two.
 
 Samples are cells: equal blocks of the first axis that can be cut so, wherever it stands. A model
-that mixes them (a mean over the batch) garbles the codes, which is noticed; ``cells=1`` then codes
-by passes alone.
+that mixes them (a mean over the batch, a roll of it) garbles the codes, which is noticed for codes
+are few among those there could be; ``cells=1`` then codes by passes alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import comb
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 
 class CellsLostError(Exception):
-    """A tensor that was reached has no axis which the samples could be on."""
+    """A tensor that was reached has no axis for the samples, or samples are mixed in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,33 +32,50 @@ class Codebook:
         codes: One code per item, int64 of shape ``(K,)``.
         bits: Length of a code.
         cells: Samples that are told apart within a pass.
+        single: Whether every code is a single bit.
     """
 
     codes: Tensor
     bits: int
     cells: int
+    single: bool = False
 
     @classmethod
     def of(cls, count: int, cells: int) -> Codebook:
         """Make codes for ``count`` items."""
-        bits = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
-        return cls(_codes(bits)[:count], bits, cells)
+        needed = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
+        bits = min(62, -(-needed // cells) * cells)  # what the passes have room for
+        few = comb(bits, bits // 2) > 2 * count
+        return cls(_some_codes(bits, count) if few else _codes(bits)[:count], bits, cells)
 
     @classmethod
     def of_single_bits(cls, count: int, cells: int) -> Codebook:
         """Make codes that show also when mixed, at the price of many more passes.
 
-        One cell of every pass is left out: where it shows, the model mixes the samples.
+        One cell of every pass is left out: where it shows, the model mixes the samples, and no
+        code explains it.
         """
         per_pass = max(1, cells - 1)
         places = [index // per_pass * cells + index % per_pass for index in range(count)]
-        return cls(torch.tensor([1 << place for place in places]), max(places) + 1, cells)
+        codes = torch.tensor([1 << place for place in places])
+        return cls(codes, max(places) + 1, cells, single=True)
 
-    def spare(self, code: int) -> bool:
-        """Tell whether a mixture of single bits shows a cell that none of them has."""
-        return self.cells > 1 and any(
-            code >> (number * self.cells + self.cells - 1) & 1 for number in range(self.passes)
-        )
+    def inside(self, code: int) -> list[int]:
+        """Return the codes that are in a mixture.
+
+        Raises:
+            CellsLostError: If they do not explain it, so that the samples must have been mixed.
+        """
+        if code in self._known:
+            return [code]
+        own: list[int] = self.codes[(self.codes & code) == self.codes].tolist()
+        if not own or (self.single and sum(own) != code):
+            raise CellsLostError
+        return own
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(self.codes.tolist())
 
     @property
     def passes(self) -> int:
@@ -93,6 +110,10 @@ class Codebook:
         placed = ones.reshape(*sizes, tensor.shape[cell_axis])
         return _spread(placed, [*axes, cell_axis], tensor.ndim)
 
+    def fits(self, tensor: Tensor, axes: Sequence[int]) -> bool:
+        """Tell whether the samples are on some axis of a tensor, so that it can carry any code."""
+        return self.cells == 1 or self._cell_axis(tensor, axes) is not None
+
     def read(self, tensor: Tensor, axes: Sequence[int], number: int) -> Tensor | None:
         """Return what pass ``number`` shows of the code at every place.
 
@@ -117,7 +138,7 @@ class Codebook:
         front = [] if cell_axis is None else [cell_axis]
         middle = [axis for axis in range(changed.ndim) if axis not in (*axes, *front)]
         channels = torch.Size([changed.shape[axis] for axis in axes]).numel()
-        blocks = changed.permute(*front, *middle, *axes).reshape(self.cells, -1, channels)
+        blocks = changed.permute([*front, *middle, *axes]).reshape(self.cells, -1, channels)
         weights = 1 << torch.arange(self.cells).add(number * self.cells).clamp(max=62)
         return (blocks.cpu().long() * weights.reshape(-1, 1, 1)).sum(0)
 
@@ -142,6 +163,17 @@ def _spread(values: Tensor, axes: list[int], ndim: int) -> Tensor:
     for index in order:
         shape[axes[index]] = values.shape[index]
     return values.permute(order).reshape(shape)
+
+
+def _some_codes(bits: int, count: int) -> Tensor:
+    """Return distinct random numbers of ``bits`` bits of which half are ones."""
+    generator = torch.Generator().manual_seed(0)
+    found = torch.zeros(0, dtype=torch.int64)
+    while len(found) < count:
+        noise = torch.rand(count, bits, generator=generator)
+        drawn = (1 << noise.topk(bits // 2, dim=1).indices).sum(1)
+        found = torch.unique(torch.cat((found, drawn)))
+    return found[torch.randperm(len(found), generator=generator)[:count]]
 
 
 @lru_cache(maxsize=8)

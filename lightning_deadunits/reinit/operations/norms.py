@@ -1,0 +1,61 @@
+"""Norms, with or without a scale and a shift per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lightning_deadunits.reinit.operations.given import Given
+from lightning_deadunits.reinit.operations.operation import Described, Operation, Where, unravel
+
+
+def norm(*names: str, mixes: bool) -> Callable[[Given], Described | None]:
+    """Return what describes a norm.
+
+    Args:
+        *names: Names of its arguments, in their order.
+        mixes: Whether it mixes channels.
+    """
+
+    def describe_it(given: Given) -> Described | None:
+        named = dict(zip(names, given.bound(*names), strict=True))
+        x = named["input"]
+        axes = _axes(x.ndim, named.get("normalized_shape"))
+        if x.ndim <= axes[-1]:
+            return None
+        sizes = tuple(x.shape[axis] for axis in axes)
+
+        def per_channel(channel: int) -> Where:
+            return {axis: [i] for axis, i in enumerate(unravel(channel, sizes))}
+
+        weight, bias = (
+            p if given.owns(p := named.get(key)) else None for key in ("weight", "bias")
+        )
+        mean, variance = named.get("running_mean"), named.get("running_var")
+        operation = Operation(
+            "norm", given.function, axes, sizes, axes, sizes, weight, bias,
+            per_channel, per_channel, per_channel, mixes,
+            running=None if mean is None or variance is None else (mean, variance),
+        )  # fmt: skip
+        return operation, [x]
+
+    return describe_it
+
+
+def group_norm(given: Given) -> Described | None:
+    """Describe a group norm; with one channel per group it mixes none."""
+    described = norm("input", "num_groups", "weight", "bias", mixes=True)(given)
+    if described is None:
+        return None
+    operation, reads = described
+    _, groups = given.bound("input", "num_groups")
+    return replace(operation, mixes=groups != operation.read_sizes[0]), reads
+
+
+def _axes(ndim: int, shape: Any) -> tuple[int, ...]:
+    """Return the axes of the channels: the second, or the last ones of a normalised shape."""
+    if shape is None:
+        return (1,)
+    count = 1 if isinstance(shape, int) else len(shape)
+    return tuple(range(ndim - count, ndim))
