@@ -1094,12 +1094,25 @@ def where() -> nn.Module:
     return net
 
 
-@case("a model that checks its values", refused={"relu": [1]}, example=vectors)
+@case("a model that checks its values", accepted={"relu": [1]}, example=vectors)
 def checked() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = F.relu(self.a(x))
         if not hidden.isfinite().all():
             raise ValueError("not finite")
+        return self.b(hidden)
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("a model that cannot stand a change", refused={"relu": [1]}, example=vectors)
+def unchangeable() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        if float(hidden[:, 1].sum()) != 0.0:
+            raise ValueError("not silent")
         return self.b(hidden)
 
     net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))

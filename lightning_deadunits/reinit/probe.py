@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
 from lightning_deadunits.reinit.calls import Call, Use, shapes_of, titles
-from lightning_deadunits.reinit.marks import DROPPING, is_readable, with_marks
+from lightning_deadunits.reinit.marks import is_readable, with_marks
 from lightning_deadunits.reinit.operations import (
     PRODUCTS,
     Copies,
@@ -110,8 +110,8 @@ class Probe(SiteMode):
         """Hand a call on if it has weights."""
         if not is_readable(out):
             return out
-        if self.visitor.uses_nan and function in DROPPING:
-            out = with_marks(out, tensors_of((args, kwargs)))
+        if self.visitor.uses_nan:
+            out = with_marks(function, out, tensors_of((args, kwargs)))
         if self.copies.follow(function, args, kwargs, out):
             return out
         resolved = self.copies.resolved(args), self.copies.resolved(dict(kwargs))
