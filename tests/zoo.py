@@ -1094,12 +1094,25 @@ def where() -> nn.Module:
     return net
 
 
-@case("a model that checks its values", refused={"relu": [1]}, example=vectors)
+@case("a model that checks its values", accepted={"relu": [1]}, example=vectors)
 def checked() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = F.relu(self.a(x))
         if not hidden.isfinite().all():
             raise ValueError("not finite")
+        return self.b(hidden)
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 1)
+    return net
+
+
+@case("a model that cannot stand a change", refused={"relu": [1]}, example=vectors)
+def unchangeable() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = F.relu(self.a(x))
+        if float(hidden[:, 1].sum()) != 0.0:
+            raise ValueError("not silent")
         return self.b(hidden)
 
     net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
@@ -1344,4 +1357,38 @@ def highway() -> nn.Module:
 
     net = Net(forward, a=nn.Linear(12, 12), gate=nn.Linear(12, 12), b=nn.Linear(12, 2))
     kill(net.a, 1)
+    return net
+
+
+@case("LayerNorm written by hand, before the ReLU", accepted={"relu": [1, 4]}, example=vectors)
+def norm_by_hand() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a(x)
+        hidden = hidden - hidden.mean(-1, keepdim=True)
+        hidden = hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.b(F.relu(hidden * self.scale + self.shift))
+
+    ones, zeros = (nn.Parameter(make(8)) for make in (torch.ones, torch.zeros))
+    net = Net(forward, a=nn.Linear(12, 8), scale=ones, shift=zeros, b=nn.Linear(8, 3))
+    kill(net.shift, 1)
+    kill(net.a, 4)
+    return net
+
+
+@case("BatchNorm written by hand", accepted={"2": [1, 3], "4": [2]})
+def batch_norm_by_hand() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        mean = x.mean((0, 2, 3), keepdim=True) if self.training else self.mean
+        centred = x - mean
+        spread = centred.pow(2).mean((0, 2, 3), keepdim=True) if self.training else self.variance
+        return centred * torch.rsqrt(spread + 1e-5) * self.scale + self.shift
+
+    norm = Net(forward)
+    for name, value in (("mean", 0.0), ("variance", 1.0)):
+        norm.register_buffer(name, torch.full((1, 8, 1, 1), value))
+    norm.scale = nn.Parameter(torch.ones(8, 1, 1))
+    norm.shift = nn.Parameter(torch.zeros(8, 1, 1))
+    net = nn.Sequential(conv(3, 8), norm, nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 2))
+    kill(norm.shift, 1, 3)
+    kill(net[3], 2)
     return net

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
+from lightning_deadunits.reinit.calls import Call, Use, shapes_of, titles
+from lightning_deadunits.reinit.marks import is_readable, with_marks
 from lightning_deadunits.reinit.operations import (
     PRODUCTS,
     Copies,
@@ -45,37 +46,6 @@ class Visitor:
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """Receive a call with weights; what is returned takes its result's place."""
         return out
-
-
-class Use(NamedTuple):
-    """A parameter, or a part of it, was given to a call."""
-
-    call: int
-    parameter: Tensor
-    view: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One call with weights, as it was recorded.
-
-    Attributes:
-        operation: What it does.
-        layer: Name of the module whose forward called it.
-        out: What it returned, None if that was not one floating point tensor.
-        shapes: The function and the shapes that it was given.
-    """
-
-    operation: Operation
-    layer: str
-    out: Tensor | None
-    shapes: tuple[Any, ...]
-
-    @property
-    def title(self) -> str:
-        """How it is called in reports."""
-        name = self.operation.name
-        return f"{self.layer} ({name})" if self.layer else name
 
 
 class Probe(SiteMode):
@@ -140,9 +110,11 @@ class Probe(SiteMode):
         """Hand a call on if it has weights."""
         if isinstance(self.visitor, Recording) and isinstance(out, Tensor):
             self.visitor.functions.append(function)
-        if self.visitor.uses_nan and function in _DROPPING:
-            out = _with_marks(out, tensors_of((args, kwargs)))
-        if _is_transformed(out) or self.copies.follow(function, args, kwargs, out):
+        if not is_readable(out):
+            return out
+        if self.visitor.uses_nan:
+            out = with_marks(function, out, tensors_of((args, kwargs)))
+        if self.copies.follow(function, args, kwargs, out):
             return out
         resolved = self.copies.resolved(args), self.copies.resolved(dict(kwargs))
         described = describe(Given(function, *resolved, out, self.parameters))
@@ -160,32 +132,6 @@ class Probe(SiteMode):
             with suppress(Exception):
                 self.lineage.follow(function, args, kwargs, result)
         return result
-
-
-def _is_transformed(out: Any) -> bool:
-    """Tell whether a call is inside ``torch.vmap`` or its like: its values cannot be looked at."""
-    return isinstance(out, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(out)
-
-
-_DROPPING = {
-    *(torch.where, Tensor.where, torch.nan_to_num, Tensor.nan_to_num),
-    *(torch.fmax, Tensor.fmax, torch.fmin, Tensor.fmin),
-}
-"""Value by value, these return what is no NaN although they are given one."""
-
-
-def _with_marks(out: Any, given: Iterable[Tensor]) -> Any:
-    for tensor in given:
-        if tensor.is_floating_point() and isinstance(out, Tensor) and bool(tensor.isnan().any()):
-            out = out.masked_fill(tensor.isnan(), torch.nan)
-    return out
-
-
-def shapes_of(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """Return a call's function and the shapes of the tensors it is given."""
-    return (function, *(tensor.shape for tensor in tensors_of((args, kwargs))))
 
 
 class Recording(Visitor):
@@ -232,8 +178,8 @@ class Recording(Visitor):
             other: The other pass.
             indices: Calls of that pass.
         """
-        own = {key: index for index, key in enumerate(_keys(self.calls))}
-        theirs = dict(enumerate(_keys(other.calls)))
+        own = {key: index for index, key in enumerate(titles(self.calls))}
+        theirs = dict(enumerate(titles(other.calls)))
         return {own[theirs[index]] for index in indices if theirs[index] in own}
 
     def call(self, index: int, operation: Operation, out: Any) -> Call:
@@ -251,11 +197,3 @@ class Recording(Visitor):
         if not same:
             raise PathChangedError
         return call
-
-
-def _keys(calls: Iterable[Call]) -> Iterator[tuple[str, int]]:
-    """Yield the title of each call, and how many of that title came before."""
-    seen: Counter[str] = Counter()
-    for call in calls:
-        yield call.title, seen[call.title]
-        seen[call.title] += 1

@@ -108,10 +108,13 @@ class Draws:
     def _affine(self, part: Part, attempt: int) -> Tensor:
         neutral = 0.0
         if part.role == "scale":
-            norm = self._session.recorded.calls[part.index].operation
-            neutral = 1.0 if norm.kind == "norm" else float(part.view.detach().float().median())
-            # A LayerNorm's own pair is all that may change: what it normalises is mirrored by it.
-            neutral *= -1.0 if norm.mixes and attempt % 2 else 1.0
+            operation = self._session.recorded.calls[part.index].operation
+            factor = operation.kind == "link"
+            neutral = float(part.view.detach().float().median()) if factor else 1.0
+            # A LayerNorm's own pair may be all there is to draw: it mirrors what it normalises. A
+            # factor does so every other time, for the weights before it may be mirrored, too.
+            mirrored = (factor and attempt // 2 % 2) or (operation.mixes and attempt % 2)
+            neutral *= -1.0 if mirrored else 1.0
         return torch.full((len(part.weights.positions),), neutral)
 
     def _reset(self, module: nn.Module, layer: str, attempt: int) -> dict[str, Tensor]:

@@ -70,6 +70,20 @@ def swin() -> nn.Module:
     return hf.SwinModel(hf.SwinConfig(image_size=32, window_size=4, **sizes))
 
 
+def deberta() -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "relative_attention": True}
+    return hf.DebertaV2Model(hf.DebertaV2Config(**sizes, **TOKENS))
+
+
+def persimmon() -> nn.Module:
+    return hf.PersimmonModel(hf.PersimmonConfig(hidden_size=16, intermediate_size=32, **TOKENS))
+
+
+def mobilevit() -> nn.Module:
+    sizes = {"hidden_sizes": [12, 16, 20], "neck_hidden_sizes": [8, 8, 8, 12, 12, 16, 24]}
+    return hf.MobileViTModel(hf.MobileViTConfig(image_size=32, num_attention_heads=2, **sizes))
+
+
 # Model, example, the module whose bias kills units, the layer they are of: all of the same block.
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str, str]] = {
     "ResNet": (
@@ -127,6 +141,24 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str, str]] = 
         "decoder.block.1.layer.2.DenseReluDense.act",
     ),
     "OPT": (opt, text, "model.decoder.layers.0.fc1", "model.decoder.layers.0.activation_fn"),
+    "DeBERTa, which drops out positions in training mode": (
+        deberta,
+        text,
+        "encoder.layer.1.intermediate.dense",
+        "encoder.layer.1.intermediate.intermediate_act_fn",
+    ),
+    "Persimmon, squared ReLU": (
+        persimmon,
+        text,
+        "layers.0.mlp.dense_h_to_4h",
+        "layers.0.mlp.act",
+    ),
+    "MobileViT": (
+        mobilevit,
+        image,
+        "encoder.layer.0.layer.0.expand_1x1.normalization",
+        "encoder.layer.0.layer.0.expand_1x1.activation",
+    ),
     "ViT": (vit, image, "layers.0.mlp.fc1", "layers.0.mlp.activation_fn"),
     "Swin": (
         swin,
@@ -154,3 +186,17 @@ def test_dead_units_of_public_architectures_come_to_life(name: str) -> None:
     assert report.reinitialised == {layer: [0, 1]}, str(report)
     assert all(map(torch.equal, before, compared(model, example)))
     assert not {0, 1} & set(find_dead_units(model, [example]).layers[layer].dead.tolist())
+
+
+def test_units_of_experts_that_take_sorted_tokens_come_to_life() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_key_value_heads": 2}
+    model = hf.MixtralModel(hf.MixtralConfig(num_local_experts=2, **sizes, **TOKENS))
+    layer, experts, example = "layers.0.mlp.experts.act_fn", model.layers[0].mlp.experts, text()
+    with torch.no_grad():
+        experts.gate_up_proj[:, :2] = 0.0
+    before = compared(model, example)
+    report = reinit_dead_units(model, {layer: [0, 1]}, example)
+    assert report.reinitialised == {layer: [0, 1]}, str(report)
+    assert report.made_by[layer] == ["layers.0.mlp.experts.gate_up_proj"]
+    assert all(map(torch.equal, before, compared(model, example)))

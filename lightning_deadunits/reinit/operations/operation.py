@@ -76,6 +76,11 @@ class Operation:
         return self.kind == "link" and "mul" in self.name and bool(self.read_axes)
 
     @property
+    def makes_by_factor(self) -> bool:
+        """Whether it gives each channel a scale of its own, as a norm written by hand does."""
+        return self.kind == "link" and self.scales and bool(self.made_axes)
+
+    @property
     def passes_on(self) -> bool:
         """Whether channels keep apart in it, and no weight of its own can make it deaf to one."""
         alone = self.kind == "norm" and not self.mixes and not self.reads_by_scale

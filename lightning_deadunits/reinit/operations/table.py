@@ -107,10 +107,10 @@ def describe(given: Given) -> Described | None:
 
 def _otherwise(given: Given) -> Described | None:
     """Describe a call that has no rule, or of which its rule does not hold."""
-    floats = [t for t in tensors_of((given.args, given.kwargs)) if t.is_floating_point()]
-    reads = [tensor for tensor in floats if not given.owns(tensor)]
     if not any(tensor.is_floating_point() for tensor in tensors_of(given.out)):
         return None
+    floats = [t for t in tensors_of((given.args, given.kwargs)) if t.is_floating_point()]
+    reads = [tensor for tensor in floats if not given.owns(tensor)]
     if len(reads) == len(floats):
         product = given.function in PRODUCTS and len(reads) > 1
         return (Operation("product", given.function), reads) if product else None

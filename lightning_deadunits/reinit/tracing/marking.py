@@ -12,6 +12,7 @@ from lightning_deadunits.reinit.operations import Channel, Operation
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.seeking import Seeker
+from lightning_deadunits.reinit.values import replaced
 
 
 class Marker(Seeker):
@@ -41,11 +42,13 @@ class Marker(Seeker):
         """See :class:`Visitor`."""
         call = self.session.recorded.call(index, operation, out)
         self._look_at(index, operation, reads, out)
-        if call.out is None or operation.kind in ("link", "product"):
+        if call.out is None:
             return out
+        passed = operation.kind in ("link", "product")
         if index not in self.marks:
-            return call.out.clone()
-        return self.marked(call.out, operation.made_axes, self.marks[index])
+            return out if passed else call.out.clone()
+        marked = self.marked(out if passed else call.out, operation.made_axes, self.marks[index])
+        return replaced(out, marked) if passed else marked
 
     def _look_at(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> None:
         kind = operation.kind

@@ -10,9 +10,11 @@ from lightning_deadunits.reinit.tracing.trace import Part, Role
 
 
 def making_parts(session: Session, maker: Channel) -> list[Part]:
-    """Return the weights that make a channel of what a contraction or a norm returns."""
+    """Return the weights that make a channel of what a contraction, norm or factor returns."""
     index, channel = maker
     operation = session.recorded.calls[index].operation
+    if operation.kind == "link":
+        return link_parts(session, maker)
     norm = operation.kind == "norm"
     weight, bias = operation.weight, operation.bias
     return [

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Operation
 from lightning_deadunits.reinit.session import Session, UnitKey
-from lightning_deadunits.reinit.tracing.codes import CellsLostError, Codebook
+from lightning_deadunits.reinit.tracing.cells import CellsLostError
+from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.edges import Edges, Readers
 from lightning_deadunits.reinit.tracing.hearing import refuse_shared
 from lightning_deadunits.reinit.tracing.seeking import Seeker, with_fewer_cells
@@ -107,7 +108,7 @@ class _Asking(Seeker):
             self._codes[layer][unit] = code
 
     def coded(self, layer: str, still: Tensor, dims: tuple[int, ...]) -> Tensor:
-        if not self.seen.book.fits(still, dims):
+        if not self.seen.book.cells.fits(still, dims):
             raise CellsLostError
         return self.marked(still, dims, self._codes[layer])
 

@@ -42,15 +42,32 @@ def _add_makers(session: Session, units: list[UnitKey], found: Trace, guess: boo
     guessed, links = guess_sources(session, units if guess else [])
     _judge_makers(session, guessed, links, found)
     left = [unit for unit in units if unit not in guessed.makers]
-    if not left:
-        return
-    sources = find_sources(session, left)
+    if left:
+        _search_makers(session, left, units, found)
+    # A norm that is written by hand may leave a unit nothing of its own but its scale.
+    left = [unit for unit in units if unit in found.refused]
+    if left and any(call.operation.makes_by_factor for call in session.recorded.calls):
+        other = Trace({}, {})
+        _search_makers(session, left, units, other, factors=True)
+        found.units |= other.units
+        found.refused = {u: why for u, why in found.refused.items() if u not in other.units}
+
+
+def _search_makers(
+    session: Session,
+    units: list[UnitKey],
+    held: list[UnitKey],
+    found: Trace,
+    *,
+    factors: bool = False,
+) -> None:
+    sources = find_sources(session, units, factors=factors)
     found.refused |= sources.refused
     makers = {channel for channels in sources.makers.values() for channel in channels}
     sources.before = {norm: maker for norm, maker in sources.before.items() if norm in makers}
     if makers:
         marked = sorted(makers | set(sources.before.values()))
-        leaks = find_leaks(session, marked, units, sources.before)
+        leaks = find_leaks(session, marked, held, sources.before)
         _judge_makers(session, sources, leaks, found)
 
 

@@ -13,7 +13,8 @@ from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.probe import PathChangedError, Visitor
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.session import Session, UnitKey
-from lightning_deadunits.reinit.tracing.codes import CellsLostError, Codebook
+from lightning_deadunits.reinit.tracing.cells import CellsLostError
+from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.sightings import Kind, Place, Sightings
 from lightning_deadunits.reinit.values import mask_of, replaced
 
@@ -84,7 +85,7 @@ class Seeker(Visitor):
 
     def marked(self, tensor: Tensor, axes: tuple[int, ...], codes: Tensor) -> Tensor:
         """Return a copy whose channels are NaN where their codes have a one in this pass."""
-        return self.seen.book.inject(tensor, axes, codes, self.number, torch.nan)
+        return self.seen.book.cells.mark(tensor, axes, codes, self.number)
 
     def site(self, site: Site, output: Tensor) -> Tensor:
         """See :class:`Visitor`."""

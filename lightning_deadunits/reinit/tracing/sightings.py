@@ -58,7 +58,7 @@ class Sightings:
             number: Which pass it is.
             only: The channels that matter, None for all.
         """
-        shown = self.book.read(tensor, axes, number)
+        shown = self.book.cells.read(tensor, axes, number)
         if shown is None:
             return
         if only is not None:

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from lightning_deadunits.reinit.calls import Call
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.probe import Call, PathChangedError
+from lightning_deadunits.reinit.probe import PathChangedError
 from lightning_deadunits.reinit.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.asking import Answers, ask, channels_of
-from lightning_deadunits.reinit.tracing.codes import CellsLostError
+from lightning_deadunits.reinit.tracing.cells import CellsLostError
 from lightning_deadunits.reinit.tracing.mixtures import separated
 
 
@@ -33,22 +34,31 @@ class Sources:
     refused: dict[UnitKey, str] = field(default_factory=dict)
 
 
-def find_sources(session: Session, units: Iterable[UnitKey]) -> Sources:
-    """Find the channels whose weights make some units."""
+def find_sources(session: Session, units: Iterable[UnitKey], *, factors: bool = False) -> Sources:
+    """Find the channels whose weights make some units.
+
+    Args:
+        session: The session.
+        units: The units.
+        factors: Whether to look for factors per channel, instead of contractions and norms.
+    """
     units = list(units)
     found = Sources(refused=dict.fromkeys(units, "its pre-activation steers the model"))
     for cells in dict.fromkeys((session.example.cells, 1)):
         # Where the model mixes samples, codes are garbled: by passes alone they are not.
         left = [unit for unit in units if unit not in found.makers]
         with suppress(CellsLostError, PathChangedError):
-            _search(session, left, cells, found)
+            _search(session, left, cells, found, factors)
     return found
 
 
-def _search(session: Session, units: list[UnitKey], cells: int, found: Sources) -> None:
-    if not units:
+def _search(
+    session: Session, units: list[UnitKey], cells: int, found: Sources, factors: bool
+) -> None:
+    calls = enumerate(session.recorded.calls)
+    marked = [index for index, call in calls if _makes_something(call, factors)]
+    if not units or not marked:
         return
-    marked = [i for i, call in enumerate(session.recorded.calls) if _makes_something(call)]
     answers = ask(session, channels_of(session, marked), units, cells)
     makers = {unit: answers.decoded(answers.units.get(unit, ())) for unit in units}
     mixed = [unit for unit in units if makers[unit] is None]
@@ -73,7 +83,9 @@ def _unmade(session: Session, unit: UnitKey) -> str:
     return "no layer that makes it was found"
 
 
-def _makes_something(call: Call) -> bool:
+def _makes_something(call: Call, factors: bool) -> bool:
+    if factors:
+        return call.out is not None and call.operation.makes_by_factor
     return call.out is not None and call.operation.kind in ("contraction", "norm")
 
 
