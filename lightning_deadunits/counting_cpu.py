@@ -26,31 +26,6 @@ _EXACT = 1 << 24
 _VIEWS = 256
 
 
-def count_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> tuple[Tensor, int]:
-    """Count as :func:`lightning_deadunits.counting.count_values` does.
-
-    Args:
-        activation: A plain floating point tensor on the CPU with at least one value.
-        unit_dims: Axes, ascending and non-negative, that together index the units.
-        atol: Values with ``|a| <= atol`` count as zero.
-    """
-    dense, unit_dims = _as_dense(activation, unit_dims)
-    rows, units, after, folds = _geometry(dense.shape, unit_dims)
-    nonzeros, nonfinite = None, 0
-    flat = dense.view(rows * units * after) if len(folds) > 1 else dense
-    start = 0
-    for height, fold in folds:
-        width = fold * units * after
-        part = flat[start : start + height * width] if len(folds) > 1 else flat
-        start += height * width
-        lanes, of_part = _lanes(part.view(height, width), atol)
-        sums = _units_of(lanes, fold, units, after)
-        nonzeros = sums if nonzeros is None else nonzeros + sums
-        nonfinite += of_part
-    assert nonzeros is not None
-    return rows * after - nonzeros, nonfinite
-
-
 class _Geometry(NamedTuple):
     """A dense activation as ``(rows, units, after)``.
 
@@ -62,6 +37,62 @@ class _Geometry(NamedTuple):
     units: int
     after: int
     folds: tuple[tuple[int, int], ...]
+
+
+class Columns(NamedTuple):
+    """Counts of what is not zero per column, before they are summed per unit.
+
+    Apart from ``zeros``, for that is the same for all layers of a pass and need not be done in the
+    middle of it, when neither code nor data are in the caches.
+
+    Attributes:
+        parts: For each of ``geometry.folds`` a byte per column of its long rows.
+        geometry: Shape of the activation.
+        nonfinite: How many values are not finite.
+    """
+
+    parts: list[Tensor]
+    geometry: _Geometry
+    nonfinite: int
+
+    @property
+    def observations(self) -> int:
+        """Values per unit."""
+        return self.geometry.rows * self.geometry.after
+
+    def zeros(self) -> Tensor:
+        """Return the zeros of every unit, int64 of shape ``(U,)``."""
+        _, units, after, folds = self.geometry
+        nonzeros = None
+        for lanes, (_, fold) in zip(self.parts, folds, strict=True):
+            sums = _units_of(lanes, fold, units, after)
+            nonzeros = sums if nonzeros is None else nonzeros + sums
+        assert nonzeros is not None
+        return self.observations - nonzeros
+
+
+def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
+    """Count what is not zero.
+
+    Args:
+        activation: A plain floating point tensor on the CPU with at least one value.
+        unit_dims: Axes, ascending and non-negative, that together index the units.
+        atol: Values with ``|a| <= atol`` count as zero.
+    """
+    dense, unit_dims = _as_dense(activation, unit_dims)
+    geometry = _geometry(dense.shape, unit_dims)
+    row = geometry.units * geometry.after
+    if len(geometry.folds) == 1:
+        height, fold = geometry.folds[0]
+        lanes, nonfinite = _lanes(dense.view(height, fold * row), atol)
+        return Columns([lanes], geometry, nonfinite)
+    flat, parts, start, nonfinite = dense.view(-1), [], 0, 0
+    for height, fold in geometry.folds:
+        end = start + height * fold * row
+        lanes, of_part = _lanes(flat[start:end].view(height, fold * row), atol)
+        parts.append(lanes)
+        start, nonfinite = end, nonfinite + of_part
+    return Columns(parts, geometry, nonfinite)
 
 
 @functools.lru_cache(maxsize=1024)

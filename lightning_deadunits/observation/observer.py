@@ -6,17 +6,17 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting import count_values
+from lightning_deadunits.counting import count_columns, count_values
+from lightning_deadunits.counting_cpu import Columns
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.nested import dense
-from lightning_deadunits.observation.padding import padded_values
+from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.sites import Site, SiteMode
 
 
@@ -35,20 +35,8 @@ def uncountable(activation: Tensor) -> str | None:
     return None
 
 
-class _Count(NamedTuple):
-    """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
-
-    zeros: Tensor
-    nonfinite: int | Tensor
-    observations: int | Tensor
-    unit_dim: int
-    kind: Kind
-    assumed: bool
-
-
-@dataclass
-class LayerCounts:
-    """What one layer has shown so far.
+class LayerCounts(NamedTuple):
+    """What one layer has shown. A tuple, for Dynamo returns it from compiled regions.
 
     Attributes:
         zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
@@ -65,6 +53,26 @@ class LayerCounts:
     unit_dim: int
     kind: Kind
     assumed: bool
+
+    def plus(self, count: LayerCounts) -> LayerCounts:
+        """Return the sum of both."""
+        return self._replace(
+            zeros=self.zeros + count.zeros,
+            nonfinite=self.nonfinite + count.nonfinite,
+            observations=self.observations + count.observations,
+        )
+
+
+class _Pending(NamedTuple):
+    site: Site
+    columns: Columns
+
+
+def _counted(site: Site, columns: Columns) -> LayerCounts:
+    return LayerCounts(
+        columns.zeros(), columns.nonfinite, columns.observations, site.unit_dims[0], site.kind,
+        site.assumed,
+    )  # fmt: skip
 
 
 class Observer(SiteMode):
@@ -83,7 +91,7 @@ class Observer(SiteMode):
         self.atol = atol
         self.never_zero = self.layers is not None and atol is not None
         self.counts: dict[str, LayerCounts] = {}
-        self._pending: dict[str, _Count] = {}
+        self._pending: dict[str, LayerCounts | _Pending] = {}
         self._running = False
         self._room = ExitStack()
 
@@ -136,44 +144,50 @@ class Observer(SiteMode):
 
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
-        for name, count in self._pending.items():
+        for name, pending in self._pending.items():
             if not (self._all or self._selects(name)):
                 continue  # a compiled region counts all: fnmatch cannot be traced
+            count = _counted(*pending) if isinstance(pending, _Pending) else pending
             if isinstance(count.zeros, torch._subclasses.FakeTensor):
                 continue  # torch.export traced the model with tensors that have no values
-            if name not in self.counts:
-                self.counts[name] = LayerCounts(*count)
-            elif self.counts[name].zeros.shape != count.zeros.shape:
-                before, now = self.counts[name].zeros.numel(), count.zeros.numel()
+            known = self.counts.get(name)
+            if known is None:
+                self.counts[name] = count
+            elif known.zeros.shape != count.zeros.shape:
+                before, now = known.zeros.numel(), count.zeros.numel()
                 self.unjudged[name] = f"its number of units changes ({before}, then {now})"
             else:
-                self._add(self.counts[name], count)
-
-    def _add(self, total: LayerCounts, count: _Count) -> None:
-        total.zeros = total.zeros + count.zeros
-        total.nonfinite = total.nonfinite + count.nonfinite
-        total.observations = total.observations + count.observations
+                self.counts[name] = known.plus(count)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
-            self._count(site, output)
+            self._count(site, output.detach(), self.padding())
             return output
         refusal = uncountable(output)
         if refusal is not None:
             self.unjudged[site.name] = refusal
             return output
         try:
-            self._count(site, output)
+            values = output.detach() if output.requires_grad else output
+            if self._paddings or values.is_nested or not self._postpone(site, values):
+                self._count(site, values, self.padding())
         except Exception as error:
             self._give_up(site.name, error)
         return output
 
-    def _count(self, site: Site, output: Tensor) -> None:
-        values, dims = output.detach(), site.unit_dims
+    def _postpone(self, site: Site, values: Tensor) -> bool:
+        """Leave to the end of the pass what need not be done in the middle of it."""
+        columns = count_columns(values, site.unit_dims, zero_atol(site.kind, self.atol))
+        if columns is not None:
+            self._pending[site.name] = _Pending(site, columns)
+        return columns is not None
+
+    def _count(self, site: Site, values: Tensor, padding: Padding | None) -> None:
+        padded = padded_values(padding, values)
+        dims = site.unit_dims
         if values.is_nested:
             values, dims = dense(values, dims)
-        padded = padded_values(self.padding(), output)
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
         zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
@@ -181,7 +195,7 @@ class Observer(SiteMode):
         if padded is not None:
             hidden = padded.sum()
             nonfinite, seen = nonfinite - hidden * zeros.numel(), seen - hidden
-        self._pending[site.name] = _Count(
+        self._pending[site.name] = LayerCounts(
             zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
         )
 

@@ -111,7 +111,7 @@ class Window:
 
 def _saved_counts(observer: Observer) -> dict[str, Any]:
     return {
-        name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in vars(counts).items()}
+        name: {k: v.cpu() if isinstance(v, Tensor) else v for k, v in counts._asdict().items()}
         for name, counts in observer.counts.items()
     }
 
