@@ -25,24 +25,24 @@ def count_values(
     """
     columns = count_columns(activation, unit_dims, atol)
     if columns is not None:
-        return columns.zeros(), columns.nonfinite
+        return columns.observations - columns.nonzeros(), columns.nonfinite
     return _count_at_once(activation, unit_dims, atol)
 
 
-def count_columns(
-    activation: Tensor, unit_dims: tuple[int, ...], atol: float
-) -> Columns | None:
+def count_columns(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns | None:
     """Count an eager tensor in host memory, to be summed per unit later; None for any other."""
     if (
         torch.compiler.is_compiling()
         or type(activation) not in _PLAIN
         or not activation.is_cpu
         or not activation.is_floating_point()
+        or activation.is_nested
         or not activation.numel()
         or torch._C._functorch.is_functorch_wrapped_tensor(activation)
     ):
         return None
-    return columns_on_cpu(activation, unit_dims, atol)
+    values = activation.detach() if activation.requires_grad else activation
+    return columns_on_cpu(values, unit_dims, atol)
 
 
 def _count_at_once(

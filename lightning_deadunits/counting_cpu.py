@@ -24,6 +24,7 @@ _FLOATS = 1 << 16
 _EXACT = 1 << 24
 """Whole numbers below it add up exactly in float32."""
 _VIEWS = 256
+_UNSUMMED = 8
 
 
 class _Geometry(NamedTuple):
@@ -42,7 +43,7 @@ class _Geometry(NamedTuple):
 class Columns(NamedTuple):
     """Counts of what is not zero per column, before they are summed per unit.
 
-    Apart from ``zeros``, for that is the same for all layers of a pass and need not be done in the
+    They are summed later, for that is the same for all layers of a pass and need not be done in the
     middle of it, when neither code nor data are in the caches.
 
     Attributes:
@@ -60,15 +61,18 @@ class Columns(NamedTuple):
         """Values per unit."""
         return self.geometry.rows * self.geometry.after
 
-    def zeros(self) -> Tensor:
-        """Return the zeros of every unit, int64 of shape ``(U,)``."""
+    def nonzeros(self) -> Tensor:
+        """Return how many values of every unit are not zero, int64 of shape ``(U,)``."""
         _, units, after, folds = self.geometry
-        nonzeros = None
-        for lanes, (_, fold) in zip(self.parts, folds, strict=True):
-            sums = _units_of(lanes, fold, units, after)
-            nonzeros = sums if nonzeros is None else nonzeros + sums
-        assert nonzeros is not None
-        return self.observations - nonzeros
+        sums = [_units_of(*part, units, after) for part in zip(self.parts, folds, strict=True)]
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
+
+    def unsummed(self) -> tuple[Tensor, int]:
+        """Return what is not zero as whole numbers, some times in a row for every unit."""
+        _, units, after, folds = self.geometry
+        if after > 1 or len(folds) > 1 or folds[0][1] > _UNSUMMED:
+            return self.nonzeros(), 1
+        return self.parts[0].view(torch.uint8)[: folds[0][1] * units], folds[0][1]
 
 
 def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
@@ -79,7 +83,20 @@ def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) 
         unit_dims: Axes, ascending and non-negative, that together index the units.
         atol: Values with ``|a| <= atol`` count as zero.
     """
-    dense, unit_dims = _as_dense(activation, unit_dims)
+    if atol == 0 and activation.is_contiguous():
+        known = _SCRATCH.small.get((activation.shape, unit_dims))
+        if known is not None:
+            flags, words, geometry = known
+            lanes, nonfinite = _one_piece(activation, 0.0, flags, words, None)
+            return Columns([lanes], geometry, nonfinite)
+    dense, where = _as_dense(activation, unit_dims)
+    columns = _columns(dense, where, atol)
+    if dense is activation and len(columns.parts) == 1:
+        _SCRATCH.remember(activation.shape, unit_dims, columns.geometry)
+    return columns
+
+
+def _columns(dense: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
     geometry = _geometry(dense.shape, unit_dims)
     row = geometry.units * geometry.after
     if len(geometry.folds) == 1:
@@ -161,8 +178,9 @@ def _one_piece(
     return torch.sum(words, 0, out=out), nonfinite
 
 
-def _units_of(lanes: Tensor, fold: int, units: int, after: int) -> Tensor:
+def _units_of(lanes: Tensor, shape: tuple[int, int], units: int, after: int) -> Tensor:
     """Sum what the columns counted over the columns of each unit: int64 of shape ``(units,)``."""
+    fold = shape[1]
     width = fold * units * after
     counts = lanes.view(torch.uint8)
     if len(counts) != width:
@@ -196,6 +214,7 @@ class _Scratch(threading.local):
         self._ones = torch.empty(0, dtype=torch.float32, device="cpu")
         self._values: dict[torch.dtype, Tensor] = {}
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self.small: dict[tuple[torch.Size, tuple[int, ...]], tuple[Tensor, Tensor, _Geometry]] = {}
 
     def flags(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return a bool per value, and the same memory with eight of them in an int64."""
@@ -203,6 +222,15 @@ class _Scratch(threading.local):
         if views is None:
             views = self._views[height, width] = self._make(height, width)
         return views
+
+    def remember(self, shape: torch.Size, unit_dims: tuple[int, ...], geometry: _Geometry) -> None:
+        """Keep what a contiguous activation of one piece is copied to: most have a known shape."""
+        height, fold = geometry.folds[0]
+        width = fold * geometry.units * geometry.after
+        if width % _WORD == 0 and height * width <= PIECE * torch.get_num_threads():
+            flags, words = self.flags(height, width)
+            with torch.inference_mode(False):
+                self.small[shape, unit_dims] = flags.view(shape), words, geometry
 
     def like(self, piece: Tensor) -> Tensor:
         """Return memory for a piece."""
@@ -226,6 +254,7 @@ class _Scratch(threading.local):
         with torch.inference_mode(False):
             if self._bytes.numel() < height * padded or len(self._views) >= _VIEWS:
                 self._views.clear()
+                self.small.clear()
                 size = max(self._bytes.numel(), height * padded)
                 # Zeros: the bytes between rows are summed, too, and thrown away.
                 self._bytes = torch.zeros(size, dtype=torch.bool, device="cpu")

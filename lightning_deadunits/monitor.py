@@ -182,7 +182,7 @@ class DeadUnitMonitor:
         # Every process takes part, also one whose monitoring failed: the others wait for it.
         observer = self._observer
         counts = {} if observer is None else observer.counts
-        unjudged = {} if observer is None else {**observer.unseen(), **observer.unjudged}
+        unjudged = {} if observer is None else observer.missing()
         return report_of(
             counts,
             unjudged,

@@ -53,9 +53,7 @@ class Lineage:
         """Remember the unit axes of a tensor, which a layer produced or another function moved."""
         setattr(tensor, _ATTRIBUTE, axes)
 
-    def follow(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
-    ) -> None:
+    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call: work out the unit axes of what it returned."""
         if isinstance(out, Tensor):
             self._follow_tensor(_rule(function), args, kwargs, out)
@@ -73,9 +71,7 @@ class Lineage:
         if axes is not None:
             self.remember(out, axes, produced=False)
 
-    def _source(
-        self, args: Args, kwargs: Kwargs, out: Tensor
-    ) -> tuple[Tensor | None, Axes | None]:
+    def _source(self, args: Args, kwargs: Kwargs, out: Tensor) -> tuple[Tensor | None, Axes | None]:
         """Return the argument that the result takes after, and its axes.
 
         One with a unit axis and the result's own shape, else the first that has a unit axis, else
@@ -99,9 +95,7 @@ class EagerLineage(Lineage):
         self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
         self._latest: dict[tuple[int, ...], Axes] = {}
 
-    def follow(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
-    ) -> None:
+    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
         if isinstance(out, Tensor):
             self._follow_tensor(_rule_once(function), args, kwargs, out)

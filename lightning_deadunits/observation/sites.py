@@ -1,4 +1,4 @@
-"""What an activation site is, and the mode that meets every site of a forward pass.
+"""The mode that meets every activation site of a forward pass.
 
 A ``TorchFunctionMode`` sees ``nn.ReLU``, ``F.relu``, ``torch.relu`` and ``x.relu_()`` alike; a
 module that is called twice passes twice. Dynamo traces through it and guards on the mode stack:
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,23 +29,8 @@ from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.lineage import EagerLineage, Lineage
 from lightning_deadunits.observation.names import called, module_names, selects
 from lightning_deadunits.observation.padding import Padding
+from lightning_deadunits.observation.site import Site as Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
-
-
-class Site(NamedTuple):
-    """One activation call of a forward pass.
-
-    Attributes:
-        name: Qualified name of the layer, with a suffix from the second call on.
-        kind: Whether its units can be zero at rest.
-        unit_dims: Axes that index the units; more than one after a head split.
-        assumed: True if nothing told which axis it is, and convention was followed.
-    """
-
-    name: str
-    kind: Kind
-    unit_dims: Axes
-    assumed: bool
 
 
 class SiteMode(TorchFunctionMode):
@@ -117,9 +102,9 @@ class SiteMode(TorchFunctionMode):
         if torch.compiler.is_compiling():
             self._traced_lineage.follow(func, args, kwargs, out)
         else:
-            try:
+            try:  # noqa: SIM105  # `suppress` costs half a microsecond at every call
                 self.lineage.follow(func, args, kwargs, out)
-            except Exception:  # noqa: S110
+            except Exception:
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
@@ -190,7 +175,7 @@ class SiteMode(TorchFunctionMode):
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
-                self._hooks[module] = self._hooks_of(module, name)
+                self._hook(module, name)
         for hooks in self._hooks.values():
             hooks.attach()
 
@@ -209,16 +194,25 @@ class SiteMode(TorchFunctionMode):
         finally:
             self.detach()
 
-    def _hooks_of(self, module: nn.Module, name: str) -> ModuleHooks:
+    def needs_frame(self, module: nn.Module, frame: Frame) -> bool:
+        """Tell whether a module must tell when it runs."""
+        return True
+
+    def _hook(self, module: nn.Module, name: str) -> None:
         frame = frame_of(module, name, self.layers)
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
-        teller = Teller(module, frame, self._frames, self._paddings, self._whole_output)
-        return ModuleHooks(module, teller.enter, teller.leave)
+        if self.needs_frame(module, frame):
+            teller = Teller(module, frame, self._frames, self._paddings, self._whole_output)
+            self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
 
     def _whole_output(self, frame: Frame, output: Any) -> Any:
         assert frame.kind is not None
-        return self._site(frame.name, frame.kind, output, certain=True)
+        if torch.compiler.is_compiling():
+            return self._site(frame.name, frame.kind, output, certain=True)
+        # A hook runs while the mode is on: what counting calls is none of the model's functions.
+        with torch._C.DisableTorchFunction():
+            return self._site(frame.name, frame.kind, output, certain=True)
 
 
 keep_eager(SiteMode.__torch_function__)

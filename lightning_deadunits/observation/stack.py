@@ -51,6 +51,25 @@ def frame_of(module: nn.Module, name: str, layers: tuple[str, ...] | None) -> Fr
     return Frame(name, kind, kind is not None, ignored)
 
 
+_FRAMELESS = {
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.Linear, nn.Bilinear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+}
+
+
+def needs_frame(module: nn.Module, frame: Frame) -> bool:
+    """Tell whether anything of interest can happen inside of a module, so that hooks pay.
+
+    Torch's own layers compute no activation, unless one's own forward was put in place of theirs.
+    """
+    return frame.kind is not None or "forward" in vars(module) or type(module) not in _FRAMELESS
+
+
 class Teller:
     """Tells that a module is running, by ``enter`` before its forward and ``leave`` afterwards.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind, zero_atol
-from lightning_deadunits.observation.observer import LayerCounts
+from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.report import DeadUnitsReport, LayerReport
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.names import as_patterns
-from lightning_deadunits.observation.observer import LayerCounts, Observer
+from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.passes import Example
