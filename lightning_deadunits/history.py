@@ -56,7 +56,7 @@ class History:
         """Return how many units died since the last validation, and how many were born dead."""
         if not layer.observations:
             return 0, 0
-        dead = _dead_mask(layer)
+        dead = layer.dead_mask
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
             self._lives[layer.name] = _Life(torch.where(dead, step, ALIVE), ~dead)
@@ -70,7 +70,7 @@ class History:
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
             return layer
-        dead = _dead_mask(layer)
+        dead = layer.dead_mask
         since = torch.where(dead, life.dead_since, ALIVE)
         return replace(layer, dead_since=since, born_dead=dead & ~life.ever_alive)
 
@@ -88,7 +88,3 @@ class History:
         """Go on from a ``state_dict``."""
         self._deaths = [Death(*entry) for entry in state["deaths"]]
         self._lives = {name: _Life(**life) for name, life in state["lives"].items()}
-
-
-def _dead_mask(layer: LayerReport) -> Tensor:
-    return layer.zero_rate >= layer.dead_threshold

@@ -79,7 +79,11 @@ def find_dead_units(
         raise ValueError("Expected `batches` to hold at least one batch, but it is empty.")
     check_found(observer.met, observer.never_met, wanted, unwanted)
     report = report_of(
-        observer.counts, observer.missing(), dead_threshold=dead_threshold, atol=atol
+        observer.counts,
+        observer.unjudged,
+        observer.unseen(),
+        dead_threshold=dead_threshold,
+        atol=atol,
     )
     warn_of_gaps(report)
     return report

@@ -120,11 +120,6 @@ class Observer(SiteMode):
         self._sums.flush()
         self._counts = counts
 
-    def missing(self) -> dict[str, str]:
-        """Return the layers that cannot be judged, each with the reason."""
-        self._add(self._sums.flush())
-        return {**self.unseen(), **self.unjudged}
-
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
         # A compiled region counts all layers: fnmatch cannot be traced.

@@ -176,13 +176,21 @@ class SiteMode(TorchFunctionMode):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
                 self._hook(module, name)
+        self.resume()
+
+    def resume(self) -> None:
+        """Have the modules tell again, after :meth:`pause`."""
         for hooks in self._hooks.values():
             hooks.attach()
 
-    def detach(self) -> None:
-        """Take every hook away again."""
+    def pause(self) -> None:
+        """Have the modules tell nothing for a while: they run as if nobody watched."""
         for hooks in self._hooks.values():
             hooks.detach()
+
+    def detach(self) -> None:
+        """Take every hook away again."""
+        self.pause()
         self.start_pass()
 
     @contextmanager
