@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 from lightning_deadunits.report import DeadUnitsReport
+
+_NUMBER = re.compile(r"(?<= )\d+")
 
 
 def gaps(report: DeadUnitsReport) -> dict[str, str]:
@@ -56,9 +59,11 @@ def warn_of_gaps(report: DeadUnitsReport, told: set[str] | None = None) -> None:
         told: What has been told before, and is not again; updated.
     """
     lines = [f"{name}: {reason}" for name, reason in gaps(report).items()]
-    fresh = [line for line in lines if told is None or line not in told]
+    # How many it is this time is no news, and told at every validation would be never heard.
+    kinds = [_NUMBER.sub("", line) for line in lines]
+    fresh = [line for line, kind in zip(lines, kinds, strict=True) if not told or kind not in told]
     if told is not None:
-        told.update(fresh)
+        told.update(kinds)
     if fresh:
         warnings.warn(
             "Dead units: these layers could not be judged, or only with a doubt.\n  "
