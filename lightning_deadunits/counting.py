@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting_cpu import count_on_cpu
+from lightning_deadunits.counting_cpu import Columns, columns_on_cpu
 
 
 def count_values(
@@ -23,21 +23,26 @@ def count_values(
         device; how many values are not finite, a number where that is known already, elsewhere
         int64 of shape ``()``.
     """
-    if _is_plain_cpu(activation):
-        return count_on_cpu(activation, unit_dims, atol)
+    columns = count_columns(activation, unit_dims, atol)
+    if columns is not None:
+        return columns.observations - columns.nonzeros(), columns.nonfinite
     return _count_at_once(activation, unit_dims, atol)
 
 
-def _is_plain_cpu(activation: Tensor) -> bool:
-    """Tell whether the kernel for eager tensors in host memory serves."""
-    return (
-        not torch.compiler.is_compiling()
-        and type(activation) in (Tensor, torch.nn.Parameter)
-        and activation.device.type == "cpu"
-        and activation.is_floating_point()
-        and activation.numel() > 0
-        and not torch._C._functorch.is_functorch_wrapped_tensor(activation)
-    )
+def count_columns(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns | None:
+    """Count an eager tensor in host memory, to be summed per unit later; None for any other."""
+    if (
+        torch.compiler.is_compiling()
+        or type(activation) not in _PLAIN
+        or not activation.is_cpu
+        or not activation.is_floating_point()
+        or activation.is_nested
+        or not activation.numel()
+        or torch._C._functorch.is_functorch_wrapped_tensor(activation)
+    ):
+        return None
+    values = activation.detach() if activation.requires_grad else activation
+    return columns_on_cpu(values, unit_dims, atol)
 
 
 def _count_at_once(
@@ -52,3 +57,6 @@ def _count_at_once(
     else:
         nonfinite = zeros.new_zeros(())
     return zeros.flatten(), nonfinite
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning_deadunits.report import DeadUnitsReport
@@ -15,25 +14,50 @@ _SHARE = 0.05
 """Neither two units nor a twentieth of all are enough to conclude from."""
 
 
-class Death(NamedTuple):
-    """What one validation showed.
+class Deaths(NamedTuple):
+    """How units died in the course of a training, in as much memory for a thousand validations.
 
     Attributes:
-        step: Training step of the validation.
-        died: Units that are dead now and were alive at the validation before.
-        born: Units that were dead when their layer was seen for the first time.
+        died: How many units died that had been alive at the validation before.
+        validations: At how many validations some died.
+        first: Step of the first of these.
+        last: Step of the last of these.
+        most: Most that died at one validation.
+        most_at: Step of that one.
+        before_most: Step of the validation before that one, 0 if there was none.
+        latest: Step of the latest validation.
     """
 
-    step: int
-    died: int
-    born: int
+    died: int = 0
+    validations: int = 0
+    first: int = 0
+    last: int = 0
+    most: int = 0
+    most_at: int = 0
+    before_most: int = 0
+    latest: int = 0
+
+    def then(self, step: int, died: int) -> Deaths:
+        """Return what is known after one more validation."""
+        known = self._replace(latest=step)
+        if not died:
+            return known
+        known = known._replace(
+            died=self.died + died,
+            validations=self.validations + 1,
+            first=self.first if self.validations else step,
+            last=step,
+        )
+        if died > self.most:
+            known = known._replace(most=died, most_at=step, before_most=self.latest)
+        return known
 
 
-def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
+def diagnose(deaths: Deaths, report: DeadUnitsReport) -> str | None:
     """Say how the units that are dead now came to be so, None where too little is known.
 
     Args:
-        deaths: What every validation showed, in order.
+        deaths: How units died so far.
         report: The latest report, completed with the history.
     """
     born = sum(
@@ -41,10 +65,10 @@ def diagnose(deaths: Sequence[Death], report: DeadUnitsReport) -> str | None:
         for layer in report.layers.values()
         if layer.born_dead is not None
     )
-    died = sum(death.died for death in deaths)
-    if max(born, died) <= max(_FEW, _SHARE * report.num_units) or not report.num_dead:
+    few = max(_FEW, _SHARE * report.num_units)
+    if max(born, deaths.died) <= few or not report.num_dead:
         return None
-    return _of_birth(born, report) if born >= died else _of_deaths(deaths, died, report)
+    return _of_birth(born, report) if born >= deaths.died else _of_deaths(deaths)
 
 
 def _of_birth(born: int, report: DeadUnitsReport) -> str:
@@ -54,19 +78,17 @@ def _of_birth(born: int, report: DeadUnitsReport) -> str:
     )
 
 
-def _of_deaths(deaths: Sequence[Death], died: int, report: DeadUnitsReport) -> str | None:
-    worst = max(range(len(deaths)), key=lambda index: deaths[index].died)
-    step, most, _ = deaths[worst]
-    if most >= _TOGETHER * died and most > _FEW:
-        before = deaths[worst - 1].step if worst else 0
+def _of_deaths(deaths: Deaths) -> str | None:
+    if deaths.most >= _TOGETHER * deaths.died and deaths.most > _FEW:
         return (
-            f"Died together: {most} of {died} deaths between steps {before} and {step}. "
-            f"One step was too large: look at the learning rate there, warm it up, clip gradients."
+            f"Died together: {deaths.most} of {deaths.died} deaths between steps "
+            f"{deaths.before_most} and {deaths.most_at}. One step was too large: look at the "
+            f"learning rate there, warm it up, clip gradients."
         )
-    active = [death for death in deaths if death.died]
-    if len(active) < _STEADY_VALIDATIONS:
+    if deaths.validations < _STEADY_VALIDATIONS:
         return None
     return (
-        f"Dying steadily: {died} deaths at {len(active)} validations from step {active[0].step} "
-        f"to {active[-1].step}, at most {most} at once. Lower the learning rate or weight decay."
+        f"Dying steadily: {deaths.died} deaths at {deaths.validations} validations from step "
+        f"{deaths.first} to {deaths.last}, at most {deaths.most} at once. Lower the learning rate "
+        f"or weight decay."
     )

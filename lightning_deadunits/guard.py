@@ -14,13 +14,21 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class Guard:
-    """Whether monitoring gave up."""
+    """Whether monitoring gave up.
+
+    Attributes:
+        gave_up: Whether it did on this process.
+        all_know: Whether all processes know, so that none waits for another.
+    """
 
     def __init__(self) -> None:
         self.gave_up = False
+        self.all_know = False
 
     def give_up(self, error: Exception) -> None:
         """Warn, once, with the traceback."""
+        if self.gave_up:
+            return
         self.gave_up = True
         trace = "".join(traceback.format_exception(error))
         warnings.warn(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.diagnosis import Death, diagnose
+from lightning_deadunits.diagnosis import Deaths, diagnose
 from lightning_deadunits.report import ALIVE, DeadUnitsReport, LayerReport
 
 
@@ -30,7 +30,7 @@ class History:
 
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
-        self._deaths: list[Death] = []
+        self._deaths = Deaths()
 
     def record(self, report: DeadUnitsReport, step: int) -> DeadUnitsReport:
         """Take note of one validation and return its report, completed with the history.
@@ -39,11 +39,8 @@ class History:
             report: The verdicts of this validation.
             step: Training step at which it took place.
         """
-        died = born = 0
-        for layer in report.layers.values():
-            fresh, unborn = self._record_layer(layer, step)
-            died, born = died + fresh, born + unborn
-        self._deaths.append(Death(step, died, born))
+        died = sum(self._record_layer(layer, step) for layer in report.layers.values())
+        self._deaths = self._deaths.then(step, died)
         completed = self.complete(report)
         return replace(completed, step=step, diagnosis=diagnose(self._deaths, completed))
 
@@ -52,32 +49,32 @@ class History:
         layers = {name: self._complete_layer(layer) for name, layer in report.layers.items()}
         return replace(report, layers=layers)
 
-    def _record_layer(self, layer: LayerReport, step: int) -> tuple[int, int]:
-        """Return how many units died since the last validation, and how many were born dead."""
+    def _record_layer(self, layer: LayerReport, step: int) -> int:
+        """Return how many units died since the last validation."""
         if not layer.observations:
-            return 0, 0
-        dead = _dead_mask(layer)
+            return 0
+        dead = layer.dead_mask
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
             self._lives[layer.name] = _Life(torch.where(dead, step, ALIVE), ~dead)
-            return 0, int(dead.sum())
+            return 0
         died = dead & (life.dead_since == ALIVE)
         since = torch.where(died, step, torch.where(dead, life.dead_since, ALIVE))
         self._lives[layer.name] = _Life(since, life.ever_alive | ~dead)
-        return int(died.sum()), 0
+        return int(died.sum())
 
     def _complete_layer(self, layer: LayerReport) -> LayerReport:
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
             return layer
-        dead = _dead_mask(layer)
+        dead = layer.dead_mask
         since = torch.where(dead, life.dead_since, ALIVE)
         return replace(layer, dead_since=since, born_dead=dead & ~life.ever_alive)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only: Lightning resumes with ``weights_only=True``."""
         return {
-            "deaths": [[death.step, death.died, death.born] for death in self._deaths],
+            "deaths": self._deaths._asdict(),
             "lives": {
                 name: {"dead_since": life.dead_since, "ever_alive": life.ever_alive}
                 for name, life in self._lives.items()
@@ -86,9 +83,5 @@ class History:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
-        self._deaths = [Death(*entry) for entry in state["deaths"]]
+        self._deaths = Deaths(**state["deaths"])
         self._lives = {name: _Life(**life) for name, life in state["lives"].items()}
-
-
-def _dead_mask(layer: LayerReport) -> Tensor:
-    return layer.zero_rate >= layer.dead_threshold

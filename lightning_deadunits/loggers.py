@@ -66,10 +66,10 @@ def writers(trainer: Any) -> Iterator[SummaryWriter]:
 def _write_histogram(writer: SummaryWriter, layer: LayerReport, step: int) -> None:
     """Write rates with bins of our own: what is dead has one to itself, at the very end."""
     rates = layer.zero_rate.numpy()
-    below = np.where(rates >= layer.dead_threshold, np.nan, rates)
+    below = np.where(layer.dead_mask.numpy(), np.nan, rates)
     edges = np.linspace(0.0, 1.0, _BINS + 1)
     counts, _ = np.histogram(below[~np.isnan(below)], bins=edges)
-    dead = len(layer.dead)
+    dead = int(layer.dead_mask.sum())
     writer.add_histogram_raw(
         f"zero_rate_per_unit/{layer.name}",
         min=0.0,

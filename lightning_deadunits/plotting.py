@@ -51,9 +51,8 @@ def _strip(axis: Any, layer: LayerReport) -> Any:
     import matplotlib
 
     scale = matplotlib.colormaps[_SCALE].with_extremes(over=_DEAD, bad=_UNSEEN)
-    rates = np.sort(layer.zero_rate.numpy())
     # Dead units get a colour outside of the scale: 0.999 is alive and must not look dead.
-    shown = np.where(rates >= layer.dead_threshold, 2.0, rates)
+    shown = np.sort(np.where(layer.dead_mask.numpy(), 2.0, layer.zero_rate.numpy()))
     image = axis.imshow(
         shown[None], aspect="auto", cmap=scale, vmin=0, vmax=1, extent=(0, 100, 0, 1),
         interpolation="nearest",

@@ -50,9 +50,24 @@ class LayerReport:
         return self.zeros.double() / (self.observations or float("nan"))
 
     @property
+    def dead_mask(self) -> Tensor:
+        """Which units are dead, bool of shape ``(U,)``."""
+        return self.zero_rate >= self.dead_threshold
+
+    @property
     def dead(self) -> Tensor:
         """Indices of the dead units, int64, ascending."""
-        return torch.nonzero(self.zero_rate >= self.dead_threshold).flatten()
+        return torch.nonzero(self.dead_mask).flatten()
+
+    @property
+    def most_unseen(self) -> float:
+        """Share of the time that a unit which was not seen firing may yet fire, at 95 %.
+
+        The rule of three: ``3 / n`` for n independent values (Hanley & Lippman-Hand, 1983, "If
+        nothing goes wrong, is everything all right?", JAMA 249:1743). Neighbouring positions are
+        not independent, so n is at best ``observations``. NaN if nothing was seen.
+        """
+        return min(1.0, 3 / self.observations) if self.observations else float("nan")
 
     @property
     def dead_fraction(self) -> float:
@@ -79,12 +94,14 @@ class DeadUnitsReport:
         unjudged: Layer name to the reason why it could not be judged.
         step: Training step of the pass, None outside of training.
         diagnosis: One line on how the units died, where the history supports it.
+        every_n_batches: Of so many batches one was counted: above 1 the verdicts are a sample's.
     """
 
     layers: dict[str, LayerReport]
     unjudged: dict[str, str] = field(default_factory=dict)
     step: int | None = None
     diagnosis: str | None = None
+    every_n_batches: int = 1
 
     @property
     def num_units(self) -> int:

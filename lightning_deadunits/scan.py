@@ -78,8 +78,13 @@ def find_dead_units(
     if not passes:
         raise ValueError("Expected `batches` to hold at least one batch, but it is empty.")
     check_found(observer.met, observer.never_met, wanted, unwanted)
-    unjudged = {**observer.unseen(), **observer.unjudged}
-    report = report_of(observer.counts, unjudged, dead_threshold=dead_threshold, atol=atol)
+    report = report_of(
+        observer.counts,
+        observer.unjudged,
+        observer.unseen(),
+        dead_threshold=dead_threshold,
+        atol=atol,
+    )
     warn_of_gaps(report)
     return report
 

@@ -23,6 +23,16 @@ def check_threshold(dead_threshold: float) -> None:
         raise ValueError(f"Expected `dead_threshold` to be in (0, 1], but got {dead_threshold}.")
 
 
+def check_every_n_batches(every_n_batches: int) -> None:
+    """Raise unless it is a whole number from 1 on."""
+    if isinstance(every_n_batches, bool) or not isinstance(every_n_batches, int):
+        raise TypeError(f"Expected `every_n_batches` to be an int, but got {every_n_batches!r}.")
+    if every_n_batches < 1:
+        raise ValueError(
+            f"Expected `every_n_batches` to be 1 (every batch) or more, but got {every_n_batches}."
+        )
+
+
 def check_found(
     found: Iterable[str],
     never_zero: Iterable[str],
@@ -72,6 +82,8 @@ def check_possible(
     Raises:
         SelectionError: With the modules there are.
     """
+    if layers is None and exclude is None:
+        return
     modules = list(dict.fromkeys(module_names(model).values()))
     functions = sorted(set(FUNCTION_NAMES.values()))
     possible = [f"{module}.{name}".lstrip(".") for module in modules for name in functions]

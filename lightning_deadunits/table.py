@@ -64,6 +64,22 @@ def _remarks(report: DeadUnitsReport) -> list[str]:
         remarks.append(f"WHOLLY DEAD: nothing gets through {name!r}, the network is cut there.")
     if report.diagnosis:
         remarks.append(report.diagnosis)
+    if report.every_n_batches > 1:
+        remarks.append(_of_sample(report))
     for name, reason in report.unjudged.items():
         remarks.append(f"not judged: {name!r}, {reason}.")
     return ["", *remarks] if remarks else []
+
+
+def _of_sample(report: DeadUnitsReport) -> str:
+    """Say that not all was counted, and what a unit that was not seen firing may yet do."""
+    told = f"Sampled: of every {report.every_n_batches} batches one was counted."
+    seen = [layer for layer in report.layers.values() if layer.observations]
+    if not seen:
+        return told
+    least = min(seen, key=lambda layer: layer.observations)
+    return (
+        f"{told} A unit not seen firing in n independent values fires at most 3/n of the time, at "
+        f"95 %: {least.most_unseen:.2g} or less, by the {least.observations} values per unit of "
+        f"{least.name!r}."
+    )

@@ -84,3 +84,23 @@ def test_a_diagnosis_has_its_figures(validations: tuple[DeadUnitsReport, ...], w
 )
 def test_too_little_is_no_diagnosis(validations: tuple[DeadUnitsReport, ...]) -> None:
     assert lived(*validations).diagnosis is None
+
+
+def test_what_is_kept_does_not_grow_with_the_length_of_training() -> None:
+    history, sizes = History(), []
+    for index in range(300):
+        history.record(report(index % 20), 10 * (index + 1))
+        sizes.append(len(repr(history.state_dict()["deaths"])))
+    assert sizes[-1] <= sizes[1] + 20  # longer numbers, not more of them
+
+
+def test_a_history_goes_on_from_its_state() -> None:
+    whole, first, second = History(), History(), History()
+    validations = [report(), report(1, 2), report(1, 2, 3, 4, 5), report(*range(9))]
+    for index, validation in enumerate(validations):
+        if index == 2:
+            second.load_state_dict(first.state_dict())
+        known = whole.record(validation, index)
+        mine = (first if index < 2 else second).record(validation, index)
+        assert mine.diagnosis == known.diagnosis
+    assert whole.state_dict()["deaths"] == second.state_dict()["deaths"]

@@ -14,13 +14,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Kind = Literal["exact", "smooth", "never"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 SMOOTH_ATOL = 1e-3
 """What counts as zero for a smooth activation: GELU is below it from -3.5 on, SiLU from -9.1."""

@@ -6,17 +6,32 @@ sequences of 16 tokens with 16 features. What produced the tensor can.
 
 from __future__ import annotations
 
+import functools
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move, Producer
 from lightning_deadunits.observation.moves import MOVES, keep_same_rank
 from lightning_deadunits.observation.producers import PRODUCERS
 
 _ATTRIBUTE = "_deadunits_axes"
+
+
+class _Rule(NamedTuple):
+    """What a function does to unit axes: makes them, if it can tell them, else moves them."""
+
+    produce: Producer | None
+    move: Move
+
+
+def _rule(function: Callable[..., Any]) -> _Rule:
+    return _Rule(PRODUCERS.get(function), MOVES.get(function, keep_same_rank))
+
+
+_rule_once = functools.lru_cache(maxsize=4096)(_rule)  # Dynamo looks up anew, it traces no cache
 
 
 class Lineage:
@@ -38,41 +53,25 @@ class Lineage:
         """Remember the unit axes of a tensor, which a layer produced or another function moved."""
         setattr(tensor, _ATTRIBUTE, axes)
 
-    def follow(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
-    ) -> None:
+    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call: work out the unit axes of what it returned."""
         if isinstance(out, Tensor):
-            self._follow_tensor(function, args, kwargs, out)
+            self._follow_tensor(_rule(function), args, kwargs, out)
 
-    def _follow_tensor(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Tensor,
-    ) -> None:
-        produce = PRODUCERS.get(function)
-        if produce is not None:
-            axes = produce(self, args, kwargs, out)
+    def _follow_tensor(self, rule: _Rule, args: Args, kwargs: Kwargs, out: Tensor) -> None:
+        if rule.produce is not None:
+            axes = rule.produce(self, args, kwargs, out)
             if axes is not None:
                 self.remember(out, axes, produced=True)
                 return
         source, known = self._source(args, kwargs, out)
         if source is None or known is None:
             return
-        move = MOVES.get(function, keep_same_rank)
-        axes = move(known, source, args, kwargs, out)
+        axes = rule.move(known, source, args, kwargs, out)
         if axes is not None:
             self.remember(out, axes, produced=False)
 
-    def _source(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor
-    ) -> tuple[Tensor | None, Axes | None]:
+    def _source(self, args: Args, kwargs: Kwargs, out: Tensor) -> tuple[Tensor | None, Axes | None]:
         """Return the argument that the result takes after, and its axes.
 
         One with a unit axis and the result's own shape, else the first that has a unit axis, else
@@ -96,19 +95,14 @@ class EagerLineage(Lineage):
         self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
         self._latest: dict[tuple[int, ...], Axes] = {}
 
-    def follow(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
-    ) -> None:
+    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
-        if isinstance(out, (tuple, list)):
+        if isinstance(out, Tensor):
+            self._follow_tensor(_rule_once(function), args, kwargs, out)
+        elif isinstance(out, (tuple, list)):
             for item in out:
-                super().follow(function, args, kwargs, item)
-        else:
-            super().follow(function, args, kwargs, out)
+                if isinstance(item, Tensor):
+                    self._follow_tensor(_rule_once(function), args, kwargs, item)
 
     def forget(self) -> None:
         """Start the next forward pass with an empty memory."""

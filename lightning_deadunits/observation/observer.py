@@ -6,19 +6,21 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_deadunits.counting import count_values
-from lightning_deadunits.observation.activations import Kind, zero_atol
+from lightning_deadunits.counting import count_columns, count_values
+from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.nested import dense
-from lightning_deadunits.observation.padding import padded_values
-from lightning_deadunits.observation.sites import Site, SiteMode
+from lightning_deadunits.observation.padding import Padding, padded_values
+from lightning_deadunits.observation.site import Site
+from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.observation.splits import REASON, is_split
+from lightning_deadunits.observation.stack import Frame, needs_frame
+from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
 
 
 def uncountable(activation: Tensor) -> str | None:
@@ -36,38 +38,6 @@ def uncountable(activation: Tensor) -> str | None:
     return None
 
 
-class _Count(NamedTuple):
-    """What one activation call added. A tuple, for Dynamo returns it from compiled regions."""
-
-    zeros: Tensor
-    nonfinite: int | Tensor
-    observations: int | Tensor
-    unit_dim: int
-    kind: Kind
-    assumed: bool
-
-
-@dataclass
-class LayerCounts:
-    """What one layer has shown so far.
-
-    Attributes:
-        zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
-        nonfinite: NaN and infinite values of all units together.
-        observations: Values seen per unit.
-        unit_dim: Axis of the activation that indexes the units.
-        kind: Whether the units can be zero at rest.
-        assumed: True if nothing told which axis the units are on.
-    """
-
-    zeros: Tensor
-    nonfinite: int | Tensor
-    observations: int | Tensor
-    unit_dim: int
-    kind: Kind
-    assumed: bool
-
-
 class Observer(SiteMode):
     """Counts zeros while it is entered; ``counts`` has the sums of all folded passes.
 
@@ -81,13 +51,18 @@ class Observer(SiteMode):
 
     def __init__(self, *args: Any, atol: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.atol = atol
+        self._atols = {kind: zero_atol(kind, atol) for kind in KINDS}
         self.never_zero = self.layers is not None and atol is not None
-        self.counts: dict[str, LayerCounts] = {}
-        self._pending: dict[str, _Count] = {}
+        self._counts: dict[str, LayerCounts] = {}
+        self._sums = PassSums()
+        self._pending: dict[str, LayerCounts | Pending] = {}
         self._running = False
         self._room = ExitStack()
         self._split = False
+
+    def needs_frame(self, module: nn.Module, frame: Frame) -> bool:
+        """Tell whether a module must tell when it runs: each hook costs time at every call."""
+        return needs_frame(module, frame)
 
     def reset(self) -> None:
         """Start a new epoch."""
@@ -137,56 +112,81 @@ class Observer(SiteMode):
         self._room.close()
         super().detach()
 
+    @property
+    def counts(self) -> dict[str, LayerCounts]:
+        """Sums of all folded passes, by layer."""
+        self._add(self._sums.flush())
+        return self._counts
+
+    @counts.setter
+    def counts(self, counts: dict[str, LayerCounts]) -> None:
+        self._sums.flush()
+        self._counts = counts
+
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
-        for name, count in self._pending.items():
-            if not (self._all or self._selects(name)):
-                continue  # a compiled region counts all: fnmatch cannot be traced
+        # A compiled region counts all layers: fnmatch cannot be traced.
+        fresh = {n: c for n, c in self._pending.items() if self._all or self._selects(n)}
+        alike = {n: c for n, c in fresh.items() if isinstance(c, Pending)}
+        if len(alike) == len(fresh):
+            self._add(self._sums.add(alike))
+            return
+        self._add(self._sums.flush())
+        self._add({n: c.counts() if isinstance(c, Pending) else c for n, c in fresh.items()})
+
+    def _add(self, counts: dict[str, LayerCounts]) -> None:
+        for name, count in counts.items():
             if isinstance(count.zeros, torch._subclasses.FakeTensor):
                 continue  # torch.export traced the model with tensors that have no values
-            if name not in self.counts:
-                self.counts[name] = LayerCounts(*count)
-            elif self.counts[name].zeros.shape != count.zeros.shape:
-                before, now = self.counts[name].zeros.numel(), count.zeros.numel()
+            known = self._counts.get(name)
+            if known is None:
+                self._counts[name] = count
+            elif known.zeros.shape != count.zeros.shape:
+                before, now = known.zeros.numel(), count.zeros.numel()
                 self.unjudged[name] = f"its number of units changes ({before}, then {now})"
             else:
-                self._add(self.counts[name], count)
-
-    def _add(self, total: LayerCounts, count: _Count) -> None:
-        total.zeros = total.zeros + count.zeros
-        total.nonfinite = total.nonfinite + count.nonfinite
-        total.observations = total.observations + count.observations
+                self._counts[name] = known.plus(count)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
-            self._count(site, output)
-            return output
-        refusal = uncountable(output)
-        if refusal is None and self._split and site.assumed:  # what made it was a DTensor
-            refusal = REASON
-        if refusal is not None:
-            self.unjudged[site.name] = refusal
+            self._count(site, output.detach(), self.padding())
             return output
         try:
-            self._count(site, output)
+            split = self._split and site.assumed  # what made it was a DTensor
+            if not (split or self._paddings) and self._postpone(site, output):
+                return output
+            refusal = REASON if split else uncountable(output)
+            if refusal is None:
+                self._count(site, output.detach(), self.padding())
+            else:
+                self.unjudged[site.name] = refusal
         except Exception as error:
             self._give_up(site.name, error)
         return output
 
-    def _count(self, site: Site, output: Tensor) -> None:
-        values, dims = output.detach(), site.unit_dims
+    def _postpone(self, site: Site, output: Tensor) -> bool:
+        """Leave to the end of the pass what need not be done in the middle of it."""
+        atol = self._atols[site.kind]
+        columns = count_columns(output, site.unit_dims, atol)
+        if columns is None:
+            return False
+        self._pending[site.name] = Pending(site, columns)
+        return True
+
+    def _count(self, site: Site, values: Tensor, padding: Padding | None) -> None:
+        padded = padded_values(padding, values)
+        dims = site.unit_dims
         if values.is_nested:
             values, dims = dense(values, dims)
-        padded = padded_values(self.padding(), output)
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
-        zeros, nonfinite = count_values(values, dims, zero_atol(site.kind, self.atol))
+        zeros, nonfinite = count_values(values, dims, self._atols[site.kind])
         seen: int | Tensor = values.numel() // max(1, zeros.numel())
         if padded is not None:
             hidden = padded.sum()
             nonfinite, seen = nonfinite - hidden * zeros.numel(), seen - hidden
-        self._pending[site.name] = _Count(
+        self._pending[site.name] = LayerCounts(
             zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
         )
 

@@ -1,4 +1,4 @@
-"""What an activation site is, and the mode that meets every site of a forward pass.
+"""The mode that meets every activation site of a forward pass.
 
 A ``TorchFunctionMode`` sees ``nn.ReLU``, ``F.relu``, ``torch.relu`` and ``x.relu_()`` alike; a
 module that is called twice passes twice. Dynamo traces through it and guards on the mode stack:
@@ -8,59 +8,29 @@ afterwards. Only names need hooks, which are there for as long as ``watching`` l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torchmetrics import Metric
 
 from lightning_deadunits.observation.activations import (
     BOUNDED,
     FUNCTION_NAMES,
     Kind,
     function_kind,
-    module_kind,
     plain_function,
 )
-from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
 from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.lineage import EagerLineage, Lineage
 from lightning_deadunits.observation.names import called, module_names, selects
-from lightning_deadunits.observation.padding import Padding, padding_of, reads_padding
-from lightning_deadunits.observation.probing import probed_kind
-
-
-class Site(NamedTuple):
-    """One activation call of a forward pass.
-
-    Attributes:
-        name: Qualified name of the layer, with a suffix from the second call on.
-        kind: Whether its units can be zero at rest.
-        unit_dims: Axes that index the units; more than one after a head split.
-        assumed: True if nothing told which axis it is, and convention was followed.
-    """
-
-    name: str
-    kind: Kind
-    unit_dims: Axes
-    assumed: bool
-
-
-class _Frame(NamedTuple):
-    """A module whose forward is running.
-
-    ``kind`` is that of the activation which the module is, if it is one; ``whole`` says that its
-    output counts, whatever it computes inside, and ``silent`` that nothing inside counts.
-    """
-
-    name: str
-    kind: Kind | None
-    whole: bool
-    silent: bool
+from lightning_deadunits.observation.padding import Padding
+from lightning_deadunits.observation.site import Site as Site
+from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
 
 
 class SiteMode(TorchFunctionMode):
@@ -92,7 +62,7 @@ class SiteMode(TorchFunctionMode):
         self.never_met: dict[str, bool] = {}
         self.expected: dict[str, str] = {}
         self.unjudged: dict[str, str] = {}
-        self._frames: list[_Frame] = []
+        self._frames: Stack = []
         self._paddings: list[Padding] = []
         self._calls: dict[str, int] = {}
         self._ran: dict[str, Kind] = {}
@@ -104,13 +74,7 @@ class SiteMode(TorchFunctionMode):
         """Receive one activation; what is returned takes its place."""
         return output
 
-    def on_call(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
-    ) -> Any:
+    def on_call(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> Any:
         """Receive every other torch function call; what is returned takes its result's place."""
         return out
 
@@ -129,43 +93,27 @@ class SiteMode(TorchFunctionMode):
         self._calls.clear()
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if isinstance(func, _OPERATORS):
             func = plain_function(func)
-        self._follow(func, args, kwargs, out)
+        if torch.compiler.is_compiling():
+            self._traced_lineage.follow(func, args, kwargs, out)
+        else:
+            try:  # noqa: SIM105  # `suppress` costs half a microsecond at every call
+                self.lineage.follow(func, args, kwargs, out)
+            except Exception:
+                pass  # an unforeseen signature must not cost the pass: the axis is unknown then
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
         return self.on_call(func, args, kwargs, out)
 
-    def _follow(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
-    ) -> None:
-        if torch.compiler.is_compiling():
-            self._traced_lineage.follow(function, args, kwargs, out)
-            return
-        # An unforeseen signature must not cost the user's pass: the axis is unknown then.
-        with suppress(Exception):
-            self.lineage.follow(function, args, kwargs, out)
-
     def _activation(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        out: Any,
+        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
     ) -> Any:
-        frame = self._frames[-1] if self._frames else _ROOT
+        frame = self._frames[-1] if self._frames else ROOT
         kind = function_kind(function, args, kwargs)
         if kind is None or frame.whole or frame.silent:
             return self.on_call(function, args, kwargs, out)
@@ -227,14 +175,22 @@ class SiteMode(TorchFunctionMode):
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
-                self._hooks[module] = ModuleHooks(module, *self._tellers(module, name))
+                self._hook(module, name)
+        self.resume()
+
+    def resume(self) -> None:
+        """Have the modules tell again, after :meth:`pause`."""
         for hooks in self._hooks.values():
             hooks.attach()
 
-    def detach(self) -> None:
-        """Take every hook away again."""
+    def pause(self) -> None:
+        """Have the modules tell nothing for a while: they run as if nobody watched."""
         for hooks in self._hooks.values():
             hooks.detach()
+
+    def detach(self) -> None:
+        """Take every hook away again."""
+        self.pause()
         self.start_pass()
 
     @contextmanager
@@ -246,46 +202,26 @@ class SiteMode(TorchFunctionMode):
         finally:
             self.detach()
 
-    def _tellers(
-        self, module: nn.Module, name: str
-    ) -> tuple[Callable[..., None], Callable[..., Any]]:
-        frame = self._frame(module, name)
+    def needs_frame(self, module: nn.Module, frame: Frame) -> bool:
+        """Tell whether a module must tell when it runs."""
+        return True
+
+    def _hook(self, module: nn.Module, name: str) -> None:
+        frame = frame_of(module, name, self.layers)
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
-        frames, paddings = self._frames, self._paddings
-        silent = _Frame(name, None, False, True)
-        takes_padding = reads_padding(module)
+        if self.needs_frame(module, frame):
+            teller = Teller(module, frame, self._frames, self._paddings, self._whole_output)
+            self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
 
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            frames.append(silent if frames and frames[-1].silent else frame)
-            if takes_padding:
-                paddings.append(padding_of(module, args, kwargs))
-
-        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            if takes_padding:
-                paddings.pop()
-            whole = frames.pop().whole
-            return self._whole_output(frame, output) if whole else None
-
-        keep_eager(enter, leave)
-        return enter, leave
-
-    def _whole_output(self, frame: _Frame, output: Any) -> Any:
+    def _whole_output(self, frame: Frame, output: Any) -> Any:
         assert frame.kind is not None
-        return self._site(frame.name, frame.kind, output, certain=True)
-
-    def _frame(self, module: nn.Module, name: str) -> _Frame:
-        ignored = isinstance(module, Metric)
-        kind = module_kind(module)
-        if kind is not None:
-            own_forward = not type(module).forward.__module__.startswith("torch.nn.")
-            return _Frame(name, kind, own_forward, ignored)
-        kind = probed_kind(module) if name else None
-        if kind is None and name in (self.layers or ()):
-            kind = "exact"  # asked for by its very name, whatever it is
-        return _Frame(name, kind, kind is not None, ignored)
+        if torch.compiler.is_compiling():
+            return self._site(frame.name, frame.kind, output, certain=True)
+        # A hook runs while the mode is on: what counting calls is none of the model's functions.
+        with torch._C.DisableTorchFunction():
+            return self._site(frame.name, frame.kind, output, certain=True)
 
 
 keep_eager(SiteMode.__torch_function__)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
-_ROOT = _Frame("", None, False, False)

@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind, zero_atol
-from lightning_deadunits.observation.observer import LayerCounts
+from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.report import DeadUnitsReport, LayerReport
+
+
+class ProcessFailedError(RuntimeError):
+    """A process could not count; all processes raise it, so that none waits for another."""
 
 
 class LayerShape(NamedTuple):
@@ -29,6 +33,7 @@ class LayerShape(NamedTuple):
 Layout = dict[str, LayerShape]
 Gather = Callable[[Any], list[Any]]
 Reduce = Callable[[Tensor], Tensor]
+_NONE: Mapping[str, str] = {}
 
 
 def layout_of(counts: Mapping[str, LayerCounts]) -> Layout:
@@ -96,36 +101,67 @@ def unpack(
     return layers
 
 
+def _packed(
+    counts: Mapping[str, LayerCounts], layout: Layout, device: torch.device
+) -> tuple[Tensor, Exception | None]:
+    """Return the vector with a zero at its end, or a one if it could not be made, and why not.
+
+    Whatever happens here, the other processes wait for a vector.
+    """
+    failure = torch.zeros(1, dtype=torch.int64, device=device)
+    try:
+        return torch.cat([pack(counts, layout, device), failure]), None
+    except Exception as error:
+        size = sum(shape.num_units + 2 for shape in layout.values())
+        empty = torch.zeros(size, dtype=torch.int64, device=device)
+        return torch.cat([empty, failure + 1]), error
+
+
 def report_of(
     counts: Mapping[str, LayerCounts],
     unjudged: Mapping[str, str],
+    unseen: Mapping[str, str] = _NONE,
     *,
     dead_threshold: float,
     atol: float | None,
     device: torch.device | None = None,
     gather: Gather = lambda value: [value],
     reduce: Reduce = lambda vector: vector,
+    failed: bool = False,
 ) -> DeadUnitsReport:
     """Sum the counts of all processes and judge every unit by the sums.
 
     Args:
         counts: Counts of this process.
         unjudged: Layers that this process could not judge, with reasons.
+        unseen: Layers that this process has not seen, with reasons; another one may have.
         dead_threshold: Zero rate in (0, 1] from which on a unit is dead.
         atol: Magnitude that counted as zero, None for the rule by kind.
         device: Where the vector is summed; by default where the counts are.
         gather: Returns the argument of every process, in the order of their ranks.
         reduce: Sums a tensor over all processes.
+        failed: Whether this process has nothing to contribute, for it could not count.
 
     Returns:
         The report, the same on every process.
+
+    Raises:
+        ProcessFailedError: On every process, if one has failed. Another error is this one's own.
     """
-    gathered = gather((layout_of(counts), dict(unjudged)))
-    layout, clashes = merge(layers for layers, _ in gathered)
-    for _, reasons in gathered:
+    gathered = gather((layout_of(counts), dict(unjudged), dict(unseen), failed))
+    ranks = [rank for rank, (*_, has_failed) in enumerate(gathered) if has_failed]
+    if ranks:
+        raise ProcessFailedError(f"Counting failed on process {', '.join(map(str, ranks))}.")
+    layout, clashes = merge(layers for layers, *_ in gathered)
+    for _, reasons, absent, _ in gathered:
         clashes.update(reasons)
+        clashes.update({name: why for name, why in absent.items() if name not in layout})
     layout = {name: shape for name, shape in layout.items() if name not in clashes}
     if device is None:
         device = next((count.zeros.device for count in counts.values()), torch.device("cpu"))
-    vector = reduce(pack(counts, layout, device)).cpu()
+    packed, error = _packed(counts, layout, device)
+    vector = reduce(packed).cpu()
+    if vector[-1]:
+        failures = int(vector[-1])
+        raise ProcessFailedError(f"Counts of {failures} processes could not be summed.") from error
     return DeadUnitsReport(unpack(vector, layout, dead_threshold, atol), clashes)

@@ -70,16 +70,24 @@ class Reviver:
 
     # --- deciding -----------------------------------------------------------------------------
 
-    def before_validation_batch(self, pl_module: Any, batch: Any) -> None:
-        """Keep a few samples, and measure dormancy, for which zeros are not enough."""
+    @property
+    def _measures_validation(self) -> bool:
+        """Whether dormancy is judged at validation, for which counts of zeros are not enough."""
+        return self.at_validation and self.config.criterion == "dormant" and not self._impossible
+
+    def remember_batch(self, batch: Any) -> None:
+        """Keep a few samples of a validation, to try an event on."""
         if self.at_validation and not self._impossible:
             self._keep(batch)
-            if self.config.criterion == "dormant":
-                self._begin(pl_module)
+
+    def before_validation_batch(self, pl_module: Any) -> None:
+        """Start measuring, where that is done at validation."""
+        if self._measures_validation:
+            self._begin(pl_module)
 
     def after_validation_batch(self) -> None:
         """Stop measuring."""
-        if self.at_validation and self.config.criterion == "dormant" and not self._impossible:
+        if self._measures_validation:
             self._end()
 
     def after_validation(
@@ -97,7 +105,7 @@ class Reviver:
                 dead[name][layer.dead] = True
         told = self._told(dead)
         if self.at_validation and not self._impossible:
-            if self.config.criterion == "dormant":
+            if self._measures_validation:
                 dead = self._verdict(trainer, pl_module)
             self._pending = self._schedule.judge(dead)
             self._stale = True

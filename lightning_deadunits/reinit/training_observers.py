@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.compiled import keep_eager
-from lightning_deadunits.observation.observer import LayerCounts, Observer, _Count
-from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.site import Site
+from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.processes import Together
 
@@ -81,16 +82,13 @@ class Zeros(TrainingObserver):
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""
-        counts = {name: _moved(vars(counts), "cpu") for name, counts in self.counts.items()}
+        counts = {name: _moved(counts._asdict(), "cpu") for name, counts in self.counts.items()}
         return {"counts": counts, "unjudged": dict(self.unjudged)}
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """See :class:`TrainingObserver`."""
-        for name, own in saved["counts"].items():
-            if name in self.counts:
-                self._add(self.counts[name], _Count(**_moved(own, device)))
-            else:
-                self.counts[name] = LayerCounts(**_moved(own, device))
+        counts = saved["counts"].items()
+        self._add({name: LayerCounts(**_moved(own, device)) for name, own in counts})
         self.unjudged.update(saved["unjudged"])
 
 
@@ -106,13 +104,13 @@ class Magnitudes(TrainingObserver):
     def __init__(self, model: Any, watch: Watch, tau: float) -> None:
         super().__init__(model, watch)
         self._tau = tau
-        self._sums: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
         self._means: dict[str, Tensor] = {}
 
     def reset(self) -> None:
         """Start a new window."""
         super().reset()
-        self._sums = {}
+        self._totals = {}
 
     def begin(self) -> None:
         """Start one forward pass."""
@@ -123,7 +121,7 @@ class Magnitudes(TrainingObserver):
     def fold(self) -> None:
         """Add what the last pass has measured."""
         for name, mean in self._means.items():
-            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+            self._totals[name] = self._totals[name] + mean if name in self._totals else mean
         self._means.clear()
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
@@ -143,12 +141,12 @@ class Magnitudes(TrainingObserver):
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""
-        return _moved(self._sums, "cpu")
+        return _moved(self._totals, "cpu")
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """See :class:`TrainingObserver`."""
         for name, own in _moved(saved, device).items():
-            self._sums[name] = self._sums[name] + own if name in self._sums else own
+            self._totals[name] = self._totals[name] + own if name in self._totals else own
 
 
 keep_eager(TrainingObserver.__torch_function__)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -38,3 +40,20 @@ def peak_bytes(run: Callable[[], None], device: torch.device) -> int:
             held += event.nbytes()
             most = max(most, held)
     return most
+
+
+def keep_heap() -> None:
+    """Have the C library keep memory that was freed, where it can be told to.
+
+    Otherwise glibc gives large activations back to the system and gets them anew in every pass, at
+    the cost of a page fault per 4 KiB, in an order that any other allocation changes: the time of
+    a pass then varies by more than what is measured, up and down.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter, value in ((_TRIM_THRESHOLD, 1 << 30), (_MMAP_MAX, 0)):
+            mallopt(parameter, value)
+
+
+_TRIM_THRESHOLD = -1
+_MMAP_MAX = -4

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits import find_dead_units
-from lightning_deadunits.observation.observer import LayerCounts, Observer
+from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.sums import LayerCounts
 
 
 class Block(nn.Module):

@@ -258,7 +258,7 @@ def test_a_failure_of_ours_is_a_warning_with_its_traceback(
     def broken(*_: object) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("lightning_deadunits.observation.observer.count_values", broken)
+    monkeypatch.setattr("lightning_deadunits.observation.observer.count_columns", broken)
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
     with pytest.warns(UserWarning, match="(?s)Layer '1' cannot be observed.*in broken"):
         report = find_dead_units(net, [torch.randn(2, 3)])

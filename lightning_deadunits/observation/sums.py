@@ -1,0 +1,111 @@
+"""Sums of counts: of one layer over passes, and of all layers of equal passes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.counting_cpu import Columns
+from lightning_deadunits.observation.activations import Kind
+from lightning_deadunits.observation.site import Site
+
+
+class LayerCounts(NamedTuple):
+    """What one layer has shown. A tuple, for Dynamo returns it from compiled regions.
+
+    Attributes:
+        zeros: Zeros per unit, int64 of shape ``(U,)``, on the layer's device.
+        nonfinite: NaN and infinite values of all units together.
+        observations: Values seen per unit.
+        unit_dim: Axis of the activation that indexes the units.
+        kind: Whether the units can be zero at rest.
+        assumed: True if nothing told which axis the units are on.
+    """
+
+    zeros: Tensor
+    nonfinite: int | Tensor
+    observations: int | Tensor
+    unit_dim: int
+    kind: Kind
+    assumed: bool
+
+    def plus(self, count: LayerCounts) -> LayerCounts:
+        """Return the sum of both."""
+        return self._replace(
+            zeros=self.zeros + count.zeros,
+            nonfinite=self.nonfinite + count.nonfinite,
+            observations=self.observations + count.observations,
+        )
+
+
+class Pending(NamedTuple):
+    """What one layer has shown in this pass, not summed per unit yet."""
+
+    site: Site
+    columns: Columns
+
+    def counts(self) -> LayerCounts:
+        """Sum it per unit."""
+        columns = self.columns
+        seen = columns.observations
+        return _counts(self.site, seen - columns.nonzeros(), columns.nonfinite, seen)
+
+
+class _Layer(NamedTuple):
+    """What must be alike for passes to be added: ``size`` whole numbers, ``fold`` for each unit."""
+
+    name: str
+    site: Site
+    observations: int
+    fold: int
+    size: int
+
+
+class PassSums:
+    """Adds passes up as long as they are alike, which most are: three calls of torch for each."""
+
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self._layers: list[_Layer] = []
+        self._total: Tensor | None = None
+        self._nonfinite: list[int] = []
+        self._passes = 0
+
+    def add(self, pending: Mapping[str, Pending]) -> dict[str, LayerCounts]:
+        """Add one pass; return the sums so far, and start anew, if it is unlike those before."""
+        if not pending:
+            return {}
+        layers, parts = [], []
+        for name, (site, columns) in pending.items():
+            part, fold = columns.unsummed()
+            layers.append(_Layer(name, site, columns.observations, fold, len(part)))
+            parts.append(part)
+        before = self.flush() if layers != self._layers else {}
+        values = torch.cat(parts)
+        self._total = values.long() if self._total is None else self._total + values
+        nonfinite = [columns.nonfinite for _, columns in pending.values()]
+        known = self._nonfinite or [0] * len(layers)
+        self._nonfinite = [a + b for a, b in zip(known, nonfinite, strict=True)]
+        self._layers, self._passes = layers, self._passes + 1
+        return before
+
+    def flush(self) -> dict[str, LayerCounts]:
+        """Return the sums so far, and start anew."""
+        counts: dict[str, LayerCounts] = {}
+        if self._total is not None:
+            totals = torch.split(self._total, [layer.size for layer in self._layers])
+            for layer, total, nonfinite in zip(self._layers, totals, self._nonfinite, strict=True):
+                fired = total.view(layer.fold, -1).sum(0)
+                seen = layer.observations * self._passes
+                counts[layer.name] = _counts(layer.site, seen - fired, nonfinite, seen)
+        self._clear()
+        return counts
+
+
+def _counts(site: Site, zeros: Tensor, nonfinite: int, observations: int) -> LayerCounts:
+    return LayerCounts(zeros, nonfinite, observations, site.unit_dims[0], site.kind, site.assumed)
