@@ -22,7 +22,7 @@ FLOORS = [
     ["processes"],
     ["reinit"],
     ["tensorboard_plugin"],
-    ["loggers", "guard", "monitor"],
+    ["loggers", "guard", "together", "monitor"],
     ["callback", "pytorch_lightning"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}
