@@ -20,25 +20,17 @@ from lightning_deadunits.loggers import log_scalars, write_validation
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import ProcessFailedError, report_of
-from lightning_deadunits.processes import (
-    check_takes_part,
-    device_of,
-    gather_objects,
-    logged_step,
-    sum_tensors,
-)
+from lightning_deadunits.processes import check_takes_part, logged_step
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.reviver import Reviver
 from lightning_deadunits.reinit.training_observers import Watch
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import (
-    SelectionError,
     check_every_n_batches,
-    check_found,
     check_possible,
     check_threshold,
 )
+from lightning_deadunits.together import check_selection, report_of_all
 
 
 class DeadUnitMonitor:
@@ -205,15 +197,23 @@ class DeadUnitMonitor:
         self._let_go()
         if self._guard.all_know:
             return
-        self._check_selection(trainer)
-        if not trainer.sanity_checking:
-            report = self._summed_report(trainer, pl_module)
-            if report is not None:
-                self._take_note(trainer, pl_module, report)
-                # Not guarded: on every process alike, or one would wait for the others later.
-                if self._active_reviver is not None and trainer.state.fn == "fit":
-                    told = self._active_reviver.after_validation(trainer, pl_module, report)
-                    self._tell_outcome(trainer, told)
+        if not self._checked:
+            self._checked = check_selection(
+                trainer, self._observer, self._guard, self.layers, self.exclude,
+                of_sample(self.every_n_batches),
+            )  # fmt: skip
+        if trainer.sanity_checking:
+            return
+        seen = self._seen() or ({}, {}, {})
+        options = dict(dead_threshold=self.dead_threshold, atol=self.atol)
+        report = report_of_all(trainer, pl_module, seen, self._guard, **options)
+        if report is not None:
+            report = replace(report, every_n_batches=self.every_n_batches)
+            self._take_note(trainer, pl_module, report)
+            # Not guarded: on every process alike, or one would wait for the others later.
+            if self._active_reviver is not None and trainer.state.fn == "fit":
+                told = self._active_reviver.after_validation(trainer, pl_module, report)
+                self._tell_outcome(trainer, told)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
@@ -225,31 +225,6 @@ class DeadUnitMonitor:
             warn_of_gaps(self.report, self._told)
             warn_of_cuts(self.report, self._cut)
 
-    def _summed_report(self, trainer: Any, pl_module: Any) -> DeadUnitsReport | None:
-        """Return what all processes saw, None if monitoring failed on one and all gave up."""
-        seen = self._seen() or ({}, {}, {})
-        try:
-            # Every process takes part, also one whose monitoring failed: the others wait for it.
-            report = report_of(
-                *seen,
-                dead_threshold=self.dead_threshold,
-                atol=self.atol,
-                device=device_of(trainer, pl_module),
-                gather=lambda value: gather_objects(trainer, value),
-                reduce=lambda vector: sum_tensors(trainer, vector),
-                failed=self._guard.gave_up,
-            )
-        except ProcessFailedError as error:
-            self._guard.all_know = True
-            self._guard.give_up(error)
-            return None
-        except Exception as error:
-            if trainer.world_size > 1:
-                raise  # going on alone would leave the others waiting
-            self._guard.give_up(error)
-            return None
-        return replace(report, every_n_batches=self.every_n_batches)
-
     @guarded
     def _seen(self) -> tuple[dict[str, LayerCounts], dict[str, str], dict[str, str]] | None:
         observer = self._observer
@@ -257,30 +232,6 @@ class DeadUnitMonitor:
             return None
         counts, sampled = observer.counts, of_sample(self.every_n_batches)
         return counts, observer.unjudged, {n: why + sampled for n, why in observer.unseen().items()}
-
-    def _check_selection(self, trainer: Any) -> None:
-        """At the first validation it is known what runs: raise before training, warn later."""
-        if self._checked:
-            return
-        # Every process takes part, also one whose monitoring failed: the others wait for it.
-        observer = self._observer
-        here = ([], []) if observer is None else (list(observer.met), list(observer.never_met))
-        everywhere = gather_objects(trainer, here)
-        found = [name for met, _ in everywhere for name in met]
-        never = [name for _, met in everywhere for name in met]
-        if trainer.sanity_checking and not found and not never:
-            return  # the step may leave the model out of the sanity check
-        self._checked = True
-        if self._guard.gave_up:
-            return
-        try:
-            check_found(found, never, self.layers, self.exclude)
-        except SelectionError as found_none:
-            error = SelectionError(f"{found_none}{of_sample(self.every_n_batches)}")
-            if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.global_step:
-                warnings.warn(f"DeadUnitCallback: {error}", stacklevel=2)
-            else:
-                raise error from None
 
     @guarded
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

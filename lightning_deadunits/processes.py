@@ -58,7 +58,7 @@ def sum_tensors(trainer: Any, tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Together:
+class Processes:
     """The processes of a Trainer, as those need them who know no Trainer."""
 
     trainer: Any

@@ -22,7 +22,7 @@ FLOORS = [
     ["processes"],
     ["reinit"],
     ["tensorboard_plugin"],
-    ["loggers", "event_log", "guard", "monitor"],
+    ["loggers", "event_log", "guard", "together", "monitor"],
     ["callback", "pytorch_lightning"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}

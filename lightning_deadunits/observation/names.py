@@ -22,7 +22,7 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
     names: dict[nn.Module, str] = {}
     owners: dict[str, str] = {}
     for path, module in model.named_modules():
-        own = ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+        own = _unwrapped(path)
         name = base = clean(path)
         number = 1
         # Two names that differ in what a tag cannot hold must not become one.
@@ -35,8 +35,11 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
 
 def clean(name: str) -> str:
     """Drop wrappers from a qualified name and replace what TensorBoard tags cannot hold."""
-    parts = [part for part in name.split(".") if part not in _WRAPPERS]
-    return _FORBIDDEN.sub("_", ".".join(parts))
+    return _FORBIDDEN.sub("_", _unwrapped(name))
+
+
+def _unwrapped(path: str) -> str:
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 def called(base: str, earlier_calls: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.processes import Together, gather_objects
+from lightning_deadunits.processes import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.fitness import model_refusal
 from lightning_deadunits.reinit.initial_scale import initial_scales
@@ -124,7 +124,7 @@ class Reviver:
                 stacklevel=2,
             )
             return {}
-        return self._window.verdict(Together(trainer, pl_module))
+        return self._window.verdict(Processes(trainer, pl_module))
 
     def _begin(self, pl_module: Any) -> None:
         if self._failure is None and not self._ended:

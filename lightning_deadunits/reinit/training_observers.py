@@ -13,7 +13,7 @@ from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import report_of
-from lightning_deadunits.processes import Together
+from lightning_deadunits.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrainingObserver(Observer):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
-    def verdict(self, together: Together) -> dict[str, Tensor]:
+    def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """Return which units of each layer are due, by what all processes have seen."""
         raise NotImplementedError
 
@@ -63,16 +63,16 @@ class TrainingObserver(Observer):
 class Zeros(TrainingObserver):
     """Counts zeros: a unit is due if it is dead."""
 
-    def verdict(self, together: Together) -> dict[str, Tensor]:
+    def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """See :class:`TrainingObserver`."""
         report = report_of(
             self.counts,
             self.unjudged,
             dead_threshold=self.watch.dead_threshold,
             atol=self.watch.atol,
-            device=together.device,
-            gather=together.gather,
-            reduce=together.sum,
+            device=processes.device,
+            gather=processes.gather,
+            reduce=processes.sum,
         )
         return {
             name: layer.zero_rate >= self.watch.dead_threshold
@@ -131,10 +131,10 @@ class Magnitudes(TrainingObserver):
         self._means[site.name] = (values.mean(others) if others else values).flatten()
         return output
 
-    def verdict(self, together: Together) -> dict[str, Tensor]:
+    def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """See :class:`TrainingObserver`."""
         total: dict[str, Tensor] = {}
-        for sums in together.gather(self.saved()):
+        for sums in processes.gather(self.saved()):
             for name, values in sums.items():
                 total[name] = total[name] + values if name in total else values
         return {name: own <= self._tau * own.mean() for name, own in total.items() if own.any()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.processes import Together, gather_objects
+from lightning_deadunits.processes import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.training_observers import (
     Magnitudes,
@@ -58,12 +58,12 @@ class Window:
             self._observer.end()
             self._observer.detach()
 
-    def verdict(self, together: Together) -> dict[str, Tensor]:
+    def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """Return which units of each layer are due, by what all processes saw; start anew."""
         self._batches = 0
         if self._observer is None:
             return {}
-        due = self._observer.verdict(together)
+        due = self._observer.verdict(processes)
         self._observer.reset()
         return due
 

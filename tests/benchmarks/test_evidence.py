@@ -105,11 +105,12 @@ def test_collectives_depend_neither_on_the_layers_nor_on_the_processes() -> None
 
 def test_scale_draws_a_panel_per_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPLBACKEND", "agg")
-    for axis in ("LAYERS", "UNITS", "BATCH", "BATCHES"):
+    for axis in ("LAYERS", "UNITS", "BATCH", "BATCHES", "EVERY", "VALIDATIONS"):
         monkeypatch.setattr(scale, axis, [1, 2])
     picture = tmp_path / "scale.png"
     results = scale.main(["--pairs", "1", "--ranks", "1", "--picture", str(picture)])
-    assert list(results) == ["layers", "units", "batch size", "batches", "processes"]
+    sizes = ["layers", "units", "batch size", "batches"]
+    assert list(results) == [*sizes, "every_n_batches", "validations", "processes"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
