@@ -22,8 +22,8 @@ from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.processes import check_takes_part, logged_step
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
-from lightning_deadunits.reinit.reviver import Reviver
-from lightning_deadunits.reinit.training_observers import Watch
+from lightning_deadunits.reinit.training.observers import Watch
+from lightning_deadunits.reinit.training.reviver import Reviver
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import (
     check_every_n_batches,

@@ -12,6 +12,7 @@ import pytest
 import lightning_deadunits
 
 PACKAGE = Path(lightning_deadunits.__file__).parent
+REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
@@ -24,6 +25,19 @@ FLOORS = [
     ["tensorboard_plugin"],
     ["loggers", "event_log", "guard", "together", "monitor"],
     ["callback", "pytorch_lightning"],
+]
+# And within re-initialisation, from what weights and calls are up to what a Trainer does.
+FLOORS_OF_REINIT = [
+    ["config", "report", "weight_slice", "values"],
+    ["edit", "parameters"],
+    ["operations"],
+    ["running"],
+    ["tracing", "optimizers"],
+    ["surgery"],
+    ["fitness", "known_traces"],
+    ["planning"],
+    ["event"],
+    ["revive", "training"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}
 
@@ -48,14 +62,30 @@ def imports(path: Path, nested: bool = False) -> set[str]:
     return names
 
 
+def allowed(room: str, floors: list[list[str]]) -> set[str]:
+    """Return the rooms that one may import from: those of its floor and below."""
+    floor = next(i for i, rooms in enumerate(floors) if room in rooms)
+    return {name for rooms in floors[: floor + 1] for name in rooms}
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
-    floor = next(i for i, rooms in enumerate(FLOORS) if room(path) in rooms)
-    allowed = {name for rooms in FLOORS[: floor + 1] for name in rooms}
-    if room(path) == "tensorboard_plugin":
-        allowed = {"tensorboard_plugin"}
-    ours = {name.split(".")[1] for name in imports(path) if name.startswith("lightning_deadunits.")}
-    assert ours <= allowed
+    ours = [
+        name.split(".")[1:] for name in imports(path) if name.startswith("lightning_deadunits.")
+    ]
+    alone = {"tensorboard_plugin"} if room(path) == "tensorboard_plugin" else None
+    assert {first for first, *_ in ours} <= (alone or allowed(room(path), FLOORS))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in modules() if room(path) == "reinit" and path.name != "__init__.py"],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_imports_point_one_way_within_reinit(path: Path) -> None:
+    own = path.relative_to(PACKAGE / "reinit").parts[0].removesuffix(".py")
+    ours = [name.split(".")[2] for name in imports(path) if name.startswith(f"{REINIT}.")]
+    assert set(ours) <= allowed(own, FLOORS_OF_REINIT)
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lightning_deadunits.observation.names import as_patterns, selects
-from lightning_deadunits.reinit.baseline import Baseline, check_exist
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.fitness import model_refusal
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.planning import Planner
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
-from lightning_deadunits.reinit.session import Session, UnitKey
-from lightning_deadunits.reinit.surgery import Outcome, Surgeon
+from lightning_deadunits.reinit.running.baseline import Baseline, check_exist
+from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.running.session import Session, UnitKey
+from lightning_deadunits.reinit.surgery.draws import Draws
+from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon
 from lightning_deadunits.reinit.tracing import Trace
 from lightning_deadunits.reinit.weight_slice import WeightSlice
-from lightning_deadunits.reinit.weights import Draws
 
 
 class Event:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.probe import Recording
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.running.probe import Recording
+from lightning_deadunits.reinit.running.session import Session, UnitKey
+from lightning_deadunits.reinit.surgery.verification import allowed
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
-from lightning_deadunits.reinit.verification import allowed, channel_of
+from lightning_deadunits.reinit.values import channel_of
 
 _SHARDING = {
     "FullyShardedDataParallel",

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.reinit.probe import Recording
-from lightning_deadunits.reinit.session import UnitKey
+from lightning_deadunits.reinit.running.probe import Recording
+from lightning_deadunits.reinit.running.session import UnitKey
 from lightning_deadunits.reinit.tracing import Trace, UnitTrace
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lightning_deadunits.reinit.baseline import Baseline
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.fitness import loudness, trace_refusal
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.session import Session, UnitKey
-from lightning_deadunits.reinit.surgery import with_ties
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.running.baseline import Baseline
+from lightning_deadunits.reinit.running.session import Session, UnitKey
+from lightning_deadunits.reinit.surgery.surgeon import with_ties
 from lightning_deadunits.reinit.tracing import Trace, trace
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.report import ReinitReport, Units
+from lightning_deadunits.reinit.running.example import Example
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.scan import call
 

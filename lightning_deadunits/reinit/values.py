@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,11 @@ def silenced(output: Tensor, unit_dims: tuple[int, ...], units: list[int]) -> Te
     return replaced(output, output.masked_fill(mask_of(output, unit_dims, units), 0.0))
 
 
-def channel_values(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
-    """Return the values of one channel, shape ``(P,)``."""
-    others = [axis for axis in range(tensor.ndim) if axis not in axes]
-    channels = torch.Size([tensor.shape[axis] for axis in axes]).numel()
-    return tensor.permute(*others, *axes).reshape(-1, channels)[:, channel]
+def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
+    """Return the values of one channel; cheap where one axis indexes the channels."""
+    if len(axes) == 1:
+        return tensor.select(axes[0], channel)
+    index: list[Any] = [slice(None)] * tensor.ndim
+    for axis in reversed(axes):
+        channel, index[axis] = divmod(channel, tensor.shape[axis])
+    return tensor[tuple(index)]

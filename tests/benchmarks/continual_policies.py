@@ -13,11 +13,11 @@ from torch import nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.initial_scale import initial_scales
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
-from lightning_deadunits.reinit.schedule import Schedule
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.training.schedule import Schedule
 from tests.benchmarks.continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
 from tests.benchmarks.slowly_changing import Floats
 

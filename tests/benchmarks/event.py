@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.running.example import Example
 from tests.benchmarks.cost import seconds
 from tests.benchmarks.overhead_nets import resnet18
 from tests.benchmarks.result_file import write_results

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn, optim
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from lightning_deadunits.reinit.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
 from tests.mortal import AT_VALIDATION, SCHEDULES, Mortal, differing, events, state_of, trained
 
 

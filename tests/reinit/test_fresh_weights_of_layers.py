@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.initial_scale import initial_scales
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
 from tests.zoo import kill
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.passes import Example
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.report import ReinitReport
+from lightning_deadunits.reinit.running.example import Example
 from tests.zoo import kill
 
 

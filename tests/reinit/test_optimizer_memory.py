@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 

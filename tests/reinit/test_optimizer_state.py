@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
-from lightning_deadunits.reinit.optimizer_state import (
+from lightning_deadunits.reinit.optimizers.state import (
     memory_of,
     optimizers_inside,
     refusal,

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from lightning_deadunits.reinit.agreement import RanksDifferError
+from lightning_deadunits.reinit.training.agreement import RanksDifferError
 from tests.mortal import (
     AT_VALIDATION,
     SCHEDULES,

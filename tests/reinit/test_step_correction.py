@@ -7,8 +7,8 @@ import torch
 from elementwise_adam import ElementwiseAdam
 from torch import optim
 
-from lightning_deadunits.reinit.optimizer_state import reset_
-from lightning_deadunits.reinit.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.state import reset_
+from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 SHAPES = ((6, 4, 2, 2), (6,), (3, 6))

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
-from lightning_deadunits.reinit.agreement import RanksDifferError
-from lightning_deadunits.reinit.windows import Window
+from lightning_deadunits.reinit.training.agreement import RanksDifferError
+from lightning_deadunits.reinit.training.windows import Window
 from tests.zoo import kill
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
-from lightning_deadunits.reinit import edit, planning, revive, surgery
+from lightning_deadunits.reinit import edit, planning, revive
 from lightning_deadunits.reinit.operations import Operation
+from lightning_deadunits.reinit.surgery import surgeon
 from lightning_deadunits.reinit.tracing import Trace, search
 from tests.zoo import Net, ResNet, conv, kill
 
@@ -89,7 +90,7 @@ def test_stale_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = snapshot(net, optimizer)
-    monkeypatch.setattr(surgery, "_clear_gradients", lambda planned: None)
+    monkeypatch.setattr(surgeon, "_clear_gradients", lambda planned: None)
     report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert report.reinitialised == {}
     assert all("gradient" in reason for reason in report.refused["relu"].values())
@@ -270,14 +271,14 @@ def test_what_was_done_before_a_failure_is_taken_back_too(
     net, x, optimizer = network()
     before = snapshot(net, optimizer)
     monkeypatch.setattr(search, "reading_parts", wrong_for_two)
-    operate = surgery.Surgeon._operate_on
+    operate = surgeon.Surgeon._operate_on
 
     def failing(self: Any, traces: Any, outcome: Any) -> None:
         if outcome.units:
             raise KeyboardInterrupt
         operate(self, dict(reversed(traces.items())), outcome)
 
-    monkeypatch.setattr(surgery.Surgeon, "_operate_on", failing)
+    monkeypatch.setattr(surgeon.Surgeon, "_operate_on", failing)
     with pytest.raises(KeyboardInterrupt):
         reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert untouched(before, net, optimizer)

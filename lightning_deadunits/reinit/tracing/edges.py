@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.sightings import Place
 
 

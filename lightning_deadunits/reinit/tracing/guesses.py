@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from torch import Size
 
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.leaks import Leaks
 from lightning_deadunits.reinit.tracing.marking import Marker, marks_of, width_of

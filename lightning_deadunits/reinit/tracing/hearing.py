@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.operations import Channel, Operation
-from lightning_deadunits.reinit.probe import Recording, Visitor
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.probe import Recording, Visitor
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.edges import Readers
-from lightning_deadunits.reinit.values import channel_values, silenced
+from lightning_deadunits.reinit.values import channel_of, silenced
 
 _NOISES = ((2.0, True), (2.0, False), (0.1, False), (1e-3, False))
 
@@ -76,7 +76,7 @@ class _Silence(Visitor):
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.recorded.call(index, operation, out)
         for channel in self._channels.get(index, ()):
-            values = channel_values(reads[0], operation.read_axes, channel)
+            values = channel_of(reads[0], operation.read_axes, channel).flatten()
             if bool((values != 0).any()):
                 constant = bool((values == values[0]).all())
                 what = "a constant that others set" if constant else "other, live values"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Channel, Operation
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.seeking import Seeker
 from lightning_deadunits.reinit.values import replaced

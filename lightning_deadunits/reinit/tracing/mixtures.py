@@ -14,7 +14,7 @@ from operator import or_
 import torch
 
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.asking import Answers, ask, channels_of
 from lightning_deadunits.reinit.tracing.marking import width_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Channel, Where
-from lightning_deadunits.reinit.session import Session
+from lightning_deadunits.reinit.running.session import Session
 from lightning_deadunits.reinit.tracing.trace import Part, Role
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Operation
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.cells import CellsLostError
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.edges import Edges, Readers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.guesses import guess_sources
 from lightning_deadunits.reinit.tracing.leaks import Leaks, find_leaks
 from lightning_deadunits.reinit.tracing.parts import link_parts, making_parts, reading_parts

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.sites import Site
-from lightning_deadunits.reinit.probe import PathChangedError, Visitor
 from lightning_deadunits.reinit.report import by_layer
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.probe import PathChangedError, Visitor
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.cells import CellsLostError
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.sightings import Kind, Place, Sightings

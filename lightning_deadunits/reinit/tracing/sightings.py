@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.probe import PathChangedError
+from lightning_deadunits.reinit.running.probe import PathChangedError
 from lightning_deadunits.reinit.tracing.codes import Codebook, codes_in
 
 Kind = Literal["read", "unit", "norm", "link", "product", "opaque", "output"]

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from lightning_deadunits.reinit.calls import Call
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.probe import PathChangedError
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.calls import Call
+from lightning_deadunits.reinit.running.probe import PathChangedError
+from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.asking import Answers, ask, channels_of
 from lightning_deadunits.reinit.tracing.cells import CellsLostError
 from lightning_deadunits.reinit.tracing.mixtures import separated

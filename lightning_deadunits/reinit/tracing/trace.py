@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.session import UnitKey
+from lightning_deadunits.reinit.running.session import UnitKey
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 Role = Literal["weight", "bias", "scale", "shift"]

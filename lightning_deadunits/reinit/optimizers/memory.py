@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.reinit.optimizer_state import (
+from lightning_deadunits.reinit.optimizers.state import (
     group_of,
     memory_of,
     optimizers_inside,
     refusal,
     reset_,
 )
-from lightning_deadunits.reinit.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import Parameters
-from lightning_deadunits.reinit.passes import Change, Example
-from lightning_deadunits.reinit.probe import PathChangedError, Probe, Recording, Visitor
+from lightning_deadunits.reinit.running.example import Change, Example
+from lightning_deadunits.reinit.running.probe import PathChangedError, Probe, Recording, Visitor
 
 R = TypeVar("R", bound=Recording)
 

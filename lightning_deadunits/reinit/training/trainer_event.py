@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from typing import Any
 
 from lightning_deadunits.processes import gather_objects
-from lightning_deadunits.reinit.agreement import agreed, edited, same_buffers
-from lightning_deadunits.reinit.averages import copies_of, edit_copies_
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.keepsake import mapped_tensors, portable
 from lightning_deadunits.reinit.known_traces import KnownTraces
-from lightning_deadunits.reinit.lightning_step import step_of
-from lightning_deadunits.reinit.passes import Example
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.trainer_memory import TrainerMemory
+from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.training.agreement import agreed, edited, same_buffers
+from lightning_deadunits.reinit.training.averages import copies_of, edit_copies_
+from lightning_deadunits.reinit.training.keepsake import mapped_tensors, portable
+from lightning_deadunits.reinit.training.lightning_step import step_of
+from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
 
 
 def attempt(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_deadunits.processes import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.training_observers import (
+from lightning_deadunits.reinit.training.observers import (
     Magnitudes,
     TrainingObserver,
     Watch,

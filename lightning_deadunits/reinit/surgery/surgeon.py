@@ -9,13 +9,13 @@ import torch
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.operations import Channel
-from lightning_deadunits.reinit.probe import PathChangedError, Recording
 from lightning_deadunits.reinit.report import by_layer
-from lightning_deadunits.reinit.session import Session, UnitKey
+from lightning_deadunits.reinit.running.probe import PathChangedError, Recording
+from lightning_deadunits.reinit.running.session import Session, UnitKey
+from lightning_deadunits.reinit.surgery.draws import Draws
+from lightning_deadunits.reinit.surgery.verification import DisturbedError, Settled, Stressed
 from lightning_deadunits.reinit.tracing import Part, UnitTrace
-from lightning_deadunits.reinit.verification import DisturbedError, Settled, Stressed
 from lightning_deadunits.reinit.weight_slice import WeightSlice
-from lightning_deadunits.reinit.weights import Draws
 
 Traces = dict[UnitKey, UnitTrace]
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from lightning_deadunits.processes import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.fitness import model_refusal
-from lightning_deadunits.reinit.initial_scale import initial_scales
-from lightning_deadunits.reinit.keepsake import Keepsake, plain
 from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.schedule import Schedule
-from lightning_deadunits.reinit.trainer_event import attempt
-from lightning_deadunits.reinit.trainer_memory import TrainerMemory
-from lightning_deadunits.reinit.training_observers import Watch
-from lightning_deadunits.reinit.windows import Window
+from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.training.keepsake import Keepsake, plain
+from lightning_deadunits.reinit.training.observers import Watch
+from lightning_deadunits.reinit.training.schedule import Schedule
+from lightning_deadunits.reinit.training.trainer_event import attempt
+from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
+from lightning_deadunits.reinit.training.windows import Window
 from lightning_deadunits.report import DeadUnitsReport
 
 

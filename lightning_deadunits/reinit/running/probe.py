@@ -11,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.sites import Site, SiteMode
-from lightning_deadunits.reinit.calls import Call, Use, shapes_of, titles
-from lightning_deadunits.reinit.marks import is_readable, with_marks
 from lightning_deadunits.reinit.operations import (
     PRODUCTS,
     Copies,
@@ -22,6 +20,8 @@ from lightning_deadunits.reinit.operations import (
     tensors_of,
 )
 from lightning_deadunits.reinit.parameters import Parameters
+from lightning_deadunits.reinit.running.calls import Call, Use, shapes_of, titles
+from lightning_deadunits.reinit.running.marks import is_readable, with_marks
 
 
 class PathChangedError(Exception):

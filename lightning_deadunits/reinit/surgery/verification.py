@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.operations import Channel, Operation
-from lightning_deadunits.reinit.probe import Recording, Visitor
-from lightning_deadunits.reinit.values import replaced, silenced
+from lightning_deadunits.reinit.running.probe import Recording, Visitor
+from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
 
@@ -169,13 +169,3 @@ def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
     The order of a sum may change with its terms: by default a few units in the last place.
     """
     return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
-
-
-def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
-    """Return the values of one channel; cheap where one axis indexes the channels."""
-    if len(axes) == 1:
-        return tensor.select(axes[0], channel)
-    index: list[Any] = [slice(None)] * tensor.ndim
-    for axis in reversed(axes):
-        channel, index[axis] = divmod(channel, tensor.shape[axis])
-    return tensor[tuple(index)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.update_rules import MOMENTS, UpdateRule
+from lightning_deadunits.reinit.optimizers.update_rules import MOMENTS, UpdateRule
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 

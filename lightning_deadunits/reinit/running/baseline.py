@@ -7,11 +7,10 @@ from torch import Tensor
 
 from lightning_deadunits.observation.activations import zero_atol
 from lightning_deadunits.observation.sites import Site
-from lightning_deadunits.reinit.probe import Recording
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.session import Session, UnitKey
-from lightning_deadunits.reinit.values import silenced
-from lightning_deadunits.reinit.verification import channel_of
+from lightning_deadunits.reinit.running.probe import Recording
+from lightning_deadunits.reinit.running.session import Session, UnitKey
+from lightning_deadunits.reinit.values import channel_of, silenced
 from lightning_deadunits.selection import listed
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_deadunits.reinit.fresh_weights import FreshWeights
-from lightning_deadunits.reinit.optimizer_state import group_of
-from lightning_deadunits.reinit.update_rules import update_rule
+from lightning_deadunits.reinit.optimizers.fresh_weights import FreshWeights
+from lightning_deadunits.reinit.optimizers.state import group_of
+from lightning_deadunits.reinit.optimizers.update_rules import update_rule
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 # Looking for what has expired reads `step`, which waits for the device: rarely, therefore.

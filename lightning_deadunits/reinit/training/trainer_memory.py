@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_deadunits.reinit.optimizer_memory import OptimizerMemory
-from lightning_deadunits.reinit.optimizer_state import held_by
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import held_by
 
 
 def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:

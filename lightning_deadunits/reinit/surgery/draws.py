@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import Init
-from lightning_deadunits.reinit.initial_scale import rescaled, rms
-from lightning_deadunits.reinit.session import Session
+from lightning_deadunits.reinit.running.session import Session
+from lightning_deadunits.reinit.surgery.initial_scale import rescaled, rms
 from lightning_deadunits.reinit.tracing import Part
 
 _MOST_LIVE = 256

@@ -1,0 +1,1 @@
+"""What optimizers remember of weights, and how they forget some of them."""

@@ -1,0 +1,1 @@
+"""Writes fresh and silent weights, verifies that nothing else changed, and takes back what did."""
