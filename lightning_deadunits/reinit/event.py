@@ -120,7 +120,7 @@ class Event:
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(session, planner, planned)
-        planned.refused |= self.outcome.refused
+        planned.refused |= self.outcome.refused | self.outcome.stuck
         self.touched = touched(self.outcome, session)
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
@@ -151,9 +151,11 @@ def _nothing() -> None:
 
 
 def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:
-    """Tell whether a thorough search found more that makes silent units."""
+    """Tell whether a thorough search found more that makes silent units, or what must be left."""
     return all(unit in thorough.units for unit in planned.units) and any(
-        len(thorough.units[unit].makes) > len(planned.units[unit].makes) for unit in silent
+        len(thorough.units[unit].makes) > len(planned.units[unit].makes)
+        or (thorough.units[unit].left is not None and planned.units[unit].left is None)
+        for unit in silent
     )
 
 

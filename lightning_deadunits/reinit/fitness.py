@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.remainder import remainder
 from lightning_deadunits.reinit.running.probe import Recording
 from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.surgery.verification import allowed
@@ -61,34 +62,53 @@ def loudness(
     return None
 
 
-def trace_refusal(
+def editable(
     session: Session, training: Recording, memory: OptimizerMemory, trace: UnitTrace
-) -> str | None:
-    """Say why the weights of a unit cannot be edited, None if they can."""
+) -> UnitTrace | str:
+    """Return what of a trace can be edited, or why that is too little.
+
+    What makes a unit may be left as it is in part, if it is frozen, tied or shared; what reads it
+    may not.
+    """
     if not any(part.role in ("weight", "scale") for part in trace.makes):
         return "the weights that make it are no parameters of the model"
-    reasons = (
-        _part_refusal(session, training, memory, part) for part in (*trace.makes, *trace.reads)
-    )
-    return next((reason for reason in reasons if reason), None)
+    left: dict[Part, str] = {}
+    for part in (*trace.makes, *trace.reads):
+        if (reason := _foreign_refusal(session, part)) is not None:
+            return reason
+        if (reason := _claim(session, training, part)) is not None:
+            if part in trace.reads:
+                return reason
+            left[part] = reason
+        elif (reason := _memory_refusal(session, memory, part)) is not None:
+            return reason
+    return remainder(session, training, trace, left) if left else trace
 
 
-def _part_refusal(
-    session: Session, training: Recording, memory: OptimizerMemory, part: Part
-) -> str | None:
+def _foreign_refusal(session: Session, part: Part) -> str | None:
+    reason = _foreign(parameter := part.weights.parameter)
+    return None if reason is None else f"{session.parameters.named(parameter).names[0]} is {reason}"
+
+
+def _claim(session: Session, training: Recording, part: Part) -> str | None:
+    """Say why weights are not the unit's alone to change, None if they are."""
     parameter = part.weights.parameter
     names = session.parameters.named(parameter).names
     if len(names) > 1:
         return f"{names[0]} is tied to {', '.join(names[1:])}"
-    if (reason := _foreign(parameter)) is not None:
-        return f"{names[0]} is {reason}"
     if not parameter.requires_grad:
         return f"{names[0]} is frozen"
     if (others := _others(session, training, part)) is not None:
         return f"{names[0]} is used more than once: {others}"
-    if (reason := memory.refusal(parameter)) is not None:
-        return f"{names[0]} cannot be forgotten in part: {reason}"
     return None
+
+
+def _memory_refusal(session: Session, memory: OptimizerMemory, part: Part) -> str | None:
+    parameter = part.weights.parameter
+    if (reason := memory.refusal(parameter)) is None:
+        return None
+    name = session.parameters.named(parameter).names[0]
+    return f"{name} cannot be forgotten in part: {reason}"
 
 
 def _foreign(parameter: Tensor) -> str | None:

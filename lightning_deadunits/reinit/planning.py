@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.fitness import loudness, trace_refusal
+from lightning_deadunits.reinit.fitness import editable, loudness
 from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.running.baseline import Baseline
 from lightning_deadunits.reinit.running.session import Session, UnitKey
-from lightning_deadunits.reinit.surgery.surgeon import with_ties
-from lightning_deadunits.reinit.tracing import Trace, trace
+from lightning_deadunits.reinit.tracing import Trace, UnitTrace, trace
+from lightning_deadunits.reinit.tracing.groups import with_ties
 
 
 class Planner:
@@ -58,11 +58,19 @@ class Planner:
                 self._known.remember(found, self._baseline, self.training)
         planned = Trace(dict(sorted(found.units.items())), found.refused | alive)
         for unit, own in found.units.items():
-            reason = trace_refusal(self._session, self.training, self._memory, own) or loudness(
-                self._session, self.training, unit, own, self._config.tolerance
-            )
-            if reason is not None:
-                planned.refused[unit] = reason
+            fit = self._fit(unit, own)
+            if isinstance(fit, str):
+                planned.refused[unit] = fit
                 del planned.units[unit]
+            else:
+                planned.units[unit] = fit
         with_ties(planned.units, planned.refused, found.units)
         return planned
+
+    def _fit(self, unit: UnitKey, trace: UnitTrace) -> UnitTrace | str:
+        """Return what of a trace can be edited, or the reason to refuse the unit."""
+        fit = editable(self._session, self.training, self._memory, trace)
+        if isinstance(fit, str):
+            return fit
+        tolerance = self._config.tolerance
+        return loudness(self._session, self.training, unit, fit, tolerance) or fit

@@ -11,7 +11,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from lightning_deadunits import find_dead_units, reinit_dead_units
-from tests.reinit.test_zoo import compared
+from tests.zoo.snapshot import compared
 
 TOKENS = {"vocab_size": 50, "num_attention_heads": 2, "num_hidden_layers": 2}
 IMAGE = {"image_size": 32, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

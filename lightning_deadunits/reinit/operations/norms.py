@@ -37,6 +37,7 @@ def norm(*names: str, mixes: bool) -> Callable[[Given], Described | None]:
             "norm", given.function, axes, sizes, axes, sizes, weight, bias,
             per_channel, per_channel, per_channel, mixes,
             running=None if mean is None or variance is None else (mean, variance),
+            fixed=any(key in named and not named[key] for key in ("training", "use_input_stats")),
         )  # fmt: skip
         return operation, [x]
 

@@ -41,6 +41,7 @@ class Operation:
         mixes: Whether a norm mixes channels.
         scales: Whether a link multiplies or divides.
         running: Running mean and variance of a batch norm.
+        fixed: Whether it normalises by those, rather than by what it reads.
         again: Makes the call of a norm anew; it holds on to the activations that were read.
     """
 
@@ -58,6 +59,7 @@ class Operation:
     mixes: bool = False
     scales: bool = False
     running: tuple[Tensor, Tensor] | None = None
+    fixed: bool = False
     again: Callable[[], Any] | None = None
 
     @property

@@ -13,11 +13,24 @@ from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.running.probe import PathChangedError, Recording
 from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.surgery.draws import Draws
-from lightning_deadunits.reinit.surgery.verification import DisturbedError, Settled, Stressed
-from lightning_deadunits.reinit.tracing import Part, UnitTrace
+from lightning_deadunits.reinit.surgery.verification import (
+    DisturbedError,
+    Settled,
+    Stressed,
+    zero_of,
+)
+from lightning_deadunits.reinit.tracing import Part
+from lightning_deadunits.reinit.tracing.groups import (
+    Traces,
+    biases_of,
+    left_in,
+    made_by,
+    parts_by_call,
+    statistics_of,
+    tied,
+    with_ties,
+)
 from lightning_deadunits.reinit.weight_slice import WeightSlice
-
-Traces = dict[UnitKey, UnitTrace]
 
 _MOST_ATTEMPTS = 40
 """How many groups of units are tried before the rest of a disturbing group is refused."""
@@ -32,17 +45,31 @@ class Outcome:
         units: The units that were re-initialised.
         refused: The others, with the reason.
         silent: Those units that do not fire on the example.
+        stuck: Units that do not fire without the weights that had to be left, and why these had.
     """
 
     edits: list[Edit] = field(default_factory=list)
     units: list[UnitKey] = field(default_factory=list)
     refused: dict[UnitKey, str] = field(default_factory=dict)
     silent: list[UnitKey] = field(default_factory=list)
+    stuck: dict[UnitKey, str] = field(default_factory=dict)
 
     def undo_(self) -> None:
         """Take everything back."""
         for edit in reversed(self.edits):
             edit.undo_()
+
+
+class StuckError(Exception):
+    """Units do not fire without weights that had to be left.
+
+    Attributes:
+        units: The units, and why.
+    """
+
+    def __init__(self, units: dict[UnitKey, str]) -> None:
+        super().__init__()
+        self.units = units
 
 
 class Surgeon:
@@ -82,11 +109,14 @@ class Surgeon:
         except BaseException as error:
             for edit in reversed(edits):
                 edit.undo_()
-            if not isinstance(error, (DisturbedError, PathChangedError)):
+            if isinstance(error, StuckError):
+                self._leave_out(error.units, traces, outcome)
+            elif isinstance(error, (DisturbedError, PathChangedError)):
+                self._halve(traces, str(error) or "the model took another path afterwards", outcome)
+            else:
                 raise
-            self._halve(traces, str(error) or "the model took another path afterwards", outcome)
         else:
-            self._made |= _made(traces)
+            self._made |= made_by(traces)
             outcome.edits += edits
             outcome.units += traces
             outcome.silent += silent
@@ -100,6 +130,14 @@ class Surgeon:
         for half in (together[:middle], together[middle:]):
             self._operate_on({unit: traces[unit] for group in half for unit in group}, outcome)
 
+    def _leave_out(self, stuck: dict[UnitKey, str], traces: Traces, outcome: Outcome) -> None:
+        """Refuse units, and operate on the others anew."""
+        outcome.stuck |= stuck
+        rest = {unit: trace for unit, trace in traces.items() if unit not in stuck}
+        with_ties(rest, outcome.stuck, traces)
+        if rest:
+            self._operate_on(rest, outcome)
+
     def _write_and_verify_(self, traces: Traces, edits: list[Edit]) -> list[UnitKey]:
         """Write fresh weights until every unit fires or there are no attempts left."""
         pending = dict(traces)
@@ -112,8 +150,15 @@ class Surgeon:
             pending = {unit: trace for unit, trace in traces.items() if unit not in firing}
             if not pending:
                 break
-        self._stress(traces)
+        firing = self._stress(traces)
         _check_gradients(edits)
+        stuck = {
+            unit: f"{trace.left}, and what else makes it cannot make it fire"
+            for unit, trace in traces.items()
+            if trace.left and (unit in pending or unit not in firing)
+        }
+        if stuck:
+            raise StuckError(stuck)
         return list(pending)
 
     def _edit(self, traces: Traces, fresh: Traces, attempt: int, first: bool) -> Edit:
@@ -123,7 +168,7 @@ class Surgeon:
                 for part in trace.reads:
                     edit.set(part.weights, self._silence(part))
         # After the silencing: what one unit reads of another one is fresh, for it is silent itself.
-        for (layer, _), parts in _by_call(fresh).items():
+        for (layer, _), parts in parts_by_call(fresh).items():
             revived = {part.channel for part in parts}
             drawn = self._draws.fresh(layer, attempt, parts, revived)
             for part, values in zip(parts, drawn, strict=True):
@@ -143,14 +188,15 @@ class Surgeon:
 
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
         """Verify in eval mode; fresh channels get the biases and statistics of the example."""
-        recorded, biases = self._session.recorded, _biases(fresh)
+        recorded, biases = self._session.recorded, biases_of(fresh)
         visitor = Settled(
-            _statistics(traces),
-            set(biases),
+            statistics_of(traces),
+            self._centres(fresh),
             recorded,
-            self._made | _made(traces),
+            self._made | made_by(traces),
             by_layer(traces),
             self._config.tolerance,
+            varying=left_in(traces),
         )
         visitor.check_outputs(self._session.run(visitor))
         edit = Edit()
@@ -164,17 +210,34 @@ class Surgeon:
                 edit.set(WeightSlice.along(buffer, {0: [number]}), value)
         edits.append(edit)
         edit.apply_()
-        return {(layer, unit) for layer, units in visitor.firing.items() for unit in units}
+        return visitor.units_firing
 
-    def _stress(self, traces: Traces) -> None:
-        """Verify in training mode, with the units firing at random."""
+    def _centres(self, traces: Traces) -> dict[Channel, float]:
+        """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
+        calls = self._session.recorded.calls
+        frozen = {
+            before: zero_of(calls[index].operation, channel)
+            for trace in traces.values()
+            for (index, channel), before in trace.fixed.items()
+        }
+        return {channel: frozen.get(channel, 0.0) for channel in biases_of(traces)}
+
+    def _stress(self, traces: Traces) -> set[UnitKey]:
+        """Verify in training mode, with the units firing at random; return who may do so there.
+
+        Only units that had to do without some weights are looked at.
+        """
         # In training mode a model may make more calls, such as a dropout of parameters, or fewer.
-        made = self._training.counterparts(self._session.recorded, self._made | _made(traces))
-        visitor = Stressed(self._training, made, by_layer(traces), self._config.tolerance)
+        made = self._training.counterparts(self._session.recorded, self._made | made_by(traces))
+        visitor = Stressed(
+            self._training, made, by_layer(traces), self._config.tolerance, varying=left_in(traces)
+        )
         try:
             visitor.check_outputs(self._session.run(visitor, training=True))
         except DisturbedError as error:
             raise DisturbedError(f"{error} in training mode") from error
+        absent = {unit for unit in traces if unit[0] not in self._training.sites}
+        return visitor.units_firing | absent
 
 
 def _clear_gradients(edit: Edit) -> None:
@@ -191,61 +254,3 @@ def _check_gradients(edits: list[Edit]) -> None:
             gradient = weights.parameter.grad if weights.parameter.is_leaf else None
             if gradient is not None and bool((weights.read(gradient) != 0).any()):
                 raise DisturbedError("a gradient from before would move the fresh weights")
-
-
-def tied(traces: Traces) -> list[list[UnitKey]]:
-    """Return the units in groups that share weights, so that one cannot go without the others."""
-    group_of: dict[tuple[str, Channel], list[UnitKey]] = {}
-    for unit, trace in traces.items():
-        merged = [unit]
-        for other in {id(g): g for tie in trace.ties if (g := group_of.get(tie))}.values():
-            merged += other
-        for member in merged:
-            for tie in traces[member].ties:
-                group_of[tie] = merged
-    groups = {id(group): group for group in group_of.values()}
-    loose = [[unit] for unit, trace in traces.items() if not trace.ties]
-    return list(groups.values()) + loose
-
-
-def with_ties(traces: Traces, refused: dict[UnitKey, str], ties: dict[UnitKey, UnitTrace]) -> None:
-    """Refuse units that share weights with refused ones; both arguments are changed."""
-    for group in tied(ties):
-        lost = [unit for unit in group if unit in refused]
-        for unit in group:
-            if lost and unit not in refused:
-                layer, number = lost[0]
-                refused[unit] = f"it shares weights with unit {number} of {layer}, which is refused"
-                traces.pop(unit, None)
-
-
-def _by_call(traces: Traces) -> dict[tuple[str, tuple[int, str]], list[Part]]:
-    """Sort the parts that make units by layer, call and role; each once."""
-    found: dict[tuple[str, tuple[int, str]], list[Part]] = {}
-    seen: set[tuple[int, str, int]] = set()
-    for (layer, _), trace in traces.items():
-        for part in trace.makes:
-            if (key := (part.index, part.role, part.channel)) not in seen:
-                seen.add(key)
-                found.setdefault((layer, (part.index, part.role)), []).append(part)
-    return found
-
-
-def _made(traces: Traces) -> set[int]:
-    parts = {part.index for trace in traces.values() for part in trace.makes}
-    # A norm without weights of its own is fed by fresh ones all the same.
-    return parts | {index for trace in traces.values() for index, _ in trace.statistics}
-
-
-def _biases(traces: Traces) -> dict[Channel, WeightSlice]:
-    """Return the biases of channels that no norm stands behind, which would take a shift back."""
-    return {
-        (part.index, part.channel): part.weights
-        for trace in traces.values()
-        for part in trace.makes
-        if part.role == "bias" and not trace.statistics
-    }
-
-
-def _statistics(traces: Traces) -> set[Channel]:
-    return {channel for trace in traces.values() for channel in trace.statistics}

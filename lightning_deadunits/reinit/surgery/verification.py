@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_deadunits.observation.sites import Site
 from lightning_deadunits.reinit.operations import Channel, Operation
 from lightning_deadunits.reinit.running.probe import Recording, Visitor
+from lightning_deadunits.reinit.running.session import UnitKey
 from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
@@ -28,6 +29,7 @@ class Observed(Visitor):
         made: Calls whose outputs are those of fresh weights, and so must differ.
         units: Layer to the units that are fresh.
         tolerance: Largest relative change, None for the rounding of the dtype.
+        varying: Units that fire only if their values differ: what makes them may be a constant.
 
     Attributes:
         firing: Layer to the units that fired.
@@ -39,9 +41,11 @@ class Observed(Visitor):
         made: set[int],
         units: Mapping[str, list[int]],
         tolerance: float | None,
+        *,
+        varying: Collection[UnitKey] = (),
     ) -> None:
         self.recorded, self.made, self.units = recorded, made, units
-        self.tolerance = tolerance
+        self.tolerance, self.varying = tolerance, varying
         self.firing: dict[str, set[int]] = {}
 
     def site(self, site: Site, output: Tensor) -> Tensor:
@@ -49,9 +53,17 @@ class Observed(Visitor):
         units = self.units.get(site.name, ())
         for unit in units:
             values = channel_of(output, site.unit_dims, unit)
-            if bool((values.abs() > 1e-3 * (site.kind != "exact")).any()):
+            fires = (values.abs() > 1e-3 * (site.kind != "exact")).any()
+            if (site.name, unit) in self.varying:
+                fires &= values.max() > values.min()
+            if bool(fires):
                 self.firing.setdefault(site.name, set()).add(unit)
         return output
+
+    @property
+    def units_firing(self) -> set[UnitKey]:
+        """The units that fired."""
+        return {(layer, unit) for layer, units in self.firing.items() for unit in units}
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
@@ -81,19 +93,22 @@ class Settled(Observed):
 
     Args:
         normed: Calls and channels of norms that fresh weights feed.
-        biased: Calls and channels that have a fresh bias.
+        biased: Calls and channels that have a fresh bias, and what their median is to be.
         *args: As for :class:`Observed`.
+        **kwargs: As for :class:`Observed`.
 
     Attributes:
         statistics: Running mean and variance that normed channels should have.
         shifts: What is to be added to the bias of biased channels.
     """
 
-    def __init__(self, normed: set[Channel], biased: set[Channel], *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(
+        self, normed: set[Channel], biased: Mapping[Channel, float], *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
         self.statistics: Statistics = {}
         self.shifts: dict[Channel, Tensor] = {}
-        self._normed, self._biased = _by_call(normed), _by_call(biased)
+        self._normed, self._biased, self._medians = _by_call(normed), _by_call(biased), biased
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
@@ -108,7 +123,7 @@ class Settled(Observed):
         for channel in self._biased[index]:
             values = channel_of(out, operation.made_axes, channel)
             if bool((values != values.flatten()[0]).any()):  # else the bias is all that it has
-                shift = -values.float().median()
+                shift = self._medians[(index, channel)] - values.float().median()
                 values += shift.to(values.dtype)
                 self.shifts[(index, channel)] = shift
 
@@ -123,7 +138,18 @@ class Settled(Observed):
             self.statistics[(index, channel)] = mean[channel].clone(), variance[channel].clone()
 
 
-def _by_call(channels: set[Channel]) -> dict[int, list[int]]:
+def zero_of(norm: Operation, channel: int) -> float:
+    """Return which value a norm that goes by its running statistics turns into 0."""
+    assert norm.running is not None
+    mean, variance = (float(statistic[channel]) for statistic in norm.running)
+    scale, shift = (
+        default if p is None else float(p.detach().flatten()[channel])
+        for p, default in ((norm.weight, 1.0), (norm.bias, 0.0))
+    )
+    return mean - shift * variance**0.5 / scale if scale else mean
+
+
+def _by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for index, channel in sorted(channels):
         found.setdefault(index, []).append(channel)
@@ -138,6 +164,8 @@ class Stressed(Observed):
         units = self.units.get(site.name)
         if not units:
             return output
+        if self.varying:  # it waits for the device, for a verdict that nobody else needs
+            super().site(site, output)
         size = output.abs().float().mean().add(1.0).to(output.dtype)
         noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0))
         loud = noise.to(output.device, output.dtype) * size

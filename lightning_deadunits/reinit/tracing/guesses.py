@@ -1,6 +1,7 @@
 """Guesses what makes a unit, and has one pass confirm it: right for most networks, and cheap.
 
-The guess is the last layer before the unit that is as wide, and for a norm the last one before it.
+The guess is the last layer before the unit that is as wide, and for a norm the last one before it;
+rather one that is trained: a frozen one may be a branch that is added.
 What is not confirmed in full is searched for in :mod:`sources`.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 
 from torch import Size
 
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.operations import Channel, Operation
 from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.leaks import Leaks
@@ -41,7 +42,10 @@ def _guess(session: Session, unit: UnitKey) -> list[Channel] | None:
     layer, number = unit
     dims, activation = session.recorded.sites[layer]
     width = Size([activation.shape[axis] for axis in dims]).numel()
-    index = _last(session, session.recorded.reached[layer], width, ("contraction", "norm"))
+    end, makers = session.recorded.reached[layer], ("contraction", "norm")
+    index = _last(session, end, width, makers, trained=True)
+    if index is None:
+        index = _last(session, end, width, makers)
     if index is None:
         return None
     operation = session.recorded.calls[index].operation
@@ -51,16 +55,26 @@ def _guess(session: Session, unit: UnitKey) -> list[Channel] | None:
     return None if before is None else [(index, number), (before, number)]
 
 
-def _last(session: Session, end: int, width: int, kinds: tuple[str, ...]) -> int | None:
+def _last(
+    session: Session, end: int, width: int, kinds: tuple[str, ...], trained: bool = False
+) -> int | None:
     for index in range(end - 1, -1, -1):
         call = session.recorded.calls[index]
         if (
             call.out is not None
             and call.operation.kind in kinds
             and width_of(session, index) == width
+            and not (trained and _is_frozen(session, call.operation))
         ):
             return index
     return None
+
+
+def _is_frozen(session: Session, operation: Operation) -> bool:
+    # A view tells nothing, for passes run without gradients.
+    owners = (session.parameters.owner(view) for view in (operation.weight, operation.bias))
+    trained = [owner.requires_grad for owner in owners if owner is not None]
+    return bool(trained) and not any(trained)
 
 
 def _confirmed(

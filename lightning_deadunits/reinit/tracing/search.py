@@ -94,7 +94,7 @@ def _add_maker(
         before = sources.before.get(maker)
         if before is not None and before not in leaks.leaking:
             trace.makes += making_parts(session, before)
-            trace.statistics.append(maker)
+            trace.statistics[maker] = before
             followed.add(before)
         elif call.operation.weight is None:
             return f"{call.title} normalises what makes it, and has no weights of its own"

@@ -40,14 +40,20 @@ class UnitTrace:
     Attributes:
         makes: Those that make it.
         reads: Those that read it.
-        statistics: Norms whose running statistics of a channel are those of the unit.
+        statistics: Norms whose running statistics of a channel are those of the unit, and the
+            channel that each of them normalises.
         ties: What it shares with other units, which must share its fate.
+        fixed: The same of norms that are frozen, and go by their statistics in training, too.
+        left: Why some of what makes it is left as it is, None if nothing is. Whether the rest is
+            enough shows on the example: the unit must fire, or it is refused with this reason.
     """
 
     makes: list[Part] = field(default_factory=list)
     reads: list[Part] = field(default_factory=list)
-    statistics: list[Channel] = field(default_factory=list)
+    statistics: dict[Channel, Channel] = field(default_factory=dict)
     ties: set[tuple[str, Channel]] = field(default_factory=set)
+    fixed: dict[Channel, Channel] = field(default_factory=dict)
+    left: str | None = None
 
 
 @dataclass(eq=False)
