@@ -1,3 +1,5 @@
+"""A slice of a weight is read and written at its own elements only."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""What an optimizer remembers of weights is reset in part, or refused untouched."""
+
 import copy
 
 import pytest

@@ -1,3 +1,5 @@
+"""The memory of all optimizers of a model, as one: it forgets, comes back and is saved."""
+
 import io
 
 import pytest

@@ -25,7 +25,7 @@ TWO_RANKS = (0, 1)
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of :mod:`sharded_training` in two processes, by case, schedule and rank."""
     folder = tmp_path_factory.mktemp("sharded")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     launcher = "-m torch.distributed.run --standalone --nproc-per-node 2".split()  # noqa: SIM905
     script = Path(__file__).parent / "sharded_training.py"
     subprocess.run(

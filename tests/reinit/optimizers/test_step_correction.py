@@ -1,15 +1,17 @@
+"""Revived weights count their own steps, exactly, whatever the optimizer and its loop do."""
+
 import copy
 import io
 
 import numpy as np
 import pytest
 import torch
-from elementwise_adam import ElementwiseAdam
 from torch import optim
 
 from lightning_deadunits.reinit.optimizers.state import reset_
 from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
 from lightning_deadunits.reinit.weight_slice import WeightSlice
+from tests.reinit.optimizers.elementwise_adam import ElementwiseAdam
 
 SHAPES = ((6, 4, 2, 2), (6,), (3, 6))
 
