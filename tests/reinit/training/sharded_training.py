@@ -1,8 +1,7 @@
-"""Run by ``torchrun``: trains with sharded weights, and leaves on disk what came of it."""
+"""Run by two processes: trains with sharded weights, and leaves on disk what came of it."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -79,7 +78,3 @@ def main(folder: Path) -> None:
                 "steps": trainer.global_step,
             }
             torch.save(result, folder / f"{name}, {schedule}, {trainer.global_rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

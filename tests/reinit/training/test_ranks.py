@@ -76,7 +76,7 @@ def test_processes_stay_equal_over_many_events(option: str, schedule: str) -> No
     accumulated, options = OPTIONS[option]
     callback = DeadUnitCallback(reinit=SCHEDULES[schedule])
     trained(
-        Mortal(), callback, StayEqual(10), **two(**options), max_epochs=12,
+        Mortal(), callback, StayEqual(6), **two(**options), max_epochs=8,
         accumulate_grad_batches=accumulated, loaders=(data(128 if accumulated > 1 else 64), data()),
     )  # fmt: skip
 

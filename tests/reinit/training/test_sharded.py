@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch import nn, optim
+from torch.multiprocessing import start_processes
 
 from lightning_deadunits import DeadUnitCallback, reinit_dead_units
 from lightning_deadunits.observation.splits import REASON
 from tests.mortal import SCHEDULES
+from tests.reinit.training import sharded_training
 from tests.zoo import kill
 
 TWO_RANKS = (0, 1)
+
+
+def _process(rank: int, port: int, folder: Path) -> None:
+    """Be one of two processes that ``torchrun`` would have started."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sharded_training.main(folder)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came of :mod:`sharded_training` in two processes, by case, schedule and rank."""
     folder = tmp_path_factory.mktemp("sharded")
-    root = Path(__file__).parents[3]
-    launcher = "-m torch.distributed.run --standalone --nproc-per-node 2".split()  # noqa: SIM905
-    script = Path(__file__).parent / "sharded_training.py"
-    subprocess.run(
-        [sys.executable, *launcher, str(script), str(folder)],
-        check=True, cwd=root, timeout=200, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    port = find_free_network_port()
+    # Forked, as they would take ten seconds to import everything anew.
+    start_processes(_process, (port, folder), nprocs=2, start_method="fork")
     return {path.stem: torch.load(path) for path in folder.iterdir()}
 
 

@@ -204,8 +204,8 @@ def test_fresh_weights_move_as_if_each_counted_its_own_steps(name: str) -> None:
     def run(make: Any) -> tuple[dict[str, Tensor], list[Any]]:
         model, callback = module(make), DeadUnitCallback(reinit=config)
         for _ in range(fits):
-            trained(model, callback, **{"precision": "64-true", "max_epochs": 8, **case})
-        assert len(events(callback)) >= 5
+            trained(model, callback, **{"precision": "64-true", "max_epochs": 6, **case})
+        assert len(events(callback)) >= 4
         return model.state_dict(), events(callback)
 
     weights, done = run(lambda p: groups(kind, p, **both, **only_adam))
