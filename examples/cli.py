@@ -33,7 +33,7 @@ def main(arguments: ArgsType = None) -> LightningCLI:
         arguments: Command line arguments; those of the process by default.
     """
     cli = LightningCLI(Digits, DigitsData, args=arguments, seed_everything_default=0)
-    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in cli.trainer.callbacks:  # type: ignore[attr-defined]  # no stub
         if hasattr(callback, "report"):
             print(f"\n{callback.report}")
     return cli

@@ -63,7 +63,8 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(BITS, 5), nn.ReLU())
         self.output = nn.Linear(5, 1)
-        nn.init.kaiming_uniform_(self.hidden[0].weight, nonlinearity="relu")  # type: ignore[arg-type]
+        weight = self.hidden[0].weight
+        nn.init.kaiming_uniform_(weight, nonlinearity="relu")  # type: ignore[arg-type]  # a tensor
         self.errors: list[float] = []
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
@@ -97,6 +98,7 @@ def draw(curves: dict[str, np.ndarray[Any, Any]], width: int, picture: Path) -> 
         axis.plot(np.arange(bins.shape[1]) * width, bins.mean((0, 2)), label=name, color=colour)
     axis.set(xlabel="training step", ylabel="squared error")
     axis.legend(frameon=False)
+    picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
 
 
@@ -110,7 +112,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--period", type=int, default=1_000, help="steps between changes")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--picture", type=Path, default=Path("continual.png"))
+    parser.add_argument("--picture", type=Path, default=Path("logs/continual.png"))
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -70,7 +70,7 @@ class Digits(pl.LightningModule):
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log the accuracy."""
         hits = (self(batch[0]).argmax(1) == batch[1]).float().mean()
-        self.log("accuracy", hits)
+        self.log("accuracy", hits, sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD with momentum."""

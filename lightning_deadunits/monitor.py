@@ -41,8 +41,10 @@ class DeadUnitMonitor:
     unit is dead if its zero-activation rate over the whole validation epoch, on all processes, is
     at least ``dead_threshold``. Training is not touched unless ``reinit`` asks for it.
 
-    Logged are ``dead_fraction/total``, ``dead_fraction/<layer>``, ``zero_rate/<layer>`` and
-    ``dead_layers``; to TensorBoard also the distribution and the vector of rates of every layer.
+    Logged are ``dead_fraction/total``, ``dead_fraction/<layer>``, ``zero_rate/<layer>``,
+    ``dead_layers`` and, with ``reinit``, ``reinit/<layer>``, how many units were re-initialised;
+    to TensorBoard also the distribution and the vector of rates of every layer. What each
+    re-initialisation did is in ``reviver.events``.
     In a checkpoint's file name write ``auto_insert_metric_name=False``: the names hold a slash.
 
     Args:
@@ -53,15 +55,16 @@ class DeadUnitMonitor:
         dead_threshold: Zero-activation rate in (0, 1] from which on a unit is dead.
         atol: Magnitude up to which a value counts as zero. By default exactly zero for activations
             that can be so (ReLU), 0.001 for smooth ones (GELU, SiLU, Mish, Softplus).
-        reinit: Whether to give dead units a new life, or how in detail.
+        reinit: Whether to give dead units a new life, or how in detail: ``true`` for the defaults
+            of ReinitConfig, or some of its options, as in ``reinit.patience=3``.
         per_unit: Whether to write the vector of rates that TensorBoard's Dead Units tab shows.
         custom_scalars: Whether to lay out one chart with all layers in TensorBoard's Custom
             Scalars tab.
         every_n_batches: Count one validation batch of every so many, the first of each dataloader
             on; the others cost nothing. Verdicts are less certain then: a unit that was not seen
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
-            fires on other batches only is called dead. Re-initialisation refuses what fires on its
-            example, a few samples of a batch that was not counted, and nothing else.
+            fires on other batches only is called dead. Re-initialisation tries a few samples of a
+            batch that was not counted: only a unit that fires on these is found alive and refused.
 
     Raises:
         ValueError: If an argument is out of its range.

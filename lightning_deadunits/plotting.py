@@ -12,6 +12,8 @@ _DEAD = "#d1335b"
 _UNSEEN = "#bdbdbd"
 _SCALE = "cividis"
 _STRIP_INCHES = 0.32
+_LEAST_INCHES = 2.3
+"""Room for the legend of the colour bar, however few the strips."""
 
 
 def draw(report: DeadUnitsReport, **kwargs: Any) -> Any:
@@ -34,7 +36,8 @@ def draw(report: DeadUnitsReport, **kwargs: Any) -> Any:
             "report.plot() needs matplotlib: pip install lightning-deadunits[plot]"
         ) from error
     layers = list(report.layers.values())
-    kwargs.setdefault("figsize", (8, 1.2 + _STRIP_INCHES * max(1, len(layers))))
+    height = max(_LEAST_INCHES, 1.2 + _STRIP_INCHES * len(layers))
+    kwargs.setdefault("figsize", (8, height))
     figure = plt.figure(layout="constrained", **kwargs)
     axes = np.atleast_1d(figure.subplots(max(1, len(layers)), 1, sharex=True))
     image = None

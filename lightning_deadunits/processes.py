@@ -48,15 +48,6 @@ def gather_objects(trainer: Any, value: object) -> list[Any]:
     return values
 
 
-def sum_tensors(trainer: Any, tensor: Tensor) -> Tensor:
-    """Sum a tensor over all processes."""
-    if trainer.world_size == 1:
-        return tensor
-    reduced = trainer.strategy.reduce(tensor, reduce_op="sum")
-    assert isinstance(reduced, Tensor)
-    return reduced
-
-
 @dataclass(frozen=True)
 class Processes:
     """The processes of a Trainer, as those need them who know no Trainer."""
@@ -67,7 +58,9 @@ class Processes:
     @property
     def device(self) -> torch.device:
         """The device on which the processes can sum."""
-        return device_of(self.trainer, self.pl_module)
+        device = self.pl_module.device
+        assert isinstance(device, torch.device)
+        return device
 
     def gather(self, value: object) -> list[Any]:
         """Return the value of every process, see :func:`gather_objects`."""
@@ -75,7 +68,11 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all processes."""
-        return sum_tensors(self.trainer, tensor)
+        if self.trainer.world_size == 1:
+            return tensor
+        reduced = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        assert isinstance(reduced, Tensor)
+        return reduced
 
 
 def silence_advice(names: Iterable[str]) -> None:
@@ -85,13 +82,6 @@ def silence_advice(names: Iterable[str]) -> None:
     """
     for family in dict.fromkeys(name.split("/")[0] for name in names):
         warnings.filterwarnings("ignore", message=rf".*self\.log\('{family}\b.*sync_dist")
-
-
-def device_of(trainer: Any, pl_module: Any) -> torch.device:
-    """Return the device on which the processes can sum."""
-    device = pl_module.device
-    assert isinstance(device, torch.device)
-    return device
 
 
 def logged_step(trainer: Any) -> int:

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes
 from torch import Tensor
 
-from lightning_deadunits import counting_cpu
-from lightning_deadunits.counting import _count_at_once, count_values
+from lightning_deadunits.counting import count_values, host
+from lightning_deadunits.counting.values import _count_at_once
 from lightning_deadunits.functional import rates, zero_activation_rate, zero_counts
 from tests.reference import zeros_by_loops
 
@@ -49,12 +49,12 @@ def test_counts_equal_brute_force(drawn: tuple[Tensor, int], atol: float) -> Non
 def test_pieces_of_any_size_add_up(drawn: tuple[Tensor, int], piece: int) -> None:
     activation, unit_dim = drawn
     axis = unit_dim % activation.ndim
-    before = counting_cpu.PIECE
-    counting_cpu.PIECE = piece
+    before = host.PIECE
+    host.PIECE = piece
     try:
         zeros, nonfinite = count_values(activation, (axis,), 0.0)
     finally:
-        counting_cpu.PIECE = before
+        host.PIECE = before
     truth, bad = _count_at_once(activation, (axis,), 0.0)
     assert torch.equal(zeros, truth)
     assert nonfinite == bad == (~activation.double().isfinite()).sum()

@@ -16,7 +16,7 @@ REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
-    ["counting_cpu", "counting", "functional", "metric", "report"],
+    ["counting", "functional", "metric", "report"],
     ["table", "plotting", "gaps", "diagnosis", "history", "undisturbed"],
     ["observation"],
     ["selection", "scan"],

@@ -1,4 +1,4 @@
-"""What unit axes are: the vocabulary of the rules in ``producers`` and ``moves``.
+"""What unit axes are: the vocabulary of the rules in ``producers`` and ``axis_rules``.
 
 Axes are ascending and non-negative; several of them index the units together, as after a head
 split ``(N, T, H * D) -> (N, T, H, D)``. ``()`` means that the units are gone (a sum over them),

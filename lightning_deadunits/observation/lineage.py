@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move, Producer
-from lightning_deadunits.observation.moves import MOVES, keep_same_rank
+from lightning_deadunits.observation.axis_rules import keep_same_rank
+from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.observation.producers import PRODUCERS
 
 _ATTRIBUTE = "_deadunits_axes"

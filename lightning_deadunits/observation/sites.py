@@ -29,7 +29,7 @@ from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.lineage import EagerLineage, Lineage
 from lightning_deadunits.observation.names import called, module_names, selects
 from lightning_deadunits.observation.padding import Padding
-from lightning_deadunits.observation.site import Site as Site
+from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting_cpu import Columns
+from lightning_deadunits.counting import Columns
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
 

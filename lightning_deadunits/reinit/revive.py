@@ -39,7 +39,8 @@ def reinit_dead_units(
             a mapping (``model(**x)``). At least two different samples; some 8 are plenty.
         optimizers: Optimizers of the model's parameters. If any are given, weights that none of
             them has are refused: they are not trained, or only a copy of them is.
-        config: Options; those on when to re-initialise do not matter here.
+        config: Options. Those on when and how often to re-initialise do not matter here, nor does
+            its ``seed``: these units are meant, now.
         seed: Seed of the fresh weights.
 
     Returns:

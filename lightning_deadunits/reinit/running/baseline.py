@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import zero_atol
-from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.report import Units
 from lightning_deadunits.reinit.running.probe import Recording
 from lightning_deadunits.reinit.running.session import Session, UnitKey

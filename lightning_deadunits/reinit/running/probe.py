@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.observation.sites import Site, SiteMode
+from lightning_deadunits.observation.site import Site
+from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.reinit.operations import (
     PRODUCTS,
     Copies,

@@ -131,7 +131,7 @@ class Draws:
             # Whatever a user's own method needs may be missing here.
             with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(self._number(layer, attempt))
-                clone.reset_parameters()  # type: ignore[operator]
+                clone.reset_parameters()  # type: ignore[operator]  # a module may have any
                 self._modules[key] = {
                     name: p.detach() for name, p in clone._parameters.items() if p is not None
                 }

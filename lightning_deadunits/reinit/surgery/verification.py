@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.operations import Channel, Operation
 from lightning_deadunits.reinit.running.probe import Recording, Visitor
 from lightning_deadunits.reinit.running.session import UnitKey

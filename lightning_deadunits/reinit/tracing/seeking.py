@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.sites import Site
+from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.running.probe import PathChangedError, Visitor
 from lightning_deadunits.reinit.running.session import Session, UnitKey

@@ -72,7 +72,7 @@ def _search(
             found.refused[unit] = "several channels make it together, which cannot be told apart"
         else:
             found.refused[unit] = _unmade(session, unit)
-    found.before |= _before_norms(session, answers, found)
+    found.before |= _before_norms(answers, found)
 
 
 def _unmade(session: Session, unit: UnitKey) -> str:
@@ -89,7 +89,7 @@ def _makes_something(call: Call, factors: bool) -> bool:
     return call.out is not None and call.operation.kind in ("contraction", "norm")
 
 
-def _before_norms(session: Session, answers: Answers, found: Sources) -> dict[Channel, Channel]:
+def _before_norms(answers: Answers, found: Sources) -> dict[Channel, Channel]:
     """Return what makes the channels of norms that make units, where it is one channel alone."""
     before = {}
     for maker in {channel for channels in found.makers.values() for channel in channels}:

@@ -18,24 +18,27 @@ class Keepsake:
 
     Args:
         most: How many samples.
+
+    Attributes:
+        batch: What is kept, None if there is nothing.
+        stale: Whether the next batch takes its place, rather than adding to it.
     """
 
     def __init__(self, most: int = MOST_SAMPLES) -> None:
         self.batch: Any = None
+        self.stale = False
         self._most = most
 
     def offer(self, batch: Any) -> None:
         """Keep something of a batch, unless there is enough already or it cannot be copied."""
+        if self.stale:
+            self.batch, self.stale = None, False
         with suppress(Exception):  # containers of the user's own, whatever they do
             if self.batch is None:
                 self.batch = first_samples(batch, self._most)
             elif 0 < samples(self.batch) < self._most:
                 joined = _joined(self.batch, first_samples(batch, self._most))
                 self.batch = self.batch if joined is None else first_samples(joined, self._most)
-
-    def clear(self) -> None:
-        """Start anew."""
-        self.batch = None
 
 
 def samples(batch: Any) -> int:
@@ -84,7 +87,7 @@ def mapped_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
         items = {key: mapped_tensors(item, change) for key, item in value.items()}
         try:
-            return type(value)(items)  # type: ignore[call-arg]
+            return type(value)(items)  # type: ignore[call-arg]  # as dict takes them
         except TypeError:
             return items
     if isinstance(value, tuple) and hasattr(value, "_fields"):

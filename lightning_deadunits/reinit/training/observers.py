@@ -75,9 +75,7 @@ class Zeros(TrainingObserver):
             reduce=processes.sum,
         )
         return {
-            name: layer.zero_rate >= self.watch.dead_threshold
-            for name, layer in report.layers.items()
-            if layer.observations
+            name: layer.dead_mask for name, layer in report.layers.items() if layer.observations
         }
 
     def saved(self) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_deadunits.processes import Processes, gather_objects
@@ -16,12 +14,12 @@ from lightning_deadunits.reinit.fitness import model_refusal
 from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.training.guarded_window import GuardedWindow
 from lightning_deadunits.reinit.training.keepsake import Keepsake, plain
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.trainer_event import attempt
 from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
-from lightning_deadunits.reinit.training.windows import Window
 from lightning_deadunits.report import DeadUnitsReport
 
 
@@ -44,13 +42,10 @@ class Reviver:
         self._schedule = Schedule(config)
         self._pending: Units = {}
         self._example = Keepsake()
-        self._stale = False
-        self._window = Window(config, watch)
+        self._window = GuardedWindow(config, watch)
         self._memory = TrainerMemory()
         self._known = KnownTraces()
         self._scales: dict[str, float] | None = None
-        self._failure: str | None = None
-        self._ended = False
         self._impossible = False
 
     @property
@@ -78,17 +73,17 @@ class Reviver:
     def remember_batch(self, batch: Any) -> None:
         """Keep a few samples of a validation, to try an event on."""
         if self.at_validation and not self._impossible:
-            self._keep(batch)
+            self._example.offer(batch)
 
     def before_validation_batch(self, pl_module: Any) -> None:
         """Start measuring, where that is done at validation."""
         if self._measures_validation:
-            self._begin(pl_module)
+            self._window.begin(pl_module)
 
     def after_validation_batch(self) -> None:
         """Stop measuring."""
         if self._measures_validation:
-            self._end()
+            self._window.end()
 
     def after_validation(
         self, trainer: Any, pl_module: Any, report: DeadUnitsReport
@@ -98,57 +93,14 @@ class Reviver:
         Returns:
             The last event, if this is the first verdict after it.
         """
-        dead = {}
-        for name, layer in report.layers.items():
-            if layer.observations:
-                dead[name] = torch.zeros(layer.num_units, dtype=torch.bool)
-                dead[name][layer.dead] = True
+        dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
         told = self._told(dead)
         if self.at_validation and not self._impossible:
             if self._measures_validation:
-                dead = self._verdict(trainer, pl_module)
+                dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending = self._schedule.judge(dead)
-            self._stale = True
+            self._example.stale = True
         return told
-
-    def _verdict(self, trainer: Any, pl_module: Any) -> dict[str, Tensor]:
-        """Judge a window, all processes alike: never again once one of them failed to count it."""
-        if self._ended:
-            return {}
-        failures = [text for text in gather_objects(trainer, self._failure) if text]
-        if failures:
-            self._ended = True
-            warnings.warn(
-                f"Dead units are re-initialised no longer, for counting failed; training goes on. "
-                f"Please report this.\n{failures[0]}",
-                stacklevel=2,
-            )
-            return {}
-        return self._window.verdict(Processes(trainer, pl_module))
-
-    def _begin(self, pl_module: Any) -> None:
-        if self._failure is None and not self._ended:
-            try:
-                self._window.begin(pl_module)
-            except Exception as error:
-                self._give_up(error)
-
-    def _end(self) -> None:
-        try:
-            self._window.end()
-        except Exception as error:
-            self._give_up(error)
-
-    def _give_up(self, error: Exception) -> None:
-        """Count no longer, and take down why: the other processes are told at the verdict."""
-        self._failure = "".join(traceback.format_exception(error))
-        self._window.detach()
-
-    def _keep(self, batch: Any) -> None:
-        if self._stale:
-            self._example.clear()
-            self._stale = False
-        self._example.offer(batch)
 
     def _told(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
         """Tell the last event how many of its units live, at the first verdict after it."""
@@ -174,8 +126,8 @@ class Reviver:
             self._scales = initial_scales(pl_module.named_parameters()) if known else {}
         event = self._act(trainer, pl_module) if self._pending else None
         if not self.at_validation:
-            self._keep(batch)
-            self._begin(pl_module)
+            self._example.offer(batch)
+            self._window.begin(pl_module)
         return event
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
@@ -186,12 +138,12 @@ class Reviver:
         """
         if self.at_validation or self._impossible:
             return None
-        self._end()
+        self._window.end()
         if not self._window.full:
             return None
-        dead = self._verdict(trainer, pl_module)
+        dead = self._window.verdict(Processes(trainer, pl_module))
         self._pending = self._schedule.judge(dead)
-        self._stale = True
+        self._example.stale = True
         return self._told(dead)
 
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
@@ -235,7 +187,7 @@ class Reviver:
             "schedule": self._schedule.state_dict(),
             "pending": self._pending,
             "example": plain(self._example.batch) if keep_example else None,
-            "stale": self._stale,
+            "stale": self._example.stale,
             "window": self._window.state_dict(),
             "memory": self._memory.state_dict(),
             "scales": self._scales,
@@ -256,7 +208,7 @@ class Reviver:
         """Go on where a checkpoint left off."""
         self._schedule.load_state_dict(state["schedule"])
         self._pending = dict(state["pending"])
-        self._example.batch, self._stale = state["example"], bool(state["stale"])
+        self._example.batch, self._example.stale = state["example"], bool(state["stale"])
         self._window.load_state_dict(state["window"])
         self._memory.load_state_dict(state["memory"])
         self._scales = state["scales"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting_cpu import Columns, columns_on_cpu
+from lightning_deadunits.counting.columns import Columns
+from lightning_deadunits.counting.host import columns_on_cpu
 
 
 def count_values(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_deadunits import counting_cpu
-from lightning_deadunits.counting import count_values
+from lightning_deadunits.counting import count_values, host
+from lightning_deadunits.counting.scratch import Scratch
 from tests.reference import zeros_by_numpy
 
 SPECIAL = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-3, -1e-3, 3e38, 1.0, -1.0])
@@ -38,14 +38,14 @@ def laid_out(values: Tensor, layout: str, draw: random.Random) -> Tensor:
     return values
 
 
-@pytest.mark.parametrize("piece", [counting_cpu.PIECE, 1 << 8], ids=["whole", "in pieces"])
+@pytest.mark.parametrize("piece", [host.PIECE, 1 << 8], ids=["whole", "in pieces"])
 @pytest.mark.parametrize("atol", [0.0, 1e-3, 0.5])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_counts_are_those_of_numpy(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, atol: float, piece: int
 ) -> None:
-    monkeypatch.setattr(counting_cpu, "PIECE", piece)
-    monkeypatch.setattr(counting_cpu, "_SCRATCH", counting_cpu._Scratch())
+    monkeypatch.setattr(host, "PIECE", piece)
+    monkeypatch.setattr(host, "SCRATCH", Scratch())
     draw = random.Random(0)
     for turn in range(60):
         ndim = draw.choice([1, 2, 2, 3, 4, 5])
