@@ -145,10 +145,10 @@ class Reviver:
         self._window.detach()
 
     def _keep(self, batch: Any) -> None:
-        if self._stale:
+        if self._stale and self.at_validation:
             self._example.clear()
-            self._stale = False
-        self._example.offer(batch)
+        self._example.offer(batch, anew=self._stale)
+        self._stale = False
 
     def _told(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
         """Tell the last event how many of its units live, at the first verdict after it."""
@@ -193,6 +193,10 @@ class Reviver:
         self._pending = self._schedule.judge(dead)
         self._stale = True
         return self._told(dead)
+
+    def after_train_epoch(self) -> None:
+        """Observe no longer a batch that was begun and then skipped."""
+        self._window.detach()
 
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
         units, self._pending = self._pending, {}
