@@ -274,6 +274,11 @@ class DeadUnitMonitor:
             told = self._active_reviver.after_train_batch(trainer, pl_module)
             self._tell_outcome(trainer, told)
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Forget a batch that was skipped: ``on_train_batch_start`` may return -1."""
+        if self.reviver is not None:
+            self.reviver.after_train_epoch()
+
     @property
     def _active_reviver(self) -> Reviver | None:
         """What re-initialises, until any process gives up: then all of them stop together."""

@@ -72,8 +72,8 @@ class Observer(SiteMode):
         self.met.clear()
 
     def begin(self) -> None:
-        """Start counting one forward pass."""
-        self.start_pass()
+        """Start counting one forward pass; forget one that was begun and never ended."""
+        self.end(keep=False)
         self._pending.clear()
         self.__enter__()  # type: ignore[no-untyped-call]  # torch's
         self._running = True

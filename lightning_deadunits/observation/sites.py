@@ -67,6 +67,7 @@ class SiteMode(TorchFunctionMode):
         self._calls: dict[str, int] = {}
         self._ran: dict[str, Kind] = {}
         self._hooks: dict[nn.Module, ModuleHooks] = {}
+        self._hooked: dict[nn.Module, str] = {}
 
     # --- what subclasses say ------------------------------------------------------------------
 
@@ -169,13 +170,16 @@ class SiteMode(TorchFunctionMode):
 
     def attach(self) -> None:
         """Let the modules of the model tell when they run."""
-        for module, name in module_names(self.model).items():
+        names = module_names(self.model)
+        self._drop_hooks(names)
+        for module, name in names.items():
             if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
                 self.expected.setdefault(name, "its hidden units are inside of a fused kernel")
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
                 self._hook(module, name)
+                self._hooked[module] = name
         self.resume()
 
     def resume(self) -> None:
@@ -201,6 +205,13 @@ class SiteMode(TorchFunctionMode):
             yield
         finally:
             self.detach()
+
+    def _drop_hooks(self, names: dict[nn.Module, str]) -> None:
+        """Forget modules that are called otherwise now, or are gone: a network may have grown."""
+        for module in [m for m, name in self._hooked.items() if names.get(m) != name]:
+            self.expected.pop(self._hooked.pop(module), None)
+            if (hooks := self._hooks.pop(module, None)) is not None:
+                hooks.detach()
 
     def needs_frame(self, module: nn.Module, frame: Frame) -> bool:
         """Tell whether a module must tell when it runs."""

@@ -57,7 +57,11 @@ def path_of(recorded: Iterable[Recording]) -> Any:
         (
             each.functions,
             [(call.layer, call.shapes, call.operation.made_axes) for call in each.calls],
-            [(use.call, use.parameter.data_ptr(), *_place(use.view)) for use in each.uses],
+            # By identity, too: a new parameter may take over the memory of an old one.
+            [
+                (use.call, id(use.parameter), use.parameter.data_ptr(), *_place(use.view))
+                for use in each.uses
+            ],
             {name: (dims, activation.shape) for name, (dims, activation) in each.sites.items()},
         )
         for each in recorded

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_deadunits import DeadUnitCallback, find_dead_units
+from lightning_deadunits.observation.observer import Observer
 from tests.modules import Lit, loader
 
 
@@ -165,3 +166,26 @@ def test_a_module_that_saves_itself_or_spares_the_sanity_check_trains(
     callback = DeadUnitCallback()
     make_trainer(callbacks=[callback]).fit(module(), loader(), loader())
     assert list(callback.report.layers) == ["net.act", "net.relu"]
+
+
+def test_a_network_that_grows_between_validations_has_the_names_of_its_present_shape() -> None:
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    model = nn.ModuleDict({"net": net})
+    observer = Observer(model)
+    with observer.watching(), observer.one_pass():
+        model["net"](torch.randn(4, 3))
+    old = net[1]
+    model["net"] = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), *net)
+    observer.reset()
+    with observer.watching(), observer.one_pass():
+        model["net"](torch.randn(4, 3))
+    widths = {name: counts.zeros.numel() for name, counts in observer.counts.items()}
+    assert widths == {"net.1": 3, "net.3": 6}
+    assert observer.unseen() == {}
+    model["net"] = nn.Sequential(net[0], nn.GELU(), net[2])
+    observer.reset()
+    with observer.watching(), observer.one_pass():
+        model["net"](torch.randn(4, 3))
+        assert not old._forward_hooks
+    assert list(observer.counts) == ["net.1"]
+    assert observer.unseen() == {}

@@ -115,3 +115,12 @@ def test_a_network_that_moved_its_weights_is_traced_anew() -> None:
     second = event(net, {"relu": [2]}, known, 1)
     assert second.passes == first.passes
     assert second.reinitialised == {"relu": [2]}
+
+
+def test_parameters_that_took_over_the_memory_of_others_are_traced_anew() -> None:
+    net, known = networks()[0], KnownTraces()
+    kill(net.a, 2)
+    event(net, {"relu": [2]}, known, 0)
+    net.load_state_dict(net.state_dict(), assign=True)
+    kill(net.a, 2)
+    assert event(net, {"relu": [2]}, known, 1).reinitialised == {"relu": [2]}

@@ -16,6 +16,8 @@ MOST_SAMPLES = 8
 class Keepsake:
     """Keeps the first samples of a batch, or those of several that are smaller.
 
+    One sample alone shows nothing of what is constant: what was kept before stays beside it.
+
     Args:
         most: How many samples.
 
@@ -31,14 +33,23 @@ class Keepsake:
 
     def offer(self, batch: Any) -> None:
         """Keep something of a batch, unless there is enough already or it cannot be copied."""
-        if self.stale:
-            self.batch, self.stale = None, False
+        anew, self.stale = self.stale, False
         with suppress(Exception):  # containers of the user's own, whatever they do
             if self.batch is None:
                 self.batch = first_samples(batch, self._most)
-            elif 0 < samples(self.batch) < self._most:
-                joined = _joined(self.batch, first_samples(batch, self._most))
-                self.batch = self.batch if joined is None else first_samples(joined, self._most)
+            elif anew or 0 < samples(self.batch) < self._most:
+                self._add(first_samples(batch, self._most), anew)
+
+    def _add(self, new: Any, anew: bool) -> None:
+        if anew and samples(new) != 1:
+            self.batch = new
+            return
+        first, second = (new, self.batch) if anew else (self.batch, new)
+        joined = _joined(first, second)
+        if joined is not None:
+            self.batch = first_samples(joined, self._most)
+        elif samples(self.batch) == 1:
+            self.batch = new  # another length of sequence, say
 
 
 def samples(batch: Any) -> int:

@@ -146,6 +146,10 @@ class Reviver:
         self._example.stale = True
         return self._told(dead)
 
+    def after_train_epoch(self) -> None:
+        """Observe no longer a batch that was begun and then skipped."""
+        self._window.detach()
+
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
         units, self._pending = self._pending, {}
         report, problem = attempt(

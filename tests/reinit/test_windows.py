@@ -1,0 +1,68 @@
+"""Windows of training batches, whatever the Trainer does with the batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.reinit.training.keepsake import Keepsake
+from tests.mortal import EVERY_TWO_STEPS, Mortal, data, events, trained
+
+
+class Leaving(Mortal):
+    """Skips the rest of an epoch at its second batch, as a module may, and watches the watchers."""
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        return -1 if batch_idx == 1 else None
+
+    def on_train_epoch_start(self) -> None:
+        assert torch._C._len_torch_function_stack() == 0
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
+
+
+def test_a_batch_that_is_skipped_is_no_part_of_a_window() -> None:
+    model, callback = Leaving(mortal=False), DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    trained(model, callback, max_epochs=6)
+    model.on_train_epoch_start()
+    assert events(callback) == [{"relu": [1], "relu-2": [0]}]
+
+
+def test_single_samples_are_kept_over_windows_until_they_tell_something() -> None:
+    kept = Keepsake(3)
+    for number in range(5):
+        kept.offer([torch.full((1, 2), float(number))], anew=True)
+    assert kept.batch[0][:, 0].tolist() == [4, 3, 2]
+    kept.offer([torch.zeros(2, 2)], anew=True)
+    assert kept.batch[0].tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_single_sample_gives_way_to_more_of_another_shape() -> None:
+    kept = Keepsake()
+    kept.offer([torch.zeros(1, 3)])
+    kept.offer([torch.zeros(4, 2)])
+    assert kept.batch[0].shape == (4, 2)
+    kept.offer([torch.zeros(1, 3)])
+    assert kept.batch[0].shape == (4, 2)
+    kept.offer([torch.zeros(1, 3)], anew=True)
+    assert kept.batch[0].shape == (4, 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*num_workers.*")
+def test_units_are_revived_on_a_stream_of_single_samples() -> None:
+    class Single(Mortal):
+        def __init__(self) -> None:
+            super().__init__(mortal=False)
+            self.bn = torch.nn.Identity()
+            with torch.no_grad():
+                self.a.weight[1] = 0.0
+
+    dataset = data().dataset
+    assert isinstance(dataset, TensorDataset)
+    loader = DataLoader(dataset, batch_size=1)
+    callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=1, patience=4))
+    trained(Single(), callback, max_epochs=1, loaders=(loader, data()))
+    assert 1 in {unit for event in events(callback) for unit in event.get("relu", [])}
