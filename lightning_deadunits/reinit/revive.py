@@ -52,6 +52,7 @@ def reinit_dead_units(
         TypeError: If the example is none of the above.
 
     Example:
+        >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> _ = model[0].bias.data[1].fill_(-100)
         >>> reinit_dead_units(model, {"1": [1]}, torch.randn(8, 4)).reinitialised

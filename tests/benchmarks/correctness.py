@@ -74,7 +74,12 @@ def table(cases: dict[str, dict[str, Any]]) -> str:
         sum(bool(case["answers"].get(name, {}).get("right")) for case in cases.values())
         for name in names
     ]
-    rows.append("| right | | " + " | ".join(f"{n} of {len(cases)}" for n in right) + " |")
+    asked = {name for case in cases.values() for name in case["answers"]}
+    scores = [
+        f"{number} of {len(cases)}" if name in asked else "not installed"
+        for name, number in zip(names, right, strict=True)
+    ]
+    rows.append("| right | | " + " | ".join(scores) + " |")
     return "\n".join(rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import zero_atol
@@ -59,7 +58,6 @@ def check_exist(session: Session, units: Units) -> None:
                 f"Expected `units` to name layers of the model, but got {layer!r}. Layers that ran "
                 f"are: {listed(list(session.probe.met))}."
             )
-        dims, activation = sites[layer]
-        count = torch.Size([activation.shape[axis] for axis in dims]).numel()
+        count = session.recorded.num_units(layer)
         if not 0 <= own[0] <= own[-1] < count:
             raise ValueError(f"Expected units of {layer!r} to be in [0, {count}), but got {own}.")

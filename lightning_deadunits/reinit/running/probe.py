@@ -172,6 +172,11 @@ class Recording(Visitor):
         self.reached[site.name] = len(self.calls)
         return output
 
+    def num_units(self, layer: str) -> int:
+        """Return the number of units of a visited layer."""
+        axes, activation = self.sites[layer]
+        return torch.Size([activation.shape[axis] for axis in axes]).numel()
+
     def counterparts(self, other: Recording, indices: Iterable[int]) -> set[int]:
         """Return the calls that are those of another pass, which may have made more or fewer.
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LONGEST = 62
+"""Bits of a code: an int64 holds them, and one for what no pass shows."""
+
 
 class CellsLostError(Exception):
     """A tensor that was reached has no axis for the samples, or samples are mixed in it."""
@@ -74,7 +77,7 @@ class Cells:
 
     def _bits(self, number: int) -> Tensor:
         """Return which bits of a code a pass shows."""
-        return torch.arange(number * self.count, (number + 1) * self.count).clamp(max=62)
+        return torch.arange(number * self.count, (number + 1) * self.count).clamp(max=LONGEST)
 
     def _chosen(self, tensor: Tensor, axes: Sequence[int], codes: Tensor, number: int) -> Tensor:
         sizes = [tensor.shape[axis] for axis in axes]

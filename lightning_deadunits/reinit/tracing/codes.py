@@ -17,7 +17,7 @@ from math import comb
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.tracing.cells import Cells, CellsLostError
+from lightning_deadunits.reinit.tracing.cells import LONGEST, Cells, CellsLostError
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Codebook:
     @classmethod
     def of(cls, count: int, cells: int) -> Codebook:
         """Make codes for ``count`` items."""
-        needed = next(n for n in range(2, 63) if comb(n, n // 2) >= count)
-        bits = min(62, -(-needed // cells) * cells)  # what the passes have room for
+        needed = next(n for n in range(2, LONGEST + 1) if comb(n, n // 2) >= count)
+        bits = min(LONGEST, -(-needed // cells) * cells)  # what the passes have room for
         few = comb(bits, bits // 2) > 2 * count
         codes = _some_codes(bits, count) if few else _all_codes(bits)[:count]
         return cls(codes, bits, Cells(cells))

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import or_
 
-import torch
-
 from lightning_deadunits.reinit.operations import Channel
 from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.tracing.asking import Answers, ask, channels_of
@@ -22,7 +20,7 @@ Makers = dict[UnitKey, list[Channel] | None]
 
 _MOST_MAKERS = 8
 _MOST_MIXED = 48
-"""How many channels of one layer are asked bit by bit; a code has 62 bits, some of them spare."""
+"""How many channels of one layer are asked bit by bit; codes have bits to spare."""
 
 
 def separated(
@@ -48,8 +46,7 @@ def _same_channels(
 ) -> list[Channel] | None:
     """Return the channels of the unit's own number if they explain its mixture."""
     layer, number = unit
-    dims, activation = session.recorded.sites[layer]
-    width = torch.Size([activation.shape[axis] for axis in dims]).numel()
+    width = session.recorded.num_units(layer)
     same = [(index, number) for index in suspects if width_of(session, index) == width]
     mixture = _mixture(answers.units[unit])
     code_of = answers.code_of

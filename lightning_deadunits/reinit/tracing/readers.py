@@ -14,15 +14,12 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.operations import Operation
 from lightning_deadunits.reinit.running.session import Session, UnitKey
-from lightning_deadunits.reinit.tracing.cells import CellsLostError
+from lightning_deadunits.reinit.tracing.cells import LONGEST, CellsLostError
 from lightning_deadunits.reinit.tracing.codes import Codebook
 from lightning_deadunits.reinit.tracing.edges import Edges, Readers
 from lightning_deadunits.reinit.tracing.hearing import refuse_shared
 from lightning_deadunits.reinit.tracing.seeking import Seeker, with_fewer_cells
 from lightning_deadunits.reinit.values import replaced
-
-_LONGEST = 62
-"""Bits of a code."""
 
 
 def find_readers(session: Session, units: Iterable[UnitKey]) -> Readers:
@@ -64,7 +61,7 @@ def _found(session: Session, units: list[UnitKey], cells: int, factors: bool) ->
     edges = Edges()
     book = Codebook.of(len(units), cells)
     mixed = _search(_Asking(session, book, units, units, factors), edges)
-    most = max(1, cells - 1) * (_LONGEST // cells)
+    most = max(1, cells - 1) * (LONGEST // cells)
     for first in range(0, len(mixed), most):
         some = mixed[first : first + most]
         single = Codebook.of_single_bits(len(some), cells)
@@ -101,9 +98,7 @@ class _Asking(Seeker):
         self.unit_of = dict(zip(book.codes.tolist(), coded, strict=True))
         self._codes: dict[str, Tensor] = {}
         for layer in self.units:
-            dims, activation = session.recorded.sites[layer]
-            width = torch.Size([activation.shape[axis] for axis in dims]).numel()
-            self._codes[layer] = torch.zeros(width, dtype=torch.int64)
+            self._codes[layer] = torch.zeros(session.recorded.num_units(layer), dtype=torch.int64)
         for code, (layer, unit) in self.unit_of.items():
             self._codes[layer][unit] = code
 

@@ -1,8 +1,10 @@
-/** Draws the heat map of one layer: cells, axes, marks of re-initialisation, the cell in focus. */
+/** Draws the heat map of one layer: its cells, and all that annotates them. */
 
+import {
+  drawFocus, drawGaps, drawMarks, drawSteps, drawUnit, drawUnits,
+} from './annotations.js';
 import { colours, paint } from './colours.js';
 import { shrink } from './matrix.js';
-import { count } from './text.js';
 
 export const MARGIN = { left: 56, right: 14, top: 22, bottom: 26 };
 const MOST_HEIGHT = 520;
@@ -10,7 +12,6 @@ const MOST_HEIGHT = 520;
 const REST_OF_PAGE = 580;
 const LEAST_HEIGHT = 44;
 const TALLEST_ROW = 26;
-const ROOM_FOR_GAPS = 7;
 
 const sheets = new WeakMap();
 
@@ -117,132 +118,4 @@ function painted(cells, width) {
   const sheet = new OffscreenCanvas(image.width, image.height);
   sheet.getContext('2d').putImageData(image, 0, 0);
   return sheet;
-}
-
-/** Hairlines between rows that are tall enough: neighbours of one colour stay countable. */
-function drawGaps(context, plot, view, ink) {
-  const shown = view.last - view.first;
-  const height = plot.height / shown;
-  if (height < ROOM_FOR_GAPS) return;
-  context.fillStyle = ink.paper;
-  for (let row = 1; row < shown; row += 1) {
-    context.fillRect(plot.x, plot.y + row * height - 0.5, plot.width, 1);
-  }
-}
-
-function drawSteps(context, plot, matrix, ink) {
-  context.fillStyle = ink.text;
-  context.font = ink.font;
-  context.textBaseline = 'top';
-  const stride = Math.ceil((74 * matrix.numColumns) / plot.width);
-  // Counted from the latest step, the one that matters most.
-  for (let column = matrix.numColumns - 1; column >= 0; column -= stride) {
-    const x = plot.x + ((column + 0.5) / matrix.numColumns) * plot.width;
-    const label = count(matrix.steps[column]);
-    const half = context.measureText(label).width / 2;
-    const inside = Math.min(Math.max(x, plot.x + half - 4), plot.x + plot.width - half + 10);
-    context.textAlign = 'center';
-    context.fillText(label, inside, plot.y + plot.height + 9);
-    context.fillRect(x - 0.5, plot.y + plot.height + 2, 1, 4);
-  }
-}
-
-function drawUnits(context, plot, matrix, view, ink) {
-  const shown = view.last - view.first;
-  context.fillStyle = ink.text;
-  context.font = ink.font;
-  context.textAlign = 'right';
-  context.textBaseline = 'middle';
-  const stride = Math.ceil((14 * shown) / plot.height);
-  // In an order other than the indices' a label names the unit that is there.
-  for (let row = 0; row < shown; row += stride) {
-    const y = plot.y + ((row + 0.5) / shown) * plot.height;
-    context.fillText(count(matrix.unitsOf(view.first + row)[0]), plot.x - 8, y);
-  }
-}
-
-/** A re-initialisation happens after its validation: on the right edge of that step's column. */
-function drawMarks(context, plot, matrix, view, ink) {
-  const { reinit_steps: steps, reinit_units: units } = matrix.arrays;
-  const shown = view.last - view.first;
-  const rowHeight = plot.height / shown;
-  const perEvent = new Map();
-  for (let mark = 0; mark < steps.length; mark += 1) {
-    const x = plot.x + (columnsUpTo(matrix.steps, steps[mark]) / matrix.numColumns) * plot.width;
-    perEvent.set(x, (perEvent.get(x) ?? 0) + 1);
-    const row = matrix.rowOfUnit[units[mark]] - view.first;
-    if (row >= 0 && row < shown) {
-      drawMark(context, x, plot.y + (row + 0.5) * rowHeight, Math.min(rowHeight, 14), ink);
-    }
-  }
-  perEvent.forEach((number, x) => drawFlag(context, plot, x, number, ink));
-}
-
-function columnsUpTo(steps, step) {
-  const after = steps.findIndex((other) => other > step);
-  return after < 0 ? steps.length : after;
-}
-
-function drawMark(context, x, y, height, ink) {
-  const half = Math.max(1.5, Math.min(5, height / 3));
-  context.beginPath();
-  context.moveTo(x, y - half);
-  context.lineTo(x + half, y);
-  context.lineTo(x, y + half);
-  context.lineTo(x - half, y);
-  context.closePath();
-  context.fillStyle = ink.strong;
-  context.strokeStyle = ink.paper;
-  context.lineWidth = height > 5 ? 1.5 : 0.75;
-  context.stroke();
-  context.fill();
-}
-
-function drawFlag(context, plot, x, number, ink) {
-  context.fillStyle = ink.strong;
-  context.font = ink.font;
-  context.textAlign = 'center';
-  context.textBaseline = 'bottom';
-  context.fillText(`◆ ${count(number)}`, Math.min(x, plot.x + plot.width - 6), plot.y - 6);
-  context.fillRect(x - 0.5, plot.y - 5, 1, 5);
-}
-
-function drawUnit(context, plot, view, ink) {
-  const shown = view.last - view.first;
-  const place = view.unitRow - view.first;
-  if (place < 0 || place >= shown) return;
-  const height = plot.height / shown;
-  const y = plot.y + place * height;
-  context.strokeStyle = ink.strong;
-  context.lineWidth = 1.5;
-  if (height >= 4) context.strokeRect(plot.x - 1, y, plot.width + 2, height);
-  pointer(context, plot.x - 2, y + height / 2, -1, ink);
-  pointer(context, plot.x + plot.width + 2, y + height / 2, 1, ink);
-}
-
-function pointer(context, x, y, direction, ink) {
-  context.fillStyle = ink.strong;
-  context.beginPath();
-  context.moveTo(x, y);
-  context.lineTo(x + 6 * direction, y - 4);
-  context.lineTo(x + 6 * direction, y + 4);
-  context.fill();
-}
-
-function drawFocus(context, plot, matrix, view, ink) {
-  const shown = view.last - view.first;
-  const width = plot.width / matrix.numColumns;
-  const height = plot.height / shown;
-  const x = plot.x + view.focus.column * width;
-  const y = plot.y + (view.focus.row - view.first) * height;
-  // A ring of at least 7 pixels, so that a cell of less than a pixel can be found.
-  const ring = { w: Math.max(7, width), h: Math.max(7, height) };
-  const left = x + width / 2 - ring.w / 2;
-  const top = y + height / 2 - ring.h / 2;
-  context.lineWidth = 4;
-  context.strokeStyle = ink.paper;
-  context.strokeRect(left, top, ring.w, ring.h);
-  context.lineWidth = 2;
-  context.strokeStyle = ink.strong;
-  context.strokeRect(left, top, ring.w, ring.h);
 }

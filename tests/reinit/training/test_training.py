@@ -11,14 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
-from lightning_deadunits.reinit.training.agreement import RanksDifferError
 from lightning_deadunits.reinit.training.windows import Window
 from tests.zoo import kill
 
@@ -203,23 +202,6 @@ def test_the_outcome_of_an_event_is_told_after_a_resume(tmp_path: Any) -> None:
     assert (told.step, told.alive) == (8, {"relu": [1, 5], "relu-2": [0]})
 
 
-@pytest.mark.parametrize("criterion", ["dead", "dormant"])
-def test_resuming_inside_a_window_equals_the_uninterrupted_run(
-    tmp_path: Any, criterion: Any
-) -> None:
-    config = ReinitConfig(every_n_train_steps=6, criterion=criterion)
-    whole, callback = dying(), DeadUnitCallback(reinit=config)
-    keep = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_epochs=1)
-    fit(whole, tmp_path, callback, keep)
-    assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised
-    for step in (4, 8):
-        resumed = dying()
-        path = str(tmp_path / f"step={step}.ckpt")
-        fit(resumed, tmp_path, DeadUnitCallback(reinit=config), ckpt_path=path)
-        assert same(whole.state_dict(), resumed.state_dict()), step
-
-
 @pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW"])
 def test_resuming_between_plan_and_application_equals_the_uninterrupted_run(
     tmp_path: Any, name: str
@@ -233,24 +215,6 @@ def test_resuming_between_plan_and_application_equals_the_uninterrupted_run(
         fit(resumed, tmp_path, again, max_epochs=5, ckpt_path=path)
         for key, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[key]), (epoch, key)
-
-
-def test_averaged_weights_get_the_same_edit(tmp_path: Any) -> None:
-    averaging = WeightAveraging(avg_fn=lambda averaged, current, count: averaged)
-
-    class Compare(Callback):
-        found: tuple[Tensor, Tensor] | None = None
-
-        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-            if trainer.global_step == 8:
-                averaged = averaging._average_model
-                assert averaged is not None
-                self.found = (averaged.module.a.weight[[1, 5]].clone(), pl_module.a.weight[[1, 5]])
-
-    compare = Compare()
-    fit(dying(), tmp_path, DeadUnitCallback(reinit=True), averaging, compare, max_epochs=3)
-    assert compare.found is not None
-    assert torch.equal(*compare.found)
 
 
 def test_a_failing_event_changes_nothing_and_training_goes_on(tmp_path: Any) -> None:
@@ -333,52 +297,6 @@ def test_the_function_stays_at_the_moment_of_the_event(tmp_path: Any) -> None:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def test_mixed_precision(tmp_path: Any) -> None:
-    model, callback = dying(), DeadUnitCallback(reinit=True)
-    fit(model, tmp_path, callback, precision="bf16-mixed")
-    assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu": [1, 5], "relu-2": [0]}
-
-
-class Forced(Callback):
-    """Makes the processes disagree before the event."""
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
-        if trainer.global_rank == 1 and trainer.global_step == 3:
-            with torch.no_grad():
-                pl_module.a.weight[1] += 1.0
-
-
-class KeepState(Callback):
-    """Compares weights and optimizer state of all processes at the end."""
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        tensors = [*pl_module.state_dict().values()]
-        for state in trainer.optimizers[0].state.values():
-            tensors += [value for value in state.values() if isinstance(value, Tensor)]
-        found: list[Any] = [None, None]
-        torch.distributed.all_gather_object(found, tensors)
-        assert all(map(torch.equal, *found))
-        events = [event.reinitialised for event in trainer.callbacks[0].reviver.events]
-        assert events == [{"relu": [1, 5], "relu-2": [0]}]
-
-
-@pytest.mark.parametrize("forced", [False, True])
-def test_two_processes_stay_bitwise_equal_or_stop(tmp_path: Any, forced: bool) -> None:
-    model = dying()
-    callbacks = [DeadUnitCallback(reinit=True), *([Forced()] if forced else []), KeepState()]
-    options: dict[str, Any] = {"strategy": "ddp_fork", "devices": 2, "max_epochs": 6}
-    if forced:
-        with pytest.raises(Exception, match="re-initialised units differently"):
-            fit(model, tmp_path, *callbacks, **options)
-    else:
-        fit(model, tmp_path, *callbacks, **options)
-
-
-def test_the_error_of_differing_processes_is_a_runtime_error() -> None:
-    assert issubclass(RanksDifferError, RuntimeError)
 
 
 def test_a_revived_unit_has_gradients_and_is_alive_after_a_hundred_steps() -> None:
