@@ -16,7 +16,7 @@ from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 
 class Named(NamedTuple):
-    """A parameter with the names it has in the model; several if it is tied."""
+    """A parameter with the names it has in the model; several if it is tied, or shares memory."""
 
     parameter: nn.Parameter
     names: list[str]
@@ -37,6 +37,10 @@ class Parameters:
                 self._by_id[id(parameter)].names.append(name)
             elif (key := storage_of(parameter)) is not None:
                 named = Named(parameter, [name])
+                for other in self._by_storage.get(key, ()):
+                    if _overlap(parameter, other.parameter):  # as after `b.data = a.data`
+                        named.names.append(other.names[0])
+                        other.names.append(name)
                 self._by_id[id(parameter)] = named
                 self._by_storage.setdefault(key, []).append(named)
 
@@ -110,6 +114,11 @@ def span(tensor: Tensor) -> tuple[int, int]:
     )
     first = int(tensor.storage_offset())
     return first, first + int(reach) + 1
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    (first, end), (low, high) = span(one), span(other)
+    return first < high and low < end
 
 
 def _inside(tensor: Tensor, parameter: Tensor) -> bool:

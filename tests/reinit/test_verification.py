@@ -282,3 +282,12 @@ def test_what_was_done_before_a_failure_is_taken_back_too(
     with pytest.raises(KeyboardInterrupt):
         reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert untouched(before, net, optimizer)
+
+
+def test_two_parameters_of_the_same_memory_count_as_tied() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    net[2].weight.data = net[0].weight.data
+    kill(net[0], 1)
+    report = reinit_dead_units(net, {"1": [1]}, torch.randn(8, 6))
+    assert "is tied to" in report.refused["1"][1]
