@@ -14,6 +14,7 @@ from lightning_deadunits.functional import check_atol
 from lightning_deadunits.gaps import warn_of_gaps
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.observation.tally import report_of
 from lightning_deadunits.report import DeadUnitsReport
 from lightning_deadunits.selection import check_found, check_threshold
@@ -71,7 +72,7 @@ def find_dead_units(
         )
     wanted, unwanted = as_patterns("layers", layers), as_patterns("exclude", exclude)
     observer = Observer(model, wanted, unwanted, atol=atol)
-    with undisturbed(model), observer.watching(), torch.no_grad():
+    with unobserved(), undisturbed(model), observer.watching(), torch.no_grad():
         with suppress(NotImplementedError):  # torch.export bakes the mode in
             model.eval()
         passes = _run(model, batches, observer)

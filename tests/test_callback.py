@@ -80,6 +80,27 @@ def test_every_kind_of_fit_finds_the_dead_and_leaves_nothing(
     assert torch.overrides._get_current_function_mode_stack() == []
 
 
+def test_a_scan_inside_of_a_validation_step_is_not_counted(make_trainer: MakeTrainer) -> None:
+    class Scanning(Lit):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            self.scanned = find_dead_units(self.net, [batch[0][:2]])
+            super().validation_step(batch, batch_idx)
+
+    class Plain(Scanning):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            Lit.validation_step(self, batch, batch_idx)
+            Lit.validation_step(self, batch, batch_idx)
+
+    reports = []
+    for model in (Scanning(), Plain()):
+        callback = DeadUnitCallback()
+        make_trainer(callbacks=[callback]).validate(model, loader(), verbose=False)
+        assert callback.report is not None
+        reports.append({n: layer.zeros.tolist() for n, layer in callback.report.layers.items()})
+    assert reports[0] == reports[1]
+
+
 def test_training_is_not_touched(make_trainer: MakeTrainer) -> None:
     bare, watched = Lit(), Lit()
     for model, callbacks in ((bare, []), (watched, [DeadUnitCallback()])):

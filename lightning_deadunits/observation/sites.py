@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode,
+    _pop_mode,
+    _push_mode,
+)
 
 from lightning_deadunits.observation.activations import (
     BOUNDED,
@@ -236,3 +241,20 @@ class SiteMode(TorchFunctionMode):
 
 keep_eager(SiteMode.__torch_function__)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
+
+
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Have those who observe pause: what runs inside is our own, and no pass of the user's."""
+    paused: list[SiteMode] = []
+    try:
+        # Torch can set aside the topmost mode only, and for one call.
+        while isinstance(mode := _get_current_function_mode(), SiteMode):  # type: ignore[no-untyped-call]  # torch's
+            _pop_mode()  # type: ignore[no-untyped-call]  # torch's
+            paused.append(mode)
+            mode.pause()
+        yield
+    finally:
+        for mode in reversed(paused):
+            mode.resume()
+            _push_mode(mode)  # type: ignore[no-untyped-call]  # torch's

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lightning_deadunits.observation.names import as_patterns, selects
+from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.fitness import model_refusal
@@ -95,7 +96,7 @@ class Event:
                 "show what is constant. Pass a small batch."
             )
         session = Session(self._example, units)
-        with session.watching():
+        with unobserved(), session.watching():
             held = units if self._config.criterion == "dormant" else {}
             session.recorded = baseline = session.record(Baseline(held))
             check_exist(session, units)

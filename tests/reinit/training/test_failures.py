@@ -16,7 +16,16 @@ from torch import Tensor, nn, optim
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
-from tests.mortal import AT_VALIDATION, SCHEDULES, Mortal, differing, events, state_of, trained
+from tests.mortal import (
+    AT_VALIDATION,
+    EVERY_TWO_STEPS,
+    SCHEDULES,
+    Mortal,
+    differing,
+    events,
+    state_of,
+    trained,
+)
 
 
 class Everything(Callback):
@@ -198,6 +207,16 @@ def test_two_callbacks_share_a_trainer() -> None:
     assert len(events(first)) == len(events(second)) == 3
     assert all(list(event) == ["relu"] for event in events(first))
     assert all(list(event) == ["relu-2"] for event in events(second))
+
+
+@pytest.mark.filterwarnings("error:Dead units were not re-initialised")
+def test_an_event_is_not_counted_by_another_callback_whose_window_is_open() -> None:
+    first = DeadUnitCallback(exclude="relu-2", reinit=EVERY_TWO_STEPS)
+    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    trained(Mortal(), first, second)
+    assert [list(event) for event in events(second)] == [["relu-2"]] * 3
+    assert events(first)
+    assert all(list(event) == ["relu"] for event in events(first))
 
 
 def test_one_callback_that_resumes_keeps_the_corrections_of_another() -> None:
