@@ -20,6 +20,7 @@ from lightning_deadunits.loggers import log_scalars, write_validation
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sums import LayerCounts
+from lightning_deadunits.observation.tally import Agreement
 from lightning_deadunits.processes import check_takes_part, logged_step
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.observers import Watch
@@ -106,6 +107,7 @@ class DeadUnitMonitor:
         watch = Watch(self.layers, self.exclude, dead_threshold, atol)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
+        self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
         self._told: set[str] = set()
@@ -208,8 +210,10 @@ class DeadUnitMonitor:
         if trainer.sanity_checking:
             return
         seen = self._seen() or ({}, {}, {})
-        options = dict(dead_threshold=self.dead_threshold, atol=self.atol)
-        report = report_of_all(trainer, pl_module, seen, self._guard, **options)
+        rules: dict[str, Any] = dict(dead_threshold=self.dead_threshold, atol=self.atol)
+        report = report_of_all(
+            trainer, pl_module, seen, self._guard, agreement=self._agreement, **rules
+        )
         if report is not None:
             report = replace(report, every_n_batches=self.every_n_batches)
             self._take_note(trainer, pl_module, report)
@@ -300,6 +304,7 @@ class DeadUnitMonitor:
             self._observer.detach()
 
     def _detach(self) -> None:
+        self._agreement = Agreement()
         self._let_go()
         if self.reviver is not None:
             self.reviver.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Saving(DeadUnitCallback):
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(**options)
         self.folder = folder
-        self.collectives = 0
+        self.calls: list[dict[str, int]] = []
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         reduce, gather = torch.distributed.all_reduce, torch.distributed.all_gather_object
@@ -52,6 +53,8 @@ class Saving(DeadUnitCallback):
             }
             metrics = {k: v for k, v in trainer.callback_metrics.items() if "dead" in k}
             torch.save((layers, counted, metrics), self.folder / f"{trainer.global_rank}.pt")
+            self.calls.append(counted)
+            (self.folder / f"{trainer.global_rank}.json").write_text(json.dumps(self.calls))
 
 
 class Stream(IterableDataset[Any]):
@@ -87,6 +90,33 @@ class Uneven(Lit):
 
 def read(folder: Path) -> list[Any]:
     return [torch.load(path, weights_only=False) for path in sorted(folder.glob("*.pt"))]
+
+
+class Changing(Uneven):
+    """The layer of rank 1 runs in the third epoch only."""
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if self.trainer.current_epoch == 2:
+            super().validation_step(batch, batch_idx)
+        else:
+            self.log("seen", self.net(batch[0]).sum())
+
+
+def test_processes_ask_each_other_again_only_if_one_of_them_sees_something_else(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    make_trainer(
+        strategy="ddp_fork", devices=2, callbacks=[Saving(tmp_path)], max_epochs=4,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+    ).fit(Changing(24), loader())  # fmt: skip
+    for rank in range(2):
+        first, *later = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert first == {"reduce": 1, "gather": 2}  # what there is to sum; which names there are
+        settled, asked_again = {"reduce": 1, "gather": 0}, {"reduce": 2, "gather": 1}
+        assert later == [settled, asked_again, asked_again]
+    for layers, *_ in read(tmp_path):
+        assert list(layers) == ["net.act", "net.relu"]
+        assert [seen for _, seen, _ in layers.values()] == [64, 64]
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork"])

@@ -1,7 +1,8 @@
 """Counts of all layers as one integer vector: one transfer, one reduction, whatever their number.
 
 Every process lays the vector out alike, though a layer may have run on some only: first they
-agree on the layers and their sizes, then they sum.
+agree on the layers and their sizes, then they sum. What was agreed on stands until a process has
+something else to say, which it says in the sum itself: most validations are one collective.
 """
 
 from __future__ import annotations
@@ -101,20 +102,65 @@ def unpack(
     return layers
 
 
-def _packed(
-    counts: Mapping[str, LayerCounts], layout: Layout, device: torch.device
-) -> tuple[Tensor, Exception | None]:
-    """Return the vector with a zero at its end, or a one if it could not be made, and why not.
+class Agreement:
+    """What processes have said of their layers, for as long as none has anything else to say.
 
-    Whatever happens here, the other processes wait for a vector.
+    It stands on all of them or on none. One that a copy of the callback takes along would not.
     """
-    failure = torch.zeros(1, dtype=torch.int64, device=device)
-    try:
-        return torch.cat([pack(counts, layout, device), failure]), None
-    except Exception as error:
-        size = sum(shape.num_units + 2 for shape in layout.values())
-        empty = torch.zeros(size, dtype=torch.int64, device=device)
-        return torch.cat([empty, failure + 1]), error
+
+    def __init__(self) -> None:
+        self._own: Any = None
+        self._everyone: list[Any] = []
+
+    @property
+    def stands(self) -> bool:
+        """Whether there is one."""
+        return bool(self._everyone)
+
+    def holds(self, own: Any) -> bool:
+        """Tell whether this process would say the same again."""
+        return bool(self._own == own)
+
+    def renew(self, own: Any, gather: Gather) -> None:
+        """Ask all processes."""
+        self._everyone = []
+        everyone = gather(own)
+        failed = [str(rank) for rank, (*_, has_failed) in enumerate(everyone) if has_failed]
+        if failed:
+            raise ProcessFailedError(f"Counting failed on process {', '.join(failed)}.")
+        self._own, self._everyone = own, everyone
+
+    def terms(self) -> tuple[Layout, dict[str, str]]:
+        """Return the layers to sum, and those that cannot be judged with reasons."""
+        layout, reasons = merge(layers for layers, *_ in self._everyone)
+        for _, unjudged, unseen, _ in self._everyone:
+            reasons.update(unjudged)
+            reasons.update({name: why for name, why in unseen.items() if name not in layout})
+        return {name: shape for name, shape in layout.items() if name not in reasons}, reasons
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was said out of copies: they may be for other processes."""
+        return {"_own": None, "_everyone": []}
+
+
+def _packed(
+    counts: Mapping[str, LayerCounts] | None, layout: Layout, device: torch.device
+) -> tuple[Tensor, Exception | None]:
+    """Return the vector with two flags at its end, and why it could not be made, if so.
+
+    The first one is 1 if this process has something else to say (no counts), the second one if
+    it failed. Whatever happens here, the other processes wait for a vector.
+    """
+    flags = torch.zeros(2, dtype=torch.int64, device=device)
+    error: Exception | None = None
+    if counts is not None:
+        try:
+            return torch.cat([pack(counts, layout, device), flags]), None
+        except Exception as failure:
+            error = failure
+    flags[1 if error else 0] = 1
+    size = sum(shape.num_units + 2 for shape in layout.values())
+    return torch.cat([torch.zeros(size, dtype=torch.int64, device=device), flags]), error
 
 
 def report_of(
@@ -128,6 +174,7 @@ def report_of(
     gather: Gather = lambda value: [value],
     reduce: Reduce = lambda vector: vector,
     failed: bool = False,
+    agreement: Agreement | None = None,
 ) -> DeadUnitsReport:
     """Sum the counts of all processes and judge every unit by the sums.
 
@@ -141,6 +188,7 @@ def report_of(
         gather: Returns the argument of every process, in the order of their ranks.
         reduce: Sums a tensor over all processes.
         failed: Whether this process has nothing to contribute, for it could not count.
+        agreement: What the processes have agreed on before, kept up to date.
 
     Returns:
         The report, the same on every process.
@@ -148,20 +196,21 @@ def report_of(
     Raises:
         ProcessFailedError: On every process, if one has failed. Another error is this one's own.
     """
-    gathered = gather((layout_of(counts), dict(unjudged), dict(unseen), failed))
-    ranks = [rank for rank, (*_, has_failed) in enumerate(gathered) if has_failed]
-    if ranks:
-        raise ProcessFailedError(f"Counting failed on process {', '.join(map(str, ranks))}.")
-    layout, clashes = merge(layers for layers, *_ in gathered)
-    for _, reasons, absent, _ in gathered:
-        clashes.update(reasons)
-        clashes.update({name: why for name, why in absent.items() if name not in layout})
-    layout = {name: shape for name, shape in layout.items() if name not in clashes}
+    agreement = Agreement() if agreement is None else agreement
+    own = (layout_of(counts), dict(unjudged), dict(unseen), failed)
     if device is None:
         device = next((count.zeros.device for count in counts.values()), torch.device("cpu"))
-    packed, error = _packed(counts, layout, device)
-    vector = reduce(packed).cpu()
-    if vector[-1]:
-        failures = int(vector[-1])
-        raise ProcessFailedError(f"Counts of {failures} processes could not be summed.") from error
-    return DeadUnitsReport(unpack(vector, layout, dead_threshold, atol), clashes)
+    if not agreement.stands:
+        agreement.renew(own, gather)
+    while True:
+        layout, reasons = agreement.terms()
+        packed, error = _packed(counts if agreement.holds(own) else None, layout, device)
+        vector = reduce(packed).cpu()
+        if vector[-1]:
+            failures = int(vector[-1])
+            raise ProcessFailedError(
+                f"Counts of {failures} processes could not be summed."
+            ) from error
+        if not vector[-2]:
+            return DeadUnitsReport(unpack(vector, layout, dead_threshold, atol), reasons)
+        agreement.renew(own, gather)

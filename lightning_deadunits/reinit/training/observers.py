@@ -12,7 +12,7 @@ from lightning_deadunits.observation.compiled import keep_eager
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import report_of
+from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.processes import Processes
 
 
@@ -63,6 +63,10 @@ class TrainingObserver(Observer):
 class Zeros(TrainingObserver):
     """Counts zeros: a unit is due if it is dead."""
 
+    def __init__(self, model: Any, watch: Watch) -> None:
+        super().__init__(model, watch)
+        self._agreement = Agreement()
+
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """See :class:`TrainingObserver`."""
         report = report_of(
@@ -73,6 +77,7 @@ class Zeros(TrainingObserver):
             device=processes.device,
             gather=processes.gather,
             reduce=processes.sum,
+            agreement=self._agreement,
         )
         return {
             name: layer.dead_mask for name, layer in report.layers.items() if layer.observations
