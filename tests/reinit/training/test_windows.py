@@ -34,9 +34,11 @@ def test_a_batch_that_is_skipped_is_no_part_of_a_window() -> None:
 def test_single_samples_are_kept_over_windows_until_they_tell_something() -> None:
     kept = Keepsake(3)
     for number in range(5):
-        kept.offer([torch.full((1, 2), float(number))], anew=True)
+        kept.stale = True
+        kept.offer([torch.full((1, 2), float(number))])
     assert kept.batch[0][:, 0].tolist() == [4, 3, 2]
-    kept.offer([torch.zeros(2, 2)], anew=True)
+    kept.stale = True
+    kept.offer([torch.zeros(2, 2)])
     assert kept.batch[0].tolist() == [[0, 0], [0, 0]]
 
 
@@ -47,7 +49,8 @@ def test_a_single_sample_gives_way_to_more_of_another_shape() -> None:
     assert kept.batch[0].shape == (4, 2)
     kept.offer([torch.zeros(1, 3)])
     assert kept.batch[0].shape == (4, 2)
-    kept.offer([torch.zeros(1, 3)], anew=True)
+    kept.stale = True
+    kept.offer([torch.zeros(1, 3)])
     assert kept.batch[0].shape == (4, 2)
 
 
