@@ -1,4 +1,4 @@
-"""One event: plan the edit of some units, write it, verify it, and take back what disturbs."""
+"""Writes fresh and silent weights for some units, verifies, and takes back what disturbs."""
 
 from __future__ import annotations
 
