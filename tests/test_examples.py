@@ -80,6 +80,18 @@ def test_in_the_plain_loop_units_die_and_are_revived(
     assert is_picture(picture)
 
 
+def test_the_continual_learner_errs_less_with_new_lives(
+    main_of: Callable[[str], Main], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "continual.png"
+    alone, revived = main_of("continual")(
+        ["--steps", "2000", "--runs", "2", "--picture", str(picture)]
+    ).values()
+    assert revived < alone
+    assert f"{revived:.3f}" in capsys.readouterr().out
+    assert is_picture(picture)
+
+
 def test_two_processes_print_one_table(tmp_path: Path) -> None:
     """In a process of its own: ``ddp`` starts the script once more for the second rank."""
     done = subprocess.run(
