@@ -22,15 +22,19 @@ def initial_scales(parameters: Iterable[tuple[str, nn.Parameter]]) -> dict[str, 
     """Return the root mean square of every weight that is no vector, by name.
 
     Args:
-        parameters: Name and parameter, dense; lazy ones are left out.
+        parameters: Name and parameter; lazy, sparse and quantised ones are left out.
     """
-    dense = [(name, p.detach()) for name, p in parameters if not is_lazy(p)]
+    dense = [(name, p.detach()) for name, p in parameters if not is_lazy(p) and _is_plain(p)]
     weights = [(name, p) for name, p in dense if p.ndim > 1 and p.is_floating_point()]
     if not weights:
         return {}
     home = weights[0][1].device  # a model may be on several: one transfer for all
     sizes = torch.stack([rms(weight).to(home) for _, weight in weights]).tolist()
     return {name: size for (name, _), size in zip(weights, sizes, strict=True)}
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    return type(parameter.data) is Tensor and parameter.layout is torch.strided
 
 
 def rms(tensor: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def test_fresh_weights_are_as_large_as_those_that_training_began_with(
 
 def test_scales_are_those_of_every_weight_that_is_no_vector() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 6), nn.LazyLinear(2))
-    scales = initial_scales(net.named_parameters())
+    sparse = nn.Parameter(torch.eye(3).to_sparse())
+    scales = initial_scales([*net.named_parameters(), ("sparse", sparse)])
     assert scales.keys() == {"0.weight", "2.weight"}
     expected = float((net[0].weight.detach().double() ** 2).mean() ** 0.5)
     assert scales["0.weight"] == pytest.approx(expected, rel=1e-6)
