@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from lightning_deadunits.callback import DeadUnitCallback
     from lightning_deadunits.metric import ZeroActivationRate
     from lightning_deadunits.reinit import ReinitConfig, ReinitReport, reinit_dead_units
-    from lightning_deadunits.report import DeadUnitsReport, LayerReport
+    from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
     from lightning_deadunits.scan import find_dead_units
 
 _HOME = {
     "DeadUnitCallback": "callback",
-    "DeadUnitsReport": "report",
-    "LayerReport": "report",
+    "DeadUnitsReport": "reporting.report",
+    "LayerReport": "reporting.report",
     "ReinitConfig": "reinit",
     "ReinitReport": "reinit",
     "ZeroActivationRate": "metric",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytorch_lightning import Callback
 
-from lightning_deadunits.monitor import DeadUnitMonitor
+from lightning_deadunits.lightning.callback_base import DeadUnitMonitor
 
 
 class DeadUnitCallback(DeadUnitMonitor, Callback):  # noqa: D101  # described below

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.gaps import warn_of_gaps
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.selection import check_found, check_threshold
 from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.observation.tally import report_of
-from lightning_deadunits.report import DeadUnitsReport
-from lightning_deadunits.selection import check_found, check_threshold
-from lightning_deadunits.undisturbed import undisturbed
+from lightning_deadunits.observation.undisturbed import undisturbed
+from lightning_deadunits.reporting.gaps import warn_of_gaps
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 _QUIET_SECONDS = 2.0
 

@@ -265,7 +265,7 @@ def test_monitoring_that_fails_warns_once_and_training_goes_on(
     def broken(*_: object) -> None:
         raise RuntimeError("unforeseen")
 
-    monkeypatch.setattr("lightning_deadunits.history.History.record", broken)
+    monkeypatch.setattr("lightning_deadunits.reporting.history.History.record", broken)
     trainer, model = make_trainer(callbacks=[DeadUnitCallback()]), Lit()
     with pytest.warns(UserWarning, match="(?s)watches no longer.*in broken") as caught:
         trainer.fit(model, loader(), loader())

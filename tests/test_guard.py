@@ -22,10 +22,10 @@ from tests.test_processes import Saving, read
 
 MakeTrainer = Callable[..., pl.Trainer]
 BROKEN = {
-    "summing": "lightning_deadunits.together.report_of",
+    "summing": "lightning_deadunits.lightning.together.report_of",
     "laying out": "lightning_deadunits.observation.tally.pack",
     "adding up": "lightning_deadunits.observation.sums.PassSums.flush",
-    "judging": "lightning_deadunits.monitor.warn_of_gaps",
+    "judging": "lightning_deadunits.lightning.callback_base.warn_of_gaps",
 }
 
 

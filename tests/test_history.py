@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_deadunits import DeadUnitsReport, LayerReport
-from lightning_deadunits.history import History
+from lightning_deadunits.reporting.history import History
 
 
 def report(*dead: int, units: int = 20, seen: int = 4) -> DeadUnitsReport:

@@ -16,14 +16,14 @@ REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
-    ["counting", "functional", "metric", "report"],
-    ["table", "plotting", "gaps", "diagnosis", "history", "undisturbed"],
+    ["counting", "functional", "metric"],
+    ["reporting"],
     ["observation"],
-    ["selection", "scan"],
-    ["processes"],
+    ["scan"],
+    ["distributed"],
     ["reinit"],
     ["tensorboard_plugin"],
-    ["loggers", "event_log", "guard", "together", "monitor"],
+    ["lightning"],
     ["callback", "pytorch_lightning"],
 ]
 # And within re-initialisation, from what weights and calls are up to what a Trainer does.
@@ -40,7 +40,7 @@ FLOORS_OF_REINIT = [
     ["event"],
     ["revive", "training"],
 ]
-MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "loggers"}
+MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "lightning"}
 
 
 def modules() -> list[Path]:

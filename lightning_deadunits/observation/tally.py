@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind, zero_atol
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
 
 
 class ProcessFailedError(RuntimeError):

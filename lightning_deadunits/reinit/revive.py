@@ -12,7 +12,7 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.running.example import Example
-from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call
 
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits import DeadUnitsReport, LayerReport
-from lightning_deadunits.history import History
-from lightning_deadunits.loggers import write_validation
+from lightning_deadunits.lightning.logging import write_validation
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.tally import layout_of, pack
+from lightning_deadunits.reporting.history import History
 from tests.benchmarks.cost import keep_heap
 from tests.benchmarks.ranks import collectives
 from tests.benchmarks.result_file import write_results

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import zero_atol
+from lightning_deadunits.observation.selection import listed
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.report import Units
 from lightning_deadunits.reinit.running.probe import Recording
 from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.values import channel_of, silenced
-from lightning_deadunits.selection import listed
 
 
 class Baseline(Recording):

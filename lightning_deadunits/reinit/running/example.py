@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.undisturbed import undisturbed
+from lightning_deadunits.observation.undisturbed import undisturbed
 
 Change = Callable[[Tensor], Tensor]
 Forward = Callable[[Any], Any]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.processes import gather_objects
+from lightning_deadunits.distributed import gather_objects
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.processes import Processes
+from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.windows import Window

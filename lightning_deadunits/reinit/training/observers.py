@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.distributed import Processes
 from lightning_deadunits.observation.compiled import keep_eager
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import Agreement, report_of
-from lightning_deadunits.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.processes import Processes, gather_objects
+from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.fitness import model_refusal
 from lightning_deadunits.reinit.known_traces import KnownTraces
@@ -20,7 +20,7 @@ from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.trainer_event import attempt
 from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
-from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 class Reviver:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from lightning_deadunits.processes import gather_objects
+from lightning_deadunits.distributed import gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.known_traces import KnownTraces

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.processes import Processes, gather_objects
+from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.training.observers import (
     Magnitudes,

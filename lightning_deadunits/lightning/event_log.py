@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_deadunits.loggers import writers
+from lightning_deadunits.lightning.logging import writers
 from lightning_deadunits.reinit.report import ReinitReport
-from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit
 
 

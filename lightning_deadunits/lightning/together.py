@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_deadunits.guard import Guard
+from lightning_deadunits.distributed import Processes, gather_objects
+from lightning_deadunits.lightning.failure_guard import Guard
 from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.observation.selection import SelectionError, check_found
 from lightning_deadunits.observation.tally import ProcessFailedError, report_of
-from lightning_deadunits.processes import Processes, gather_objects
-from lightning_deadunits.report import DeadUnitsReport
-from lightning_deadunits.selection import SelectionError, check_found
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 def report_of_all(

@@ -127,7 +127,7 @@ class DeadUnitsReport:
         return (layer for layer in self.layers.values() if layer.observations)
 
     def __str__(self) -> str:
-        from lightning_deadunits.table import render
+        from lightning_deadunits.reporting.text import render
 
         return render(self)
 
@@ -143,6 +143,6 @@ class DeadUnitsReport:
         Raises:
             ModuleNotFoundError: If matplotlib is not installed.
         """
-        from lightning_deadunits.plotting import draw
+        from lightning_deadunits.reporting.plotting import draw
 
         return draw(self, **kwargs)

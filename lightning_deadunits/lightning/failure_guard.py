@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from lightning_deadunits.selection import SelectionError
+from lightning_deadunits.observation.selection import SelectionError
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

@@ -11,27 +11,27 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
-from lightning_deadunits.event_log import log_event, log_outcome
+from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.gaps import of_sample, warn_of_cuts, warn_of_gaps
-from lightning_deadunits.guard import Guard, guarded
-from lightning_deadunits.history import History
-from lightning_deadunits.loggers import log_scalars, write_validation
+from lightning_deadunits.lightning.event_log import log_event, log_outcome
+from lightning_deadunits.lightning.failure_guard import Guard, guarded
+from lightning_deadunits.lightning.logging import log_scalars, write_validation
+from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
-from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import Agreement
-from lightning_deadunits.processes import check_takes_part, logged_step
-from lightning_deadunits.reinit import ReinitConfig, ReinitReport
-from lightning_deadunits.reinit.training.observers import Watch
-from lightning_deadunits.reinit.training.reviver import Reviver
-from lightning_deadunits.report import DeadUnitsReport
-from lightning_deadunits.selection import (
+from lightning_deadunits.observation.selection import (
     check_every_n_batches,
     check_possible,
     check_threshold,
 )
-from lightning_deadunits.together import check_selection, report_of_all
+from lightning_deadunits.observation.sums import LayerCounts
+from lightning_deadunits.observation.tally import Agreement
+from lightning_deadunits.reinit import ReinitConfig, ReinitReport
+from lightning_deadunits.reinit.training.observers import Watch
+from lightning_deadunits.reinit.training.reviver import Reviver
+from lightning_deadunits.reporting.gaps import of_sample, warn_of_cuts, warn_of_gaps
+from lightning_deadunits.reporting.history import History
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 class DeadUnitMonitor:

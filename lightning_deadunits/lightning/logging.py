@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_deadunits.processes import silence_advice
-from lightning_deadunits.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.distributed import silence_advice
+from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
 from lightning_deadunits.tensorboard_plugin.writing import write_zero_rates
 
 _BINS = 20

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_deadunits.report import ALIVE, DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
 
 _HEADER = ("layer", "units", "dead", "zero rate", "dead since")
 _STEPS_SHOWN = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 _TOGETHER = 0.5
 """Share of all deaths at one validation from which on units died together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 
-from lightning_deadunits.report import DeadUnitsReport
+from lightning_deadunits.reporting.report import DeadUnitsReport
 
 _NUMBER = re.compile(r"(?<= )\d+")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_deadunits.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
 
 _DEAD = "#d1335b"
 _UNSEEN = "#bdbdbd"

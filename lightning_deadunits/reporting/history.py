@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.diagnosis import Deaths, diagnose
-from lightning_deadunits.report import ALIVE, DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.diagnosis import Deaths, diagnose
+from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What a Trainer's hooks do: one body for ``lightning.pytorch`` and ``pytorch_lightning``."""

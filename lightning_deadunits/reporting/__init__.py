@@ -1,0 +1,1 @@
+"""Verdicts as values, and how they are told: a report, its history, text and pictures."""
