@@ -330,8 +330,8 @@ class DeadUnitMonitor:
         """Go on where a checkpoint left off."""
         if "names" not in state_dict:
             warnings.warn(
-                "DeadUnitCallback: the checkpoint is of a version that named layers by the order of "
-                "their calls; the history of its units and its re-initialisations start anew.",
+                "DeadUnitCallback: the checkpoint is of a version that named layers by the order "
+                "of their calls; the history of its units and its re-initialisations start anew.",
                 stacklevel=2,
             )
             return

@@ -25,10 +25,17 @@ _CASTS = {
 ZEROS = {torch.zeros_like, torch.zeros, Tensor.new_zeros}
 """Functions that return zeros."""
 
-_WHERE = {torch.where, Tensor.where}
-_MAXIMUM = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
-_PRODUCT = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.mul_, torch.multiply}
-_FILL = {torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
+_WHERE: set[Callable[..., Any]] = {torch.where, Tensor.where}
+_MAXIMUM: set[Callable[..., Any]] = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
+_PRODUCT: set[Callable[..., Any]] = {
+    torch.mul,
+    Tensor.mul,
+    Tensor.__mul__,
+    Tensor.__rmul__,
+    Tensor.mul_,
+    torch.multiply,
+}
+_FILL: set[Callable[..., Any]] = {torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
 
 GATES: dict[Callable[..., Any], str] = {
     **dict.fromkeys(_WHERE, "where"),
@@ -87,7 +94,9 @@ def _same_units(known: KnownAxes, mask: Any, gate: int, x: Any, out: Tensor) -> 
     if not isinstance(mask, Tensor) or mask.shape != out.shape or not _has_units(known, x, out):
         return False
     own, of_mask = known.descent(x), known.descent(mask)
-    return of_mask is not None and of_mask.gate == gate and of_mask.producers == own.producers
+    if own is None or of_mask is None:
+        return False
+    return of_mask.gate == gate and of_mask.producers == own.producers
 
 
 def _is_zero(known: KnownAxes, value: Any) -> bool:

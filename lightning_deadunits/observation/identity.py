@@ -41,30 +41,32 @@ class Producer(NamedTuple):
         name: Qualified name of the module or parameter.
         part: Which part of the units it makes are meant, "" for all: ``0`` of ``x.chunk(2)``.
         negative: Whether they are negated, as in CReLU's ``relu(-h)``.
+        joined: Whether they only join what others make, value by value, as an added bias does.
     """
 
     order: int
     name: str
     part: str = ""
     negative: bool = False
+    joined: bool = False
 
     def __str__(self) -> str:
         part = f"[{self.part}]" if self.part else ""
-        return f"{'-' * self.negative}{self.name}{part}"
+        return f"{'-' * self.negative}{'+' * self.joined}{self.name}{part}"
 
 
 class Members(NamedTuple):
     """Which of several stacked weights ``(E, *, *)`` made each row of a tensor.
 
     Attributes:
-        count: How many weights there are, E.
-        index: Int64 of the shape of the tensor's first axes: the weight of each row; or, with
+        number: How many weights there are, E.
+        rows: Int64 of the shape of the tensor's first axes: the weight of each row; or, with
             ``ends``, int of shape ``(E,)``: the row before which each weight's rows end.
-        ends: Whether ``index`` holds ends, as ``torch.nn.functional.grouped_mm`` takes them.
+        ends: Whether ``rows`` holds ends, as ``torch.nn.functional.grouped_mm`` takes them.
     """
 
-    count: int
-    index: Tensor
+    number: int
+    rows: Tensor
     ends: bool
 
 
@@ -82,6 +84,7 @@ class Descent(NamedTuple):
         members: Which of several stacked weights made each row, None if all rows are alike.
         gate: ``KEEPS`` for the comparison of units with something, true where they are kept, such
             as ``h > 0``; ``DROPS`` where it is true for those that are dropped; ``ZERO`` for zeros.
+        levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
     """
 
     axes: Axes | None
@@ -93,6 +96,7 @@ class Descent(NamedTuple):
     weight: bool = False
     members: Members | None = None
     gate: int = 0
+    levels: tuple[int, ...] = ()
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
@@ -133,14 +137,19 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
     fresh = [descent for descent in descents if not descent.activated] or list(descents)
     first = fresh[0]
     producers, way, calls, members = first.producers, first.way, first.calls, first.members
-    summed = first.summed
+    summed, levels = first.summed, first.levels
     for descent in fresh[1:]:
         summed = summed or descent.summed or descent.producers != producers
         producers = joined(producers, descent.producers)
         way = joined(way, descent.way)
         calls += tuple(c for c in descent.calls if not any(c is known for known in calls))
         members = members or descent.members
-    return Descent(axes, producers, way, calls[:_MOST_CALLS], first.activated, summed, False, members)
+        levels = joined(levels, descent.levels)
+    return Descent(
+        *(axes, producers, way, calls[:_MOST_CALLS], first.activated, summed),
+        members=members,
+        levels=levels,
+    )
 
 
 def key_of(base: str, descent: Descent | None) -> str:
@@ -192,7 +201,7 @@ def read_key(key: str) -> Call:
     key, _, number = key.partition("#")
     base, producers, way, *_ = [*key.split("|"), "", ""]
     parts = tuple(producers.split(",")) if producers else ()
-    names = dict.fromkeys(part.removeprefix("-").partition("[")[0] for part in parts)
+    names = dict.fromkeys(part.lstrip("-+").partition("[")[0] for part in parts)
     return Call(base, tuple(names), parts, way, int(number or 1))
 
 

@@ -77,7 +77,7 @@ def aliases(key: str) -> set[str]:
         ['block.relu', 'block.relu-sub', 'block.relu.bn1', 'block.relu.bn1-sub']
     """
     call = read_key(key)
-    stems = [call.base, *_with_producers(call)]
+    stems = _stems(call)
     return {*stems, *(f"{stem}{_way(call)}" for stem in stems)}
 
 
@@ -88,28 +88,39 @@ def _rank(call: Call) -> tuple[object, ...]:
 
 
 def _candidates(own: Call, rivals: list[Call]) -> Iterable[str]:
-    stems = _with_producers(own)
     same = [call for call in rivals if call.producers == own.producers]
-    if len(same) == len(rivals):  # one set of weights feeds it
-        stems.insert(0, own.base)
-    plain = not same or _rank(own) < min(map(_rank, same))
-    if plain:
+    others = [call for call in rivals if call.producers != own.producers]
+    stems = _stems(own)
+    if others:
+        theirs = [_stems(call) for call in others]
+        stems = [
+            stem
+            for level, stem in enumerate(stems)
+            if level and stem not in {t[level] for t in theirs}
+        ] or stems[-1:]
+    if not same or _rank(own) < min(map(_rank, same)):
         yield from stems
     yield from (f"{stem}{_way(own)}" for stem in stems)
     number = 2
     while True:
-        yield f"{stems[0]}-{number}"
+        yield f"{stems[-1]}-{number}"
         number += 1
 
 
-def _with_producers(call: Call) -> list[str]:
-    """Return names with the one producer behind that is nearest, and with all of them."""
+def _stems(call: Call) -> list[str]:
+    """Return names that say more and more of what makes the units: nothing, one producer, all."""
     if not call.producers:
-        return [call.base]
+        return [call.base] * 4
     short = [_below(call.base, name) for name in call.producers]
-    # The nearest is what the activation's own block makes, the last of it in the model's order.
-    nearest = min(reversed(short), key=lambda name: name.count("."))
-    return [f"{call.base}.{nearest}", f"{call.base}.{'-'.join(short)}"]
+    alone = [part.lstrip("-")[0] != "+" for part in call.parts]
+    weights = [n for n, one in zip(short, alone, strict=False) if one] or short
+    levels = (_nearest(weights), _nearest(short), "-".join(short))
+    return [call.base, *(f"{call.base}.{name}" for name in levels)]
+
+
+def _nearest(names: list[str]) -> str:
+    """Return what the activation's own block makes, the last of it in the model's order."""
+    return min(reversed(names), key=lambda name: name.count("."))
 
 
 def _below(base: str, name: str) -> str:

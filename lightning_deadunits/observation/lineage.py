@@ -31,6 +31,7 @@ from lightning_deadunits.observation.identity import (
 )
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.observation.producers import PRODUCERS, Maker
+from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
 from lightning_deadunits.observation.ways import (
     CHOICES,
     JOINS,
@@ -74,10 +75,9 @@ class Lineage:
 
     def descent(self, tensor: Any) -> Descent | None:
         """Return where the units of a tensor come from, None if nothing is known of it."""
-        known = getattr(tensor, _ATTRIBUTE, None)
-        if known is None:
-            named = getattr(tensor, _WEIGHT, None)
-            return None if named is None else Descent(None, (Producer(*named),), weight=True)
+        known: Descent | None = getattr(tensor, _ATTRIBUTE, None)
+        if known is None and (named := getattr(tensor, _WEIGHT, None)) is not None:
+            return Descent(None, (Producer(*named),), weight=True)
         return known
 
     def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
@@ -162,8 +162,7 @@ class Lineage:
         chosen = _joining(function, rule, data) if len(data) > 1 else [known]
         descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
         if weights and not rule.moves:
-            made_by = joined(descent.producers, weights[0][1].producers)
-            descent = descent._replace(producers=made_by)
+            descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
         if rule.moves:
@@ -183,9 +182,13 @@ class Lineage:
         weights = [own for own in known if own.weight]
         if maker.mixes and weights and len(weights) == len(list(_tensors(args, kwargs))):
             return _of_weights(weights)  # such as LoRA's product of two parameters
-        producers: tuple[Producer, ...] = ()
+        producers = weights[0].producers if weights else ()
+        for own in weights[1:]:
+            if own.producers != weights[0].producers:  # its module's own bias is no other producer
+                producers = joined(producers, _beside(own))
+        levels: tuple[int, ...] = ()
         for own in weights:
-            producers = joined(producers, own.producers)
+            levels = joined(levels, own.levels)
         members = next((own.members for own in weights if own.members is not None), None)
         if maker.grouped is not None and members is None:
             members = maker.grouped(args, kwargs)
@@ -198,7 +201,7 @@ class Lineage:
                 return added(carriers, axes)._replace(activated=False, calls=([],))
             if carriers:
                 return Descent(axes, carriers[0].producers, (), ([],))
-        return Descent(axes, producers, (), ([],), members=members)
+        return Descent(axes, producers, (), ([],), members=members, levels=levels)
 
     def _normalised(
         self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...]
@@ -306,7 +309,17 @@ class EagerLineage(Lineage):
         entry = self._known.get(key) or self._weights.get(key)
         if entry is not None and entry[0]() is tensor:
             return entry[1]
+        if is_wrapped(tensor):
+            return self._of_stacked(tensor)
         return getattr(tensor, _ATTRIBUTE, None)
+
+    def _of_stacked(self, tensor: Tensor) -> Descent | None:
+        """Return the descent of weights over which ``torch.vmap`` is mapped."""
+        stacked = outside(tensor)
+        entry = self._weights.get(id(stacked))
+        if entry is None or entry[0]() is not stacked:
+            return None
+        return entry[1]._replace(levels=tuple(sorted(levels_of(tensor))))
 
     def is_zero(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is known to hold nothing but zeros."""
@@ -337,7 +350,7 @@ class EagerLineage(Lineage):
 def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
     """Have parameters tell their names for a while, where Dynamo traces and no table is read.
 
-    By plain tuples, for whoever pickles a parameter meanwhile must not need this package to load it.
+    By plain tuples: whoever pickles a parameter meanwhile must not need this package to load it.
     """
     if "torch._dynamo" not in sys.modules:
         yield
@@ -362,13 +375,21 @@ def _tensors(args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
                     yield item
 
 
+def _beside(weights: Descent) -> tuple[Producer, ...]:
+    """Return producers that join what others make, value by value."""
+    return tuple([own._replace(joined=True) for own in weights.producers])
+
+
 def _of_weights(weights: list[Descent]) -> Descent:
     """Return the descent of what is computed from several weights."""
     producers = weights[0].producers
     for own in weights[1:]:
         producers = joined(producers, own.producers)
     members = next((own.members for own in weights if own.members is not None), None)
-    return Descent(None, producers, weight=True, members=members)
+    levels: tuple[int, ...] = ()
+    for own in weights:
+        levels = joined(levels, own.levels)
+    return Descent(None, producers, weight=True, members=members, levels=levels)
 
 
 def _like(data: list[tuple[Tensor, Descent]], out: Tensor) -> tuple[Tensor, Descent]:
@@ -408,8 +429,9 @@ def _moved(
     """Return a descent whose tensor was cut or moved: a part of the units, or of the samples."""
     if function in JOINS:
         return descent
-    if descent.members is not None and out.shape[: descent.members.index.ndim] != (
-        source.shape[: descent.members.index.ndim]
+    if (
+        descent.members is not None
+        and out.shape[: descent.members.rows.ndim] != (source.shape[: descent.members.rows.ndim])
     ):
         descent = descent._replace(members=None)
     units = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
@@ -419,8 +441,9 @@ def _moved(
             part = str(piece) if piece is not None else _place(args)
             return descent._replace(producers=part_of(descent.producers, part))
         if out.numel() < source.numel():
-            # Other samples or positions of the same units: nothing of them was activated yet.
-            return descent._replace(calls=([],))
+            # Other samples or positions of the same units: what is activated of these from now on
+            # says nothing of the others.
+            return descent._replace(calls=tuple([list(calls) for calls in descent.calls]))
     return descent
 
 

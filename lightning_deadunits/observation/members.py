@@ -32,7 +32,7 @@ def by_member(
         NotImplementedError: If the rows of the members are not the tensor's first axes.
     """
     assert site.members is not None
-    count, rows = site.members.count, rows_of(site.members, values)
+    number, rows = site.members.number, rows_of(site.members, values)
     own = rows.ndim
     if values.shape[:own] != rows.shape or any(axis < own for axis in dims):
         raise NotImplementedError("which of the stacked weights made which row cannot be told")
@@ -41,18 +41,18 @@ def by_member(
     table = values.permute(*range(own), *others, *dims)
     units = torch.Size([values.shape[axis] for axis in dims]).numel()
     table = table.reshape(len(rows), -1, units)
-    known = (rows >= 0) & (rows < count)  # a router may send a token nowhere
-    home = torch.where(known, rows, count)
+    known = (rows >= 0) & (rows < number)  # a router may send a token nowhere
+    home = torch.where(known, rows, number)
 
     def summed(flags: Tensor) -> Tensor:
-        into = torch.zeros(count + 1, *flags.shape[1:], dtype=torch.int64, device=flags.device)
-        return into.index_add_(0, home, flags)[:count]
+        into = torch.zeros(number + 1, *flags.shape[1:], dtype=torch.int64, device=flags.device)
+        return into.index_add_(0, home, flags)[:number]
 
     is_zero = table == 0 if atol == 0 else table.abs() <= atol
     zeros = summed(is_zero.sum(1))
     nonfinite = summed((~table.isfinite()).sum((1, 2)))
     seen = summed(torch.full_like(rows, table.shape[1], dtype=torch.int64))
-    for member in range(count):
+    for member in range(number):
         yield (
             member_key(site.name, member),
             LayerCounts(
@@ -65,6 +65,6 @@ def by_member(
 def rows_of(members: Members, values: Tensor) -> Tensor:
     """Return which member made each row."""
     if not members.ends:
-        return members.index.long()
+        return members.rows.long()
     places = torch.arange(values.shape[0], device=values.device)
-    return torch.searchsorted(members.index.to(places.dtype), places, right=True)
+    return torch.searchsorted(members.rows.to(places.dtype), places, right=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
@@ -64,7 +64,20 @@ def weights_of(names: Mapping[nn.Module, str]) -> dict[Tensor, Producer]:
             layer = type(module).__module__.startswith("torch.nn.modules.") or name in _LAYERS_OWN
             name = home if layer and home else clean(f"{home}.{name}".lstrip("."))
             found[parameter] = Producer(order, name)
+        for name, weight in _kept_apart(module):
+            found.setdefault(weight, Producer(order, clean(f"{home}.{name}".lstrip("."))))
     return found
+
+
+def _kept_apart(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights in plain containers, such as an ensemble's from ``stack_module_state``."""
+    for name, value in vars(module).items():
+        if name[0] == "_" or not isinstance(value, (dict, list, tuple)):
+            continue
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, Tensor) and item.is_leaf and item.requires_grad:
+                yield f"{name}.{key}".removesuffix(".weight").removesuffix(".bias"), item
 
 
 def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, ...] | None:

@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from lightning_deadunits.counting import count_columns, count_values
 from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
-from lightning_deadunits.observation.nested import dense
+from lightning_deadunits.observation.identity import read_key
 from lightning_deadunits.observation.members import by_member
+from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
 from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
+from lightning_deadunits.observation.transforms import (
+    is_wrapped,
+    outside_of_transforms,
+    unwrapped,
+)
 
 
 def _changes(before: LayerCounts, now: LayerCounts) -> str:
@@ -30,8 +36,12 @@ def _changes(before: LayerCounts, now: LayerCounts) -> str:
 
 def uncountable(activation: Tensor) -> str | None:
     """Return why an activation cannot be counted here, None if it can."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(activation):
-        return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if is_wrapped(activation):
+        return (
+            "it runs inside a torch.func transform, and nothing tells whether that is mapped over "
+            "stacked weights, whose units are others, or over samples; make the weights parameters "
+            "of the model"
+        )
     if activation.is_meta:
         return "its activation is on the meta device, which has no values"
     if type(activation) is Tensor:
@@ -161,7 +171,11 @@ class Observer(SiteMode):
             if not (split or self._paddings) and self._postpone(site, output):
                 return output
             refusal = REASON if split else uncountable(output)
-            if refusal is None:
+            if is_wrapped(output) and site.levels is not None:
+                values, dims = unwrapped(output, site.unit_dims, site.levels)
+                with outside_of_transforms():
+                    self._count(site._replace(unit_dims=dims), values.detach(), None)
+            elif refusal is None:
                 self._count(site, output.detach(), self.padding())
             else:
                 self.unjudged[site.name] = refusal
@@ -213,8 +227,8 @@ class Observer(SiteMode):
     def _give_up(self, name: str, error: Exception) -> None:
         if name not in self.unjudged:
             warnings.warn(
-                f"Layer {name!r} cannot be observed, its units are not judged; the model is not "
-                f"affected.\n{''.join(traceback.format_exception(error))}",
+                f"Layer {read_key(name).base!r} cannot be observed, its units are not judged; the "
+                f"model is not affected.\n{''.join(traceback.format_exception(error))}",
                 stacklevel=2,
             )
         self.unjudged[name] = f"{type(error).__name__}: {error}"

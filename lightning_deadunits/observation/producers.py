@@ -105,7 +105,7 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     for letters, operand in zip(inputs.split(","), operands, strict=True):
         own = known.descent(operand)
         if own is not None and own.weight:
-            rows = 0 if own.members is None else own.members.index.ndim
+            rows = 0 if own.members is None else own.members.rows.ndim
             data |= set(letters[:rows])
             sizes = zip(letters[rows:], operand.shape[rows:], strict=True)
             units |= {letter for letter, size in sizes if size > 1}
@@ -141,6 +141,12 @@ def _flat(values: Iterable[Any]) -> list[Tensor]:
 
 def _all(args: Args, kwargs: Kwargs) -> list[Tensor]:
     return _flat((*args, *kwargs.values()))
+
+
+def _product_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """``addmm(bias, left, right)``: what is added stands last."""
+    given = _all(args, kwargs)
+    return [*given[1:], *given[:1]]
 
 
 def _after_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
@@ -193,13 +199,10 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
         (torch.bmm, Tensor.bmm, Tensor.__rmatmul__, torch.addmm, Tensor.addmm),
         Maker(_product, _all),
     ),
-    **dict.fromkeys(
-        (torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv), Maker(_product, _all)
-    ),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv), Maker(_product, _all)),
     **dict.fromkeys(_GROUPED, Maker(_last, _after_first, grouped=_groups)),
     torch.einsum: Maker(_einsum, _all),
     F.unfold: Maker(_second, _all),
     F.scaled_dot_product_attention: Maker(_of_value, _value),
 }
 """Functions that make units."""
-

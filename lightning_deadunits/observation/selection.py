@@ -61,8 +61,8 @@ def check_found(
                 if argument == "exclude":
                     continue
                 raise SelectionError(
-                    f"Expected an `atol` for {pattern!r}: {listed(names_of(smooth))} are never exactly zero "
-                    f"at rest, so it must be said what counts as zero."
+                    f"Expected an `atol` for {pattern!r}: {listed(names_of(smooth))} are never "
+                    f"exactly zero at rest, so it must be said what counts as zero."
                 )
             raise SelectionError(
                 f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "

@@ -19,6 +19,7 @@ class Site(NamedTuple):
             weights make members x features.
         assumed: True if nothing told which axis it is, and convention was followed.
         members: Which of several stacked weights made each row; each is a layer of its own.
+        levels: Levels of ``torch.vmap`` that hide an axis of the units, None if nothing tells.
     """
 
     name: str
@@ -26,3 +27,4 @@ class Site(NamedTuple):
     unit_dims: Axes
     assumed: bool
     members: Members | None = None
+    levels: tuple[int, ...] | None = None

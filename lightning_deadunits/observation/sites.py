@@ -30,8 +30,8 @@ from lightning_deadunits.observation.activations import (
 )
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
-from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.gates import GATES, is_gated
+from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.identity import Descent, key_of, numbered, read_key
 from lightning_deadunits.observation.lineage import EagerLineage, Lineage, mark_weights
 from lightning_deadunits.observation.names import module_names, selects, weights_of
@@ -167,8 +167,8 @@ class SiteMode(TorchFunctionMode):
             return output
         lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
         descent = lineage.descent(output)
-        if descent is None and isinstance(source, Tensor) and source.shape == output.shape:
-            descent = lineage.descent(source)  # what a kernel of one's own returned
+        if descent is None and source is not output and _alike(source, output):
+            descent = lineage.descent(source)  # of what a kernel of one's own returned
         if descent is not None and (descent.weight or descent.axes is None):
             descent = None
         axes, assumed = self._unit_axes(lineage, descent, output)
@@ -181,7 +181,8 @@ class SiteMode(TorchFunctionMode):
             self._ran[key] = kind
             if self._all or torch.compiler.is_compiling() or self._selects(key):
                 members = None if descent is None else descent.members
-                output = self.on_site(Site(key, kind, axes, assumed, members), output)
+                levels = None if descent is None or not descent.producers else descent.levels
+                output = self.on_site(Site(key, kind, axes, assumed, members, levels), output)
         if descent is not None:
             lineage.activated(descent, output, way)
         return output
@@ -309,6 +310,10 @@ class SiteMode(TorchFunctionMode):
             return output
         items = [*output[:place], first, *output[place + 1 :]]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def _alike(source: Any, output: Tensor) -> bool:
+    return isinstance(source, Tensor) and source.shape == output.shape
 
 
 keep_eager(SiteMode.__torch_function__)

@@ -81,8 +81,8 @@ class Teller:
         stack: Where it is told.
         paddings: Where it is told what is padding, by a module that knows.
         sources: Where it is told what a module was given whose output counts as a whole.
-        whole_output: Called with frame, input and output of such a module; what it returns takes the
-            output's place.
+        whole_output: Called with frame, input and output of such a module; what it returns takes
+            the output's place.
     """
 
     def __init__(
