@@ -15,7 +15,7 @@ from lightning_deadunits.counting import count_columns, count_values
 from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.identity import read_key
-from lightning_deadunits.observation.members import by_member
+from lightning_deadunits.observation.members import COMPILED_MEMBERS, by_member
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.site import Site
@@ -24,6 +24,8 @@ from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
 from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
 from lightning_deadunits.observation.transforms import (
+    COMPILED_TRANSFORM,
+    is_mapped,
     is_wrapped,
     outside_of_transforms,
     unwrapped,
@@ -164,7 +166,12 @@ class Observer(SiteMode):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
-            self._count(site, output.detach(), self.padding())
+            if is_mapped(output):
+                self.unjudged[site.name] = COMPILED_TRANSFORM
+            elif site.members is not None:
+                self.unjudged[site.name] = COMPILED_MEMBERS
+            else:
+                self._count(site, output.detach(), self.padding())
             return output
         try:
             split = self._split and site.assumed  # what made it was a DTensor
