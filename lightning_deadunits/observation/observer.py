@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.counting import count_columns, count_values
+from lightning_deadunits.counting import count_columns, count_values, is_captured
 from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.identity import read_key
@@ -46,6 +46,8 @@ def uncountable(activation: Tensor) -> str | None:
         )
     if activation.is_meta:
         return "its activation is on the meta device, which has no values"
+    if is_captured(activation):
+        return "it runs in a CUDA graph, which is replayed outside of Python"
     if type(activation) is Tensor:
         return None
     if hasattr(activation, "placements"):
@@ -145,7 +147,7 @@ class Observer(SiteMode):
         # A compiled region counts all layers: fnmatch cannot be traced.
         fresh = {n: c for n, c in self._pending.items() if self._all or self._selects(n)}
         alike = {n: c for n, c in fresh.items() if isinstance(c, Pending)}
-        if len(alike) == len(fresh):
+        if len(alike) == len(fresh) and len({c.columns.device for c in alike.values()}) < 2:
             self._add(self._sums.add(alike))
             return
         self._add(self._sums.flush())
