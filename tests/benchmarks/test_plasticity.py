@@ -41,7 +41,9 @@ def learner(
 def module_of(networks: Networks, lane: int) -> nn.Sequential:
     """Copy one lane into modules."""
     layers: list[nn.Module] = []
-    for layer, (weight, bias) in enumerate(zip(networks.own.weights, networks.own.biases)):
+    for layer, (weight, bias) in enumerate(
+        zip(networks.own.weights, networks.own.biases, strict=True)
+    ):
         linear = nn.Linear(weight.shape[2], weight.shape[1])
         linear.load_state_dict({"weight": weight[lane], "bias": bias[lane, 0]})
         layers.append(linear)
