@@ -61,7 +61,8 @@ def forgetful(original: Any) -> Any:
     def traced(session: Any, units: Any, **kwargs: Any) -> Trace:
         found = original(session, units, **kwargs)
         for own in found.units.values():
-            del own.reads[-1]
+            last = own.reads[-1].weights.parameter
+            own.reads = [part for part in own.reads if part.weights.parameter is not last]
         return found
 
     return traced
@@ -160,8 +161,8 @@ def test_an_event_on_resnet18_with_50_dead_units_takes_seven_passes() -> None:
     net, x = ResNet(width=64, blocks=2, stages=4), torch.randn(8, 3, 32, 32)
     units = {}
     for index, block in enumerate(net.layers):
-        units[f"layers.{index}.relu"] = list(range(7 if index < 2 else 6))
-        kill(block.bn1, *units[f"layers.{index}.relu"])
+        units[f"layers.{index}.relu.bn1"] = list(range(7 if index < 2 else 6))
+        kill(block.bn1, *units[f"layers.{index}.relu.bn1"])
     report = reinit_dead_units(net, units, x)
     assert report.num_reinitialised == 50
     # Three of them compute no convolution: what these return is known.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from lightning_deadunits.observation.identity import member_key
+from lightning_deadunits.observation.identity import member_key, read_key
 from lightning_deadunits.observation.layer_names import LayerNames, aliases
 from lightning_deadunits.reinit.recording.tape import SiteCall, Tape
 
@@ -38,7 +38,27 @@ def keys_of(
         asked = [key for key in keys if name in aliases(key) and key not in found]
         if len(asked) == 1:
             found[asked[0]] = name
-    return found
+    return found | _elsewhere(tapes, found)
+
+
+def _elsewhere(tapes: Sequence[Tape], found: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of layers that are found on another tape, where they are made otherwise.
+
+    A norm that is written by hand is another way in training mode. It is the only call of the same
+    activation, then, that has as many units.
+    """
+    more: dict[str, str] = {}
+    for tape in tapes:
+        sizes = tape.num_units
+        for key, name in found.items():
+            if name in (found.get(own) for own in sizes):
+                continue
+            size = next(own.num_units[key] for own in tapes if key in own.num_units)
+            base = read_key(key).base
+            alike = [k for k, n in sizes.items() if read_key(k).base == base and n == size]
+            if len(alike) == 1 and alike[0] not in found:
+                more[alike[0]] = name
+    return more
 
 
 def names_on(tapes: Sequence[Tape]) -> dict[str, int]:
