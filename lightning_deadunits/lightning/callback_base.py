@@ -102,14 +102,19 @@ class DeadUnitMonitor:
         self.per_unit = per_unit
         self.custom_scalars = custom_scalars
         self.every_n_batches = every_n_batches
+        self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        """Know nothing of any training: what was seen of one model says nothing of another."""
         self.report: DeadUnitsReport | None = None
         self.history = History()
-        watch = Watch(self.layers, self.exclude, dead_threshold, atol)
+        watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
+        self._resumes = False
         self._told: set[str] = set()
         self._cut: set[str] = set()
 
@@ -123,8 +128,15 @@ class DeadUnitMonitor:
 
     # --- before training ----------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Start fresh in a fit that does not go on with another one; a checkpoint is read later."""
+        if stage == "fit" and not self._resumes and not trainer.global_step:
+            self._detach()
+            self._start_fresh()
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
+        self._resumes = False
         check_possible(pl_module, self.layers, self.exclude)
         check_takes_part(trainer, pl_module)
         on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
@@ -297,7 +309,7 @@ class DeadUnitMonitor:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave nothing behind."""
         self._detach()
-        self._observer = None
+        self._observer, self._resumes = None, False
 
     def _let_go(self) -> None:
         if self._observer is not None:
@@ -323,6 +335,7 @@ class DeadUnitMonitor:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        self._resumes = True
         self.history.load_state_dict(state_dict["history"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])
