@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.lightning.event_log import log_event, log_outcome
+from lightning_deadunits.lightning.event_log import log_event, say
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_validation
 from lightning_deadunits.lightning.together import check_selection, report_of_all
@@ -280,7 +280,7 @@ class DeadUnitMonitor:
     @guarded
     def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
         if event is not None:
-            log_outcome(trainer, event, logged_step(trainer))
+            say(trainer, event.outcome, logged_step(trainer))
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -294,6 +294,12 @@ class DeadUnitMonitor:
         """Forget a batch that was skipped: ``on_train_batch_start`` may return -1."""
         if self.reviver is not None:
             self.reviver.after_train_epoch()
+
+    @guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say in one line what came of re-initialisation."""
+        if self.reviver is not None:
+            say(trainer, str(self.reviver.summary), logged_step(trainer))
 
     @property
     def _active_reviver(self) -> Reviver | None:

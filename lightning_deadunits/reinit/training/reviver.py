@@ -18,6 +18,7 @@ from lightning_deadunits.reinit.training.guarded_window import GuardedWindow
 from lightning_deadunits.reinit.training.keepsake import Keepsake, plain
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
+from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.trainer_event import attempt
 from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
 from lightning_deadunits.reporting.report import DeadUnitsReport
@@ -34,11 +35,13 @@ class Reviver:
 
     Attributes:
         events: What was done so far.
+        summary: Sums over all events, those before a resume included.
     """
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
         self.events: list[ReinitReport] = []
+        self.summary = Summary()
         self._schedule = Schedule(config)
         self._pending: Units = {}
         self._example = Keepsake()
@@ -108,6 +111,7 @@ class Reviver:
         if not dead or last is None or last.alive is not None or not last.reinitialised:
             return None
         last.tell_outcome(dead)
+        self.summary.add_outcome(last)
         return last
 
     # --- acting -------------------------------------------------------------------------------
@@ -173,6 +177,7 @@ class Reviver:
             self._schedule.revived(report.reinitialised)
             self._schedule.refused(report.refused)
             self.events.append(report)
+            self.summary.add(report)
         return report
 
     # --- state --------------------------------------------------------------------------------
@@ -195,6 +200,7 @@ class Reviver:
             "window": self._window.state_dict(),
             "memory": self._memory.state_dict(),
             "scales": self._scales,
+            "summary": self.summary.state_dict(),
             "untold": [(event.step, event.reinitialised) for event in untold],
         }
 
@@ -216,6 +222,7 @@ class Reviver:
         self._window.load_state_dict(state["window"])
         self._memory.load_state_dict(state["memory"])
         self._scales = state["scales"]
+        self.summary.load_state_dict(state["summary"])
         self.events = [ReinitReport(step=step, reinitialised=own) for step, own in state["untold"]]
 
     def __getstate__(self) -> dict[str, Any]:

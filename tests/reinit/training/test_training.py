@@ -324,12 +324,15 @@ def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
 ) -> None:
     with caplog.at_level(logging.INFO):
         fit(dying(), tmp_path, DeadUnitCallback(reinit=True), logger=TensorBoardLogger(tmp_path))
-    done = "Re-initialised 3 units at step 8."
+    done = "Re-initialised 3 units"
     told = "Of those re-initialised at step 8, 3 fire at the next look, 0 died again."
-    assert [done in text for text in caplog.messages].count(True) == 1
+    (line,) = [text for text in caplog.messages if done in text]
+    assert "\n" not in line
     assert told in caplog.messages
     events = EventAccumulator(str(next(tmp_path.rglob("events.out.tfevents.*")).parent)).Reload()
     texts = [str(each.tensor_proto.string_val[0]) for each in events.Tensors("reinit/text_summary")]
-    assert [done in text for text in texts] == [True, False]
+    assert [done in text for text in texts] == [True, False, False]
     assert told in texts[1]
+    assert "silenced: b.weight" in texts[0]  # which the line leaves out
+    assert "3 revived, 0 of them died again" in texts[2]
     assert [each.value for each in events.Scalars("reinit/relu")] == [2.0]
