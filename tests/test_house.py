@@ -16,6 +16,7 @@ REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
+    ["private_api"],
     ["counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
@@ -30,6 +31,7 @@ FLOORS = [
 FLOORS_OF_REINIT = [
     ["config", "report", "weight_slice", "values"],
     ["edit", "parameters"],
+    ["recording"],
     ["operations"],
     ["running"],
     ["tracing", "optimizers"],
