@@ -156,6 +156,8 @@ class DeadUnitMonitor:
         if not self._checked:
             check_possible(pl_module, self.layers, self.exclude)
         self._watch(pl_module)
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            self._active_reviver.start_validation(trainer, pl_module)
 
     @guarded
     def _watch(self, pl_module: Any) -> None:
@@ -169,23 +171,25 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start counting: what follows is the validation step."""
-        if self.reviver is not None and self._serves(trainer, batch_idx, dataloader_idx):
-            self.reviver.remember_batch(batch)
-        if self._observer is None or batch_idx % self.every_n_batches:
+        if self._observer is None:
             return
-        if self.every_n_batches > 1:
-            self._observer.resume()
-        if self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.before_validation_batch(pl_module)
-        self._observer.begin()
+        if batch_idx % self.every_n_batches == 0:
+            if self.every_n_batches > 1:
+                self._observer.resume()
+            if self.reviver is not None and not trainer.sanity_checking:
+                self.reviver.before_validation_batch(pl_module)
+            self._observer.begin()
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
+            self._active_reviver.record_validation_batch(
+                trainer, pl_module, dataloader_idx, wanted=wanted
+            )
 
-    def _serves(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
-        """Tell whether a batch may serve as an example of what units do.
+    def _stands_for_loader(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
+        """Tell whether a batch may be the one of its loader that is recorded.
 
         Among sampled batches one that is not counted, where there is one: it is news.
         """
-        if trainer.sanity_checking:
-            return False
         others = 1 < trainer.num_val_batches[dataloader_idx] < math.inf
         return bool(self.every_n_batches == 1 or batch_idx % self.every_n_batches or not others)
 
@@ -200,7 +204,11 @@ class DeadUnitMonitor:
         dataloader_idx: int = 0,
     ) -> None:
         """Stop counting."""
-        if self._observer is None or batch_idx % self.every_n_batches:
+        if self._observer is None:
+            return
+        if self.reviver is not None:
+            self.reviver.end_recording(training=False)
+        if batch_idx % self.every_n_batches:
             return
         self._observer.end()
         if self.reviver is not None and not trainer.sanity_checking:
@@ -269,7 +277,7 @@ class DeadUnitMonitor:
         """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
         if self._active_reviver is None:
             return
-        event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
+        event = self._active_reviver.before_train_batch(trainer, pl_module)
         if event is not None:
             self._tell(trainer, pl_module, event)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
-from lightning_deadunits.reinit.training.windows import Window
+from lightning_deadunits.reinit.training.window import Window
 from tests.zoo import kill
 
 
@@ -185,7 +185,7 @@ def test_counting_that_fails_costs_a_warning_and_not_the_training(
     def broken(self: Any, model: Any) -> None:
         raise KeyError("a bug of ours")
 
-    monkeypatch.setattr(Window, "begin", broken)
+    monkeypatch.setattr(Window, "_begin", broken)
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2))
     with pytest.warns(UserWarning, match="(?s)counting failed; training goes.*a bug of ours"):
         trainer = fit(dying(), tmp_path, callback)
