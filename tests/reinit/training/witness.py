@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -145,8 +146,8 @@ class Witness(LightningModule):
         vars_of_trainer = {
             key: value
             for key, value in vars(self.trainer).items()
-            if isinstance(value, (int, float, str, bool, tuple, list, type(None)))
-            and key != "callbacks"
+            if isinstance(value, (int, float, str, bool, tuple, type(None)))
+            and key != "_last_val_time"
         }
         metrics = {
             key: float(value)
@@ -161,7 +162,7 @@ class Witness(LightningModule):
             "class attributes": digest(self.calls_of_class),
             "closures": digest(self.count.__closure__[0].cell_contents),  # type: ignore[attr-defined]
             "files": digest(files),
-            "generators": digest(self.own.get_state(), repr(self.stream)),
+            "generators": digest(self.own.get_state(), operator.length_hint(self.stream)),
             "hyperparameters": digest(dict(self.hparams)),
             "journal": digest(self.journal),
             "metrics": digest(metrics),
