@@ -115,13 +115,13 @@ def test_patterns_select_and_exclude() -> None:
         find_dead_units(net, batch, exclude="head")
 
 
-def test_a_later_call_is_selected_with_its_layer() -> None:
+def test_an_activation_is_selected_with_all_layers_that_it_serves() -> None:
     class Twice(TwoInputs):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return super().forward(torch.relu(super().forward(a, b)[:, :3]), b)
 
     found = find_dead_units(Twice(), [(torch.randn(2, 3), torch.randn(2, 3))], layers="relu")
-    assert list(found.layers) == ["relu", "relu-2", "relu-3"]
+    assert list(found.layers) == ["relu", "relu-part0_3-relu"]
 
 
 @pytest.mark.parametrize(
