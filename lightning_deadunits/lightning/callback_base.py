@@ -65,8 +65,8 @@ class DeadUnitMonitor:
         every_n_batches: Count one validation batch of every so many, the first of each dataloader
             on; the others cost nothing. Verdicts are less certain then: a unit that was not seen
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
-            fires on other batches only is called dead. Re-initialisation tries a few samples of a
-            batch that was not counted: only a unit that fires on these is found alive and refused.
+            fires on other batches only is called dead. Re-initialisation is tried on a batch that
+            was not counted: a unit that fires on it is found alive and refused.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -9,7 +9,7 @@ on one process, it takes part in every exchange: the others wait for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,7 @@ MakeEvent = Callable[[Sequence[Tape]], Event]
 Reasons = Mapping[tuple[str, int], str]
 
 _MOST_ROUNDS = 4
+_UNSEEN = "{} ran in batches that are not recorded, and may use it"
 
 
 class RanksDifferError(RuntimeError):
@@ -55,18 +56,28 @@ class Together:
         trainer: The Trainer.
         pl_module: The module.
         tapes: What this process has recorded.
+        missing: Names of what ran on this process and is not recorded.
         make_event: Makes an event of tapes.
     """
 
     def __init__(
-        self, trainer: Any, pl_module: Any, tapes: Sequence[Tape], make_event: MakeEvent
+        self,
+        trainer: Any,
+        pl_module: Any,
+        tapes: Sequence[Tape],
+        missing: Sequence[str],
+        make_event: MakeEvent,
     ) -> None:
         self._trainer, self._pl_module = trainer, pl_module
-        self._tapes, self._make_event = tapes, make_event
+        self._tapes, self._missing, self._make_event = tapes, missing, make_event
 
     def write_(self, units: Units) -> Attempt:
         """Plan, write and verify; the optimizers know nothing of it before :meth:`commit_`."""
-        recorded = self._gather(len(self._tapes))
+        everyone = self._gather((len(self._tapes), list(self._missing)))
+        missing = dict.fromkeys(name for _, names in everyone for name in names)
+        if missing:
+            return Attempt(report=self._refused(units, _UNSEEN.format(_some(missing))))
+        recorded = [number for number, _ in everyone]
         planner = recorded.index(max(recorded))
         refused: dict[tuple[str, int], str] = {}
         for _ in range(_MOST_ROUNDS):
@@ -85,8 +96,9 @@ class Together:
                 return Attempt(problem=problem)
             refused |= found
             units = without(units, refused)
-        rest = {(name, unit): "processes do not agree on it" for name in units for unit in units[name]}
-        return Attempt(report=ReinitReport(refused=reasons_by_layer(rest | refused)))
+        report = self._refused(units, "processes do not come to agree on it")
+        report.refused = _merged(report.refused, refused)
+        return Attempt(report=report)
 
     def write_plan_(self, plan: Plan, report: ReinitReport) -> Attempt:
         """Write what was planned and verified before a checkpoint was saved."""
@@ -125,6 +137,10 @@ class Together:
                     "before."
                 )
             undo.pop_all()
+
+    def _refused(self, units: Units, reason: str) -> ReinitReport:
+        refused = {name: dict.fromkeys(own, reason) for name, own in units.items()}
+        return ReinitReport(refused=refused, step=self._trainer.global_step)
 
     def _round(self, units: Units, planner: int) -> Attempt:
         """Have one process plan and write; all return its plan, report and problem."""
@@ -194,6 +210,12 @@ def _merged(
 ) -> dict[str, dict[int, str]]:
     flat = {(name, unit): why for name, own in reasons.items() for unit, why in own.items()}
     return reasons_by_layer(flat | dict(more))
+
+
+def _some(names: Iterable[str]) -> str:
+    """List the first names."""
+    first, *more = names
+    return f"{first} and {len(more)} more" if more else first
 
 
 def _said(error: Exception) -> str:

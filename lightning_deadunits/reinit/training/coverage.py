@@ -1,9 +1,10 @@
 """Which weights the user's code uses that are on no tape.
 
 A replay shows what a unit's new life does to the modules that ran in the recorded pass. A second
-head, an expert, a rare branch that ran in another batch may read the unit as well. Two things tell
-that it ran: its weights have gradients after a training batch, and a hook on its module fires.
-Hooks are put on modules that no tape has, of which there are none in most networks.
+head, an expert, a rare branch that ran in another batch may use the unit as well. Two things tell
+that it ran: a hook on its module fires, or its weights have gradients after a training batch. Hooks
+are put on modules that no tape has, of which there are none in most networks; inside of a compiled
+region, or where a step uses weights without a module, gradients tell alone.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ class Coverage:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._ran: dict[str, nn.Parameter | None] = {}
+        self._modules_that_ran: set[str] = set()
+        self._parameters_that_ran: dict[str, nn.Parameter] = {}
         self._handles: list[Any] = []
         self.start(())
 
     @property
     def missing(self) -> list[str]:
-        """Names of the modules and parameters that were used and are on no tape."""
-        return [
-            name
-            for name, parameter in self._ran.items()
-            if parameter not in self._taped and name not in self._taped_modules
-        ]
+        """Names of the modules that ran, or whose parameters were used, and are on no tape."""
+        used = (
+            name.rpartition(".")[0] or name
+            for name, parameter in self._parameters_that_ran.items()
+            if parameter not in self._taped
+        )
+        return sorted({*used, *(self._modules_that_ran - self._taped_modules)})
 
     def start(self, tapes: Iterable[Tape]) -> None:
         """Take other tapes in place of those so far."""
@@ -50,11 +53,12 @@ class Coverage:
 
     def forget(self) -> None:
         """Forget what ran."""
-        self._ran.clear()
+        self._modules_that_ran.clear()
+        self._parameters_that_ran.clear()
 
     def note_tape(self, tape: Tape) -> None:
         """Take what a pass has used, which is recorded now."""
-        self._taped.update(tape.parameters.values())
+        self._taped |= used_parameters(tape)
         self._taped_modules |= tape.modules
         self._untaped = {n: p for n, p in self._untaped.items() if p not in self._taped}
 
@@ -62,17 +66,18 @@ class Coverage:
         """Take the parameters that the last training batch has used."""
         for name, parameter in self._untaped.items():
             # One of zeros may be left from an earlier batch.
-            if parameter.grad is not None and name not in self._ran and parameter.grad.any():
-                self._ran[name] = parameter
+            if parameter.grad is not None and name not in self._parameters_that_ran:
+                if parameter.grad.any():
+                    self._parameters_that_ran[name] = parameter
 
     def watch(self) -> None:
-        """Have the modules tell that they run whose weights are on no tape."""
+        """Have the modules tell that they run that have weights and are on no tape."""
         self.unwatch()
         for name, module in self._model.named_modules():
-            own = module._parameters.values()
-            known = name in self._taped_modules or any(p in self._taped for p in own)
-            if any(p is not None for p in own) and not known and not is_opaque(module):
-                self._handles.append(module.register_forward_pre_hook(_Ran(self._ran, name)))
+            has_weights = any(p is not None for p in module._parameters.values())
+            if has_weights and name not in self._taped_modules and not is_opaque(module):
+                hook = _Ran(self._modules_that_ran, name)
+                self._handles.append(module.register_forward_pre_hook(hook))
 
     def unwatch(self) -> None:
         """Take every hook away; harmless when there is none."""
@@ -80,16 +85,36 @@ class Coverage:
             self._handles.pop().remove()
 
 
+def used_parameters(tape: Tape) -> set[nn.Parameter]:
+    """Return the parameters that a pass has used on data.
+
+    Not those that were only copied, measured or averaged, as other callbacks do with all of them:
+    calls on parameters alone, or, in training, without gradients.
+    """
+    used: set[nn.Parameter] = set()
+    weights = {index: {parameter} for index, parameter in tape.parameters.items()}
+    for call in tape.calls:
+        among = [weights[index] for index in call.given if index in weights]
+        if not among:
+            continue
+        sources = set().union(*among)
+        if len(among) == len(call.given):
+            weights |= {index: sources for index in call.outs if index is not None}
+        elif call.gradients or not tape.training:
+            used |= sources
+    return used
+
+
 class _Ran:
     """A hook that notes that its module ran; a copy of it, in a copied model, does nothing."""
 
-    def __init__(self, ran: dict[str, nn.Parameter | None] | None, name: str) -> None:
+    def __init__(self, ran: set[str] | None, name: str) -> None:
         self._ran, self._name = ran, name
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         # Dynamo guards on what it reads: inside a compiled region gradients have to tell.
         if self._ran is not None and not torch.compiler.is_compiling():
-            self._ran[self._name] = None
+            self._ran.add(self._name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Ran, (None, "")

@@ -3,33 +3,29 @@
 1. A verdict, at validation or after a window of training batches, says which units are due
    (``schedule``).
 2. Meanwhile, if any may be, batches that run anyway were recorded (``tapes``).
-3. Before the next training batch the units are re-initialised on replays of these, on all processes
-   alike (``agreement``). A checkpoint that is written at validation so holds the weights that were
-   evaluated; one that is written while units are due holds what was planned for them, for a tape
-   cannot be saved.
+3. Before the next training batch the units are re-initialised on replays of these (``events``), on
+   all processes alike (``agreement``). A checkpoint that is written at validation so holds the
+   weights that were evaluated; one that is written while units are due holds what is planned for
+   them, for a tape cannot be saved.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from lightning_deadunits.distributed import Processes, gather_objects
+from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.event import Event, Plan
 from lightning_deadunits.reinit.fitness import model_refusal
-from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
-from lightning_deadunits.reinit.training.agreement import Attempt, Together
+from lightning_deadunits.reinit.training.events import Events
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
-from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
 from lightning_deadunits.reinit.training.window import Window
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -40,26 +36,27 @@ class Reviver:
     Args:
         config: The options.
         watch: What the callback watches.
-
-    Attributes:
-        events: What was done so far.
-        summary: Sums over all events, those before a resume included.
     """
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
-        self.events: list[ReinitReport] = []
-        self.summary = Summary()
         self._watch = watch
         self._schedule = Schedule(config)
         self._pending: Units = {}
-        self._planned: tuple[Plan, ReinitReport] | None = None
-        self._waited = False
+        self._events = Events(config)
         self._tapes: Tapes | None = None
         self._window = Window(config, watch)
-        self._memory = TrainerMemory()
-        self._scales: dict[str, float] | None = None
         self._impossible = False
+
+    @property
+    def events(self) -> list[ReinitReport]:
+        """What was done so far."""
+        return self._events.done
+
+    @property
+    def summary(self) -> Summary:
+        """Sums over all events, those before a resume included."""
+        return self._events.summary
 
     @property
     def at_validation(self) -> bool:
@@ -83,14 +80,18 @@ class Reviver:
         """Whether batches are recorded, for a unit may be due at the next verdict."""
         return not self._impossible and (bool(self._pending) or self._schedule.may_be_due())
 
+    def _records_validation(self, trainer: Any) -> bool:
+        """Tell whether a validation is; the sanity check is none that decides."""
+        return self._records and not (trainer.sanity_checking and self.at_validation)
+
     def _tapes_of(self, pl_module: Any) -> Tapes:
         if self._tapes is None or self._tapes.model is not pl_module:
             self._tapes = Tapes(pl_module, self._watch.layers)
         return self._tapes
 
     def start_validation(self, trainer: Any, pl_module: Any) -> None:
-        """Make room for batches of a validation; the sanity check is none that decides."""
-        if self._records and not (trainer.sanity_checking and self.at_validation):
+        """Make room for batches of a validation."""
+        if self._records_validation(trainer):
             self._tapes_of(pl_module).start_validation()
 
     def record_validation_batch(
@@ -104,7 +105,7 @@ class Reviver:
             loader: Number of the loader.
             wanted: Whether it may be the one that stands for its loader.
         """
-        if self._records and not (trainer.sanity_checking and self.at_validation):
+        if self._records_validation(trainer):
             self._tapes_of(pl_module).begin_validation_batch(loader, wanted=wanted)
 
     def end_recording(self, *, training: bool) -> None:
@@ -113,7 +114,7 @@ class Reviver:
             self._tapes.end_batch(training=training)
 
     def _drop_tapes(self) -> None:
-        """Let go of recorded batches; validation may be long ago where windows decide."""
+        """Let go of recorded batches; where windows decide, validation may be long ago."""
         if self._tapes is not None:
             self._tapes.drop(evaluation=self.at_validation)
 
@@ -143,7 +144,7 @@ class Reviver:
             The last event, if this is the first verdict after it.
         """
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
-        told = self._told(dead)
+        told = self._events.take_verdict(dead)
         if self.at_validation and not self._impossible:
             if self._measures_validation:
                 dead = self._window.verdict(Processes(trainer, pl_module))
@@ -151,18 +152,10 @@ class Reviver:
         return told
 
     def _judge(self, dead: Mapping[str, Tensor]) -> None:
-        self._pending, self._planned = self._schedule.judge(dead), None
+        self._pending = self._schedule.judge(dead)
+        self._events.forget_plan()
         if not self._pending:
             self._drop_tapes()
-
-    def _told(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
-        """Tell the last event how many of its units live, at the first verdict after it."""
-        last = self.events[-1] if self.events else None
-        if not dead or last is None or last.alive is not None or not last.reinitialised:
-            return None
-        last.tell_outcome(dead)
-        self.summary.add_outcome(last)
-        return last
 
     # --- acting -------------------------------------------------------------------------------
 
@@ -177,16 +170,25 @@ class Reviver:
         """
         if self._impossible:
             return None
-        self._memory.resume(trainer, pl_module)
-        if self._scales is None:
-            known = trainer.global_step == 0
-            self._scales = initial_scales(pl_module.named_parameters()) if known else {}
+        self._events.resume(trainer, pl_module)
         event = self._act(trainer, pl_module) if self._pending else None
         if not self.at_validation:
             self._window.begin(pl_module)
         if self._records:
             self._tapes_of(pl_module).begin_training_batch()
         return event
+
+    def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
+        tapes = self._tapes_of(pl_module)
+        if self._events.must_wait(trainer, tapes):
+            return None
+        units, self._pending = self._pending, {}
+        report = self._events.act_(trainer, tapes, units)
+        self._drop_tapes()
+        if report is not None:
+            self._schedule.revived(report.reinitialised)
+            self._schedule.refused(report.refused)
+        return report
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
         """Stop counting; judge when the window is full.
@@ -202,78 +204,13 @@ class Reviver:
             return None
         dead = self._window.verdict(Processes(trainer, pl_module))
         self._judge(dead)
-        return self._told(dead)
+        return self._events.take_verdict(dead)
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""
         if self._tapes is not None:
             self._tapes.cancel()
         self._window.detach()
-
-    def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        tapes = self._tapes_of(pl_module)
-        everywhere = gather_objects(
-            trainer, (len(tapes.evaluation), len(tapes.training), tapes.missing)
-        )
-        evaluations, trainings = (sum(counts) for counts in list(zip(*everywhere, strict=True))[:2])
-        if self._planned is None and not trainings and not self._waited:
-            self._waited = True  # a resumed training: the batch that follows is recorded first
-            return None
-        units, self._pending, self._waited = self._pending, {}, False
-        if self._planned is None and self.at_validation and not evaluations:
-            problem = "no validation batch is recorded, for the training was resumed in between"
-            attempt = Attempt(problem=problem)
-        else:
-            attempt = self._attempt(trainer, pl_module, units)
-        self._drop_tapes()
-        self._planned = None
-        return self._noted(trainer, units, attempt)
-
-    def _attempt(self, trainer: Any, pl_module: Any, units: Units) -> Attempt:
-        together = self._together(trainer, pl_module)
-        if self._planned is not None:
-            attempt = together.write_plan_(*self._planned)
-        else:
-            attempt = together.write_(units)
-        if attempt.problem is None:
-            together.commit_(attempt)
-        return attempt
-
-    def _together(self, trainer: Any, pl_module: Any) -> Together:
-        tapes = self._tapes_of(pl_module)
-        # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
-        ordered = (tapes.evaluation, tapes.training)[:: 1 if self.at_validation else -1]
-
-        def make(given: Sequence[Tape]) -> Event:
-            return Event(
-                pl_module,
-                given,
-                self._memory.of(trainer, pl_module),
-                self.config,
-                seed=self.config.seed,
-                step=trainer.global_step,
-                scales=self._scales or {},
-            )
-
-        return Together(trainer, pl_module, [tape for some in ordered for tape in some], make)
-
-    def _noted(self, trainer: Any, units: Units, attempt: Attempt) -> ReinitReport | None:
-        report = attempt.report
-        if attempt.problem is not None:
-            warnings.warn(
-                f"Dead units were not re-initialised at step {trainer.global_step}, all is as it "
-                f"was: {attempt.problem}",
-                stacklevel=2,
-            )
-            refused = {name: dict.fromkeys(own, attempt.problem) for name, own in units.items()}
-            report = ReinitReport(refused=refused, step=trainer.global_step)
-        if not (report.reinitialised or report.refused or report.planned):
-            return None
-        self._schedule.revived(report.reinitialised)
-        self._schedule.refused(report.refused)
-        self.events.append(report)
-        self.summary.add(report)
-        return report
 
     # --- state --------------------------------------------------------------------------------
 
@@ -283,20 +220,15 @@ class Reviver:
             self._tapes.detach()
         self._tapes = None
         self._window.detach()
-        self._memory.detach()
+        self._events.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
-        untold = self.events[-1:] if self.events and self.events[-1].alive is None else []
         return {
             "schedule": self._schedule.state_dict(),
             "pending": self._pending,
-            "planned": None if self._planned is None else _saved(*self._planned),
             "window": self._window.state_dict(),
-            "memory": self._memory.state_dict(),
-            "scales": self._scales,
-            "summary": self.summary.state_dict(),
-            "untold": [(event.step, event.reinitialised) for event in untold],
+            "events": self._events.state_dict(),
         }
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
@@ -306,38 +238,19 @@ class Reviver:
         """
         if self._impossible:
             return
-        if self._pending and self._planned is None:
-            state["planned"] = self._plan(trainer)
+        if self._pending:  # on every process alike
+            tapes = self._tapes_of(trainer.lightning_module)
+            state["events"]["planned"] = self._events.plan(trainer, tapes, self._pending)
         if not self.at_validation:
             state["window"] = self._window.complete_state(trainer, state["window"])
-
-    def _plan(self, trainer: Any) -> dict[str, Any] | None:
-        """Do what is due, note what was written, and take it back."""
-        together = self._together(trainer, trainer.lightning_module)
-        attempt = together.write_(self._pending)
-        planned = None if attempt.plan is None else _saved(attempt.plan, attempt.report)
-        together.undo_(attempt)
-        return planned
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         self._schedule.load_state_dict(state["schedule"])
         self._pending = dict(state["pending"])
-        self._planned = None if state["planned"] is None else _loaded(state["planned"])
         self._window.load_state_dict(state["window"])
-        self._memory.load_state_dict(state["memory"])
-        self._scales = state["scales"]
-        self.summary.load_state_dict(state["summary"])
-        self.events = [ReinitReport(step=step, reinitialised=own) for step, own in state["untold"]]
+        self._events.load_state_dict(state["events"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave hooks and tensors of this training out of copies: they are for another one."""
-        return {**self.__dict__, "_memory": TrainerMemory(), "_tapes": None}
-
-
-def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:
-    return {"plan": plan.state_dict(), "report": dict(vars(report))}
-
-
-def _loaded(state: Mapping[str, Any]) -> tuple[Plan, ReinitReport]:
-    return Plan.load(state["plan"]), ReinitReport(**state["report"])
+        """Leave recorded batches out of copies: they are of this training."""
+        return {**self.__dict__, "_tapes": None}

@@ -76,7 +76,7 @@ def test_the_end_of_fit_says_how_many_were_revived_and_died_again(
     whole = last_line(first, keep)
     assert first.reviver is not None
     revived = sum(event.num_reinitialised for event in first.reviver.events)
-    again = [event.died_again["relu-2"] for event in first.reviver.events]
+    again = [event.died_again["relu.b"] for event in first.reviver.events]
     assert again == [[0], [0], [0]]
     assert whole == (
         f"Re-initialisation in this training: {revived} revived, 3 of them died again; 0 refused."
