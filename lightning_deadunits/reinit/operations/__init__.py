@@ -2,7 +2,18 @@
 
 from lightning_deadunits.reinit.operations.copies import Copies
 from lightning_deadunits.reinit.operations.given import Given, tensors_of
+from lightning_deadunits.reinit.operations.links import SUMS
 from lightning_deadunits.reinit.operations.operation import Channel, Operation, Where
 from lightning_deadunits.reinit.operations.table import PRODUCTS, describe
 
-__all__ = ["PRODUCTS", "Channel", "Copies", "Given", "Operation", "Where", "describe", "tensors_of"]
+__all__ = [
+    "PRODUCTS",
+    "SUMS",
+    "Channel",
+    "Copies",
+    "Given",
+    "Operation",
+    "Where",
+    "describe",
+    "tensors_of",
+]

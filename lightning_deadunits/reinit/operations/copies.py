@@ -34,12 +34,12 @@ class Copies:
         self._parameters = parameters
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def forget(self) -> None:
-        """Start a pass."""
-        self._views.clear()
+    def stand_in(self, copy: Tensor, parameter: Tensor) -> None:
+        """Take note that a copy stands for a parameter, which the pass writes to."""
+        self._views[id(copy)] = (copy, parameter)
 
     def resolved(self, value: Any) -> Any:
-        """Return nested arguments with parts of parameters for their copies."""
+        """Return nested arguments with parts of parameters in the place of their copies."""
         if isinstance(value, Tensor):
             return self._views[id(value)][1] if id(value) in self._views else value
         if not self._views or not isinstance(value, (list, tuple, dict)):

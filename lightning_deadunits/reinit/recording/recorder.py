@@ -8,6 +8,7 @@ that writes memory, say, it notices where it can and notes as an obstacle.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -182,7 +183,8 @@ class Recorder(SiteMode):
             self._finish(output)
             value = self._known.number(output)
             if self._tape is not None and value is not None:
-                self._tape.entries.append(SiteCall(site, value))
+                sizes = [output.shape[axis] for axis in site.unit_dims]
+                self._tape.entries.append(SiteCall(site, value, math.prod(sizes)))
         return output
 
     def _noted(

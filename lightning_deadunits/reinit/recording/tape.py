@@ -8,7 +8,7 @@ are not kept: a replay computes them anew, and each is dropped after its last us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -65,6 +65,7 @@ class SiteCall:
 
     site: Site
     value: int
+    num_units: int
 
     @property
     def layer(self) -> str:
@@ -151,6 +152,11 @@ class Tape:
         """Names of the layers that ran."""
         return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
 
+    @property
+    def num_units(self) -> dict[str, int]:
+        """Number of units of each layer that ran."""
+        return {e.layer: e.num_units for e in self.entries if isinstance(e, SiteCall)}
+
     @cached_property
     def takes_gradients(self) -> bool:
         """Whether the step takes gradients itself (``torch.autograd.grad``)."""
@@ -187,6 +193,27 @@ class Tape:
             final -= set(call.given)
             final |= {value for value in call.outs if value is not None} | set(call.writes)
         return (final | self.kept) - self.weight_values
+
+    def summands_of_weights(self, sums: Collection[Callable[..., Any]]) -> set[int]:
+        """Return the calls whose result weights alone make, and which are only summands of others.
+
+        Such is the penalty on weights that is added to a loss.
+
+        Args:
+            sums: Functions that add up.
+        """
+        made: dict[int, int] = {}
+        for position, entry in enumerate(self.entries):
+            if not isinstance(entry, Call):
+                continue
+            if self.weight_values.issuperset(entry.given):
+                for value in entry.given:
+                    made.pop(value, None)
+                made.update((v, position) for v in entry.outs if v is not None and entry.given)
+            elif entry.function not in sums:
+                for value in entry.given:
+                    made.pop(value, None)
+        return set(made.values())
 
     @cached_property
     def weight_values(self) -> set[int]:
