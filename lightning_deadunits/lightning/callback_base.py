@@ -294,6 +294,12 @@ class DeadUnitMonitor:
         if event is not None:
             say(trainer, event.outcome, logged_step(trainer))
 
+    @guarded
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """The step has ended, where the Trainer itself runs backward and steps the optimizer."""
+        if self.reviver is not None and pl_module.automatic_optimization:
+            self.reviver.end_recording(training=True)
+
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

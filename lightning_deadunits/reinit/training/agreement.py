@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_deadunits.distributed import gather_objects
-from lightning_deadunits.reinit.event import Event, Plan
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, reasons_by_layer
 from lightning_deadunits.reinit.training.averages import copies_of, edit_copies_
@@ -82,7 +83,7 @@ class Together:
         refused: dict[tuple[str, int], str] = {}
         for _ in range(_MOST_ROUNDS):
             attempt = self._round(units, planner)
-            own = ({}, attempt.problem)
+            own: tuple[Reasons, str | None] = ({}, attempt.problem)
             if attempt.plan is not None and self._trainer.global_rank != planner:
                 own = self._followed(attempt)
             everyone = self._gather(own)
@@ -121,7 +122,7 @@ class Together:
                 if attempt.event is not None and attempt.plan is not None:
                     undo.callback(attempt.event.undo_)
                     attempt.event.commit_()
-                    written = written_by(attempt.plan, self._pl_module)
+                    written = [part for part, _ in attempt.plan.edit(self._pl_module).slices()]
                     copies = copies_of(self._trainer, self._pl_module)
                     undo.callback(edit_copies_(copies, written).undo_)
                     digest = checksum(written) if self._trainer.world_size > 1 else ""
@@ -184,15 +185,6 @@ def without(units: Units, refused: Mapping[tuple[str, int], Any]) -> Units:
     """Return units without those that were refused."""
     left = {n: [unit for unit in own if (n, unit) not in refused] for n, own in units.items()}
     return {name: own for name, own in left.items() if own}
-
-
-def written_by(plan: Plan, model: Any) -> list[WeightSlice]:
-    """Return the elements of a model's parameters and buffers that a plan is about."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    return [
-        WeightSlice(tensors[name], positions.to(tensors[name].device))
-        for name, positions, _ in plan.writes
-    ]
 
 
 def checksum(written: Sequence[WeightSlice]) -> str:

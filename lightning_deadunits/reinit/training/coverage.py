@@ -28,20 +28,27 @@ class Coverage:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules_that_ran: set[str] = set()
-        self._parameters_that_ran: dict[str, nn.Parameter] = {}
+        self._modules: dict[str, bool] = {}
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._carried: set[str] = set()
         self._handles: list[Any] = []
         self.start(())
 
     @property
     def missing(self) -> list[str]:
         """Names of the modules that ran, or whose parameters were used, and are on no tape."""
+        return sorted({*self.missing_in_training, *(self._modules.keys() - self._taped_modules)})
+
+    @property
+    def missing_in_training(self) -> list[str]:
+        """Those of which a training batch has shown it."""
         used = (
             name.rpartition(".")[0] or name
-            for name, parameter in self._parameters_that_ran.items()
+            for name, parameter in self._parameters.items()
             if parameter not in self._taped
         )
-        return sorted({*used, *(self._modules_that_ran - self._taped_modules)})
+        ran = (name for name, training in self._modules.items() if training)
+        return sorted({*used, *(name for name in ran if name not in self._taped_modules)})
 
     def start(self, tapes: Iterable[Tape]) -> None:
         """Take other tapes in place of those so far."""
@@ -52,9 +59,11 @@ class Coverage:
             self.note_tape(tape)
 
     def forget(self) -> None:
-        """Forget what ran."""
-        self._modules_that_ran.clear()
-        self._parameters_that_ran.clear()
+        """Forget what ran, but for what was missing: it is looked for once more."""
+        missing = set(self.missing) - self._carried
+        self._modules = {name: ran for name, ran in self._modules.items() if name in missing}
+        self._parameters.clear()
+        self._carried = missing
 
     def note_tape(self, tape: Tape) -> None:
         """Take what a pass has used, which is recorded now."""
@@ -66,9 +75,14 @@ class Coverage:
         """Take the parameters that the last training batch has used."""
         for name, parameter in self._untaped.items():
             # One of zeros may be left from an earlier batch.
-            if parameter.grad is not None and name not in self._parameters_that_ran:
-                if parameter.grad.any():
-                    self._parameters_that_ran[name] = parameter
+            gradient = None if name in self._parameters else parameter.grad
+            if gradient is not None and gradient.any():
+                self._parameters[name] = parameter
+
+    def note_module(self, name: str, training: bool) -> None:
+        """Take a module that runs."""
+        self._modules[name] = training or self._modules.get(name, False)
+        self._carried.discard(name)
 
     def watch(self) -> None:
         """Have the modules tell that they run that have weights and are on no tape."""
@@ -76,7 +90,7 @@ class Coverage:
         for name, module in self._model.named_modules():
             has_weights = any(p is not None for p in module._parameters.values())
             if has_weights and name not in self._taped_modules and not is_opaque(module):
-                hook = _Ran(self._modules_that_ran, name)
+                hook = _Ran(self, name)
                 self._handles.append(module.register_forward_pre_hook(hook))
 
     def unwatch(self) -> None:
@@ -108,13 +122,13 @@ def used_parameters(tape: Tape) -> set[nn.Parameter]:
 class _Ran:
     """A hook that notes that its module ran; a copy of it, in a copied model, does nothing."""
 
-    def __init__(self, ran: set[str] | None, name: str) -> None:
-        self._ran, self._name = ran, name
+    def __init__(self, coverage: Coverage | None, name: str) -> None:
+        self._coverage, self._name = coverage, name
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         # Dynamo guards on what it reads: inside a compiled region gradients have to tell.
-        if self._ran is not None and not torch.compiler.is_compiling():
-            self._ran.add(self._name)
+        if not torch.compiler.is_compiling() and self._coverage is not None:
+            self._coverage.note_module(self._name, module.training)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Ran, (None, "")

@@ -1,4 +1,4 @@
-"""The events of a training: what is due is done on recorded passes, noted, and kept for a resume."""
+"""The events of a training: what is due is done on recorded passes, and noted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from lightning_deadunits.distributed import gather_objects
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.event import Event, Plan
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
@@ -19,26 +21,30 @@ from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
 from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
 
+_LONGEST_WAIT = 32
+"""Training batches by which an event is put off at most, until they ran what is on no tape."""
+
 
 class Events:
     """Does what is due, on all processes of a Trainer alike.
 
     Args:
         config: The options.
+        names: The names of layers.
 
     Attributes:
         done: The reports, in their order.
         summary: Sums over all events, those before a resume included.
     """
 
-    def __init__(self, config: ReinitConfig) -> None:
+    def __init__(self, config: ReinitConfig, names: LayerNames) -> None:
         self.done: list[ReinitReport] = []
         self.summary = Summary()
-        self._config = config
+        self._config, self._names = config, names
         self._memory = TrainerMemory()
         self._scales: dict[str, float] | None = None
         self._planned: tuple[Plan, ReinitReport] | None = None
-        self._waited = False
+        self._waited = 0
 
     def resume(self, trainer: Any, pl_module: Any) -> None:
         """Go on with the optimizers as they are now; take down how large weights are at first."""
@@ -48,14 +54,16 @@ class Events:
             self._scales = initial_scales(pl_module.named_parameters()) if known else {}
 
     def must_wait(self, trainer: Any, tapes: Tapes) -> bool:
-        """Tell whether a training batch is to be recorded first, the same on every process.
+        """Tell whether training batches are to be recorded first, the same on every process.
 
-        In a training that was resumed before what is due was planned; for one batch at most.
+        In a training that was resumed before what is due was planned, and where modules ran that
+        are on no tape; for some batches at most.
         """
-        if self._planned is not None or self._waited:
+        if self._planned is not None or self._waited >= _LONGEST_WAIT:
             return False
-        self._waited = not any(gather_objects(trainer, len(tapes.training)))
-        return self._waited
+        wait = any(gather_objects(trainer, tapes.incomplete))
+        self._waited += wait
+        return wait
 
     def act_(self, trainer: Any, tapes: Tapes, units: Units) -> ReinitReport | None:
         """Re-initialise units, those that were planned for before a resume as it was planned.
@@ -66,7 +74,7 @@ class Events:
         Raises:
             RanksDifferError: If processes come to different weights.
         """
-        planned, self._planned, self._waited = self._planned, None, False
+        planned, self._planned, self._waited = self._planned, None, 0
         together = self._together(trainer, tapes)
         if planned is not None:
             attempt = together.write_plan_(*planned)
@@ -82,9 +90,7 @@ class Events:
         """Return the state of what is due, for a checkpoint: done, noted, and taken back."""
         if self._planned is not None:
             return _saved(*self._planned)
-        if not any(gather_objects(trainer, len(tapes.training))):
-            return None
-        if self._lacks_validation(trainer, tapes):
+        if any(gather_objects(trainer, tapes.incomplete)) or self._lacks_validation(trainer, tapes):
             return None
         together = self._together(trainer, tapes)
         attempt = together.write_(units)
@@ -127,6 +133,7 @@ class Events:
                 seed=self._config.seed,
                 step=trainer.global_step,
                 scales=self._scales or {},
+                names=self._names,
             )
 
         return Together(trainer, tapes.model, every, tapes.missing, make)

@@ -43,7 +43,7 @@ class Reviver:
         self._watch = watch
         self._schedule = Schedule(config)
         self._pending: Units = {}
-        self._events = Events(config)
+        self._events = Events(config, watch.names)
         self._tapes: Tapes | None = None
         self._window = Window(config, watch)
         self._impossible = False

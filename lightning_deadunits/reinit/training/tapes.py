@@ -41,11 +41,18 @@ class Tapes:
         self._recorded: set[int] = set()
         self._searches = 0
         self._begun: int | None = None
+        self._failed = False
 
     @property
     def missing(self) -> list[str]:
         """Names of modules and parameters that were used and are on no tape."""
         return self._coverage.missing
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the next training batches are to be recorded before anything is done."""
+        wanted = not self.training or bool(self._coverage.missing_in_training)
+        return wanted and self._searches < _MOST_SEARCHES and not self._failed
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -97,6 +104,8 @@ class Tapes:
         self._coverage.unwatch()
 
     def _begin(self, source: int, wanted: bool) -> None:
+        if self._failed:
+            return
         if source in self._recorded or not wanted:
             if not self.missing or self._searches >= _MOST_SEARCHES:
                 return
@@ -116,15 +125,15 @@ class Tapes:
         self._coverage.watch()
 
     def _safely(self, action: Callable[[], None]) -> None:
-        """Recording that fails costs the tape, and neither training nor monitoring."""
+        """Recording that fails costs re-initialisation, and neither training nor monitoring."""
         try:
             action()
         except Exception as error:
-            self._begun = None
+            self._begun, self._failed = None, True
             trace = "".join(traceback.format_exception(error))
             warnings.warn(
-                f"A batch could not be recorded, so that units may not be re-initialised; training "
-                f"goes on. Please report this.\n{trace}",
+                f"A batch could not be recorded, so that units will not be re-initialised; "
+                f"training goes on. Please report this.\n{trace}",
                 stacklevel=3,
             )
 

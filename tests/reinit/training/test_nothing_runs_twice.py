@@ -52,7 +52,7 @@ def test_calls_are_as_without_and_nothing_differs_before_the_first_event(
         model, traces = Witness(folder, manual), Traces()
         logger = TensorBoardLogger(folder, version=0)
         trained(
-            model, traces, *callbacks, **{"max_epochs": 5, "num_sanity_val_steps": 2}, **BOTH,
+            model, traces, *callbacks, max_epochs=5, num_sanity_val_steps=2, **BOTH,
             logger=logger, log_every_n_steps=1, **options,
         )  # fmt: skip
         return model, traces.at
