@@ -42,7 +42,7 @@ def model_refusal(model: nn.Module) -> str | None:
     return None
 
 
-def plan(
+def eligible(
     passes: Passes,
     units: list[UnitKey],
     memory: OptimizerMemory,

@@ -6,18 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
+from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.eligibility import model_refusal, plan
+from lightning_deadunits.reinit.eligibility import eligible, model_refusal
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
 from lightning_deadunits.reinit.surgery.draws import Draws
-from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon
+from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients_
+from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 
@@ -33,6 +37,7 @@ class Event:
         seed: Seed of the fresh weights.
         step: The training step, None outside of training.
         scales: How large parameters were when training began, by name, if known.
+        names: The names of layers, if a training keeps them.
 
     Attributes:
         report: What was done.
@@ -50,11 +55,13 @@ class Event:
         seed: int = 0,
         step: int | None = None,
         scales: Mapping[str, float] | None = None,
+        names: LayerNames | None = None,
     ) -> None:
         self._model, self._tapes = model, list(tapes)
         self._memory, self._config = memory, config
         self._seed, self._step = seed, step
-        self._scales = scales or {}
+        self._scales, self._names = scales or {}, names
+        self._fresh: list[WeightSlice] = []
         self.report = ReinitReport(step=step)
         self.outcome = Outcome()
         self.touched: list[WeightSlice] = []
@@ -88,12 +95,56 @@ class Event:
         self.outcome.undo_()
         self._remember_, self.touched = _nothing, []
 
+    def plan(self) -> Plan:
+        """Return what was written, for other processes and for a checkpoint."""
+        units = self.report.reinitialised
+        return Plan.of(self._model, units, self.outcome.edits, self._fresh)
+
+    def follow_(self, plan: Plan) -> dict[UnitKey, str]:
+        """Write what another process has planned, and verify it on the tapes of this one.
+
+        Args:
+            plan: The plan.
+
+        Returns:
+            The units that cannot be re-initialised here, with the reason; then nothing is written.
+        """
+        keys = [(layer, unit) for layer, own in plan.units.items() for unit in own]
+        passes, refused = self._replayed(plan.units, keys)
+        # A unit that is on no tape of this process is judged by those that have it.
+        refused = {u: why for u, why in refused.items() if passes.recorded.of_layer(u[0])}
+        refused |= passes.alive(keys)
+        if refused:
+            return refused
+        edit = plan.edit(self._model)
+        edit.apply_()
+        self.outcome = Outcome([edit], keys)
+        try:
+            verify_plan(passes, plan, self._config.tolerance)
+        except (DisturbedError, PathChangedError) as error:
+            self.outcome.undo_()
+            return dict.fromkeys(keys, f"on another process {error}")
+        except BaseException:
+            self.outcome.undo_()
+            raise
+        clear_gradients_(edit)
+        self.touched = touched(self.outcome, passes)
+        return {}
+
+    def _replayed(self, units: Units, keys: list[UnitKey]) -> tuple[Passes, dict[UnitKey, str]]:
+        """Replay the tapes as they are; return the units too that they do not vouch for."""
+        layers = keys_of(self._tapes, units, self._names)
+        passes = Passes(self._model, self._tapes, layers)
+        broken = passes.record(units if self._config.criterion == "dormant" else {})
+        refused = refuse_unsound(passes.tapes, layers, broken, keys)
+        for layer in units:
+            if layer not in layers.values() and made_by_rows(self._tapes, layer):
+                refused |= {(n, u): _BY_ROWS for n, u in keys if n == layer}
+        refused |= passes.absent([unit for unit in keys if unit not in refused])
+        return passes, refused
+
     def _run(self, units: Units, keys: list[UnitKey]) -> None:
-        clamped = units if self._config.criterion == "dormant" else {}
-        passes = Passes(self._model, self._tapes, units)
-        broken = passes.record(clamped)
-        unsound = refuse_unsound(passes.tapes, broken, keys)
-        unsound |= passes.absent([unit for unit in keys if unit not in unsound])
+        passes, unsound = self._replayed(units, keys)
         sound = [unit for unit in keys if unit not in unsound]
         planned = self._operate(passes, sound) if sound else Trace({}, {})
         planned.refused |= unsound
@@ -101,7 +152,7 @@ class Event:
         self.report.passes = passes.replays
 
     def _operate(self, passes: Passes, keys: list[UnitKey]) -> Trace:
-        planned = plan(passes, keys, self._memory, self._config)
+        planned = eligible(passes, keys, self._memory, self._config)
         if self._config.dry_run:
             self.report.planned = by_layer(planned.units)
             self._tell(passes, planned, list(planned.units))
@@ -109,12 +160,14 @@ class Event:
         self._write_(passes, planned)
         if self.outcome.silent:
             # Perhaps something else that makes them holds them down, as a second branch may.
-            thorough = plan(passes, keys, self._memory, self._config, guess=False)
+            thorough = eligible(passes, keys, self._memory, self._config, guess=False)
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
         planned.refused |= self.outcome.refused | self.outcome.stuck
         self.touched = touched(self.outcome, passes)
+        made = (part for unit in self.outcome.units for part in planned.units[unit].makes)
+        self._fresh = [part.weights for part in made]
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
         self._tell(passes, planned, self.outcome.units)
@@ -136,6 +189,9 @@ class Event:
                 for parts in (found.makes, found.reads)
             )
             self.report.tell_weights(unit[0], made, read)
+
+
+_BY_ROWS = "each row of the activation is made by another of several weights, which are not traced"
 
 
 def _nothing() -> None:

@@ -17,6 +17,7 @@ from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.recording import Recorder, Tape
+from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows, names_on
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call
@@ -109,12 +110,20 @@ def _recorded(model: nn.Module, example: Any) -> list[Tape]:
 
 def _check_exist(tapes: list[Tape], units: Units) -> None:
     """Raise ValueError unless every unit is one of a layer that ran."""
-    sizes = {layer: size for tape in tapes for layer, size in tape.num_units.items()}
+    own_names = names_on(tapes)
+    sizes = {
+        name: tape.num_units[key]
+        for key, name in keys_of(tapes, units).items()
+        for tape in tapes
+        if key in tape.num_units
+    }
     for layer, own in units.items():
+        if layer not in sizes and made_by_rows(tapes, layer):
+            continue  # the event refuses it, with the reason
         if layer not in sizes:
             raise ValueError(
                 f"Expected `units` to name layers of the model, but got {layer!r}. Layers that ran "
-                f"are: {listed(list(sizes))}."
+                f"are: {listed(list(own_names))}."
             )
         if not 0 <= own[0] <= own[-1] < sizes[layer]:
             raise ValueError(

@@ -127,7 +127,7 @@ class _UnitTags(TagReplay):
         if operation.kind in ("opaque", "product") or operation.mixes:
             for order, tensor in enumerate(reads):
                 kind = "norm" if operation.mixes else operation.kind
-                self.look(Place(kind, index, order), tensor, ())  # type: ignore[arg-type]  # of two
+                self.look(Place(kind, index, order), tensor, ())
         return out
 
     def result(self, key: Any, value: Tensor) -> None:

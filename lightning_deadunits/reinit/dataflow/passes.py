@@ -7,7 +7,7 @@ twice, or is on two tapes, has two spots, and a unit is a channel of every spot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -175,15 +175,15 @@ class Passes:
     Args:
         model: The model.
         tapes: What was recorded of it.
-        layers: The layers that matter.
+        layers: Names of the layers that matter, by key.
 
     Attributes:
         replays: How many replays there were.
         broken: Numbers of the tapes that cannot be replayed, with the reason.
     """
 
-    def __init__(self, model: nn.Module, tapes: Sequence[Tape], layers: Iterable[str]) -> None:
-        self.model, self.tapes, self.layers = model, list(tapes), frozenset(layers)
+    def __init__(self, model: nn.Module, tapes: Sequence[Tape], layers: Mapping[str, str]) -> None:
+        self.model, self.tapes, self.layers = model, list(tapes), layers
         self.parameters = Parameters(model)
         self.recorded = Recorded()
         self.penalties = [tape.summands_of_weights(SUMS) for tape in self.tapes]
@@ -339,15 +339,16 @@ class _Recording(_Driver):
         return single and position in self.passes.penalties[self.number]
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
-        if site.layer not in self.passes.layers:
+        layer = self.passes.layers.get(site.layer)
+        if layer is None:
             return value
         dims = site.site.unit_dims
-        if units := self._clamped.get(site.layer):
+        if units := self._clamped.get(layer):
             value = silenced(value, dims, units)
         self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
         self.recorded.spots.append(
             Spot(
-                site.layer,
+                layer,
                 dims,
                 _kept(value),
                 zero_atol(site.site.kind, None),

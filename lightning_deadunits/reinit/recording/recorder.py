@@ -40,6 +40,7 @@ from lightning_deadunits.reinit.recording.functions import (
     sets_attribute,
 )
 from lightning_deadunits.reinit.recording.known import KnownTensors
+from lightning_deadunits.reinit.recording.soundness import Samples
 from lightning_deadunits.reinit.recording.tape import (
     Call,
     Obstacle,
@@ -70,6 +71,7 @@ class Recorder(SiteMode):
         self._pending: _Pending | None = None
         self._modules: set[str] = set()
         self._inside_optimizer = 0
+        self._samples = Samples()
 
     # --- one pass ---------------------------------------------------------------------------------
 
@@ -84,10 +86,10 @@ class Recorder(SiteMode):
         self._tape = Tape(training, tuple(devices))
         self._known.start_pass(self.model)
         self._modules, self._pending, self._inside_optimizer = set(), None, 0
+        self._samples = Samples()
         with ExitStack() as stack:
-            stack.callback(self.start_pass)
+            stack.callback(self.detach)
             self.attach()
-            stack.callback(self.pause)
             stack.enter_context(_eagerly())
             for register, hook in (
                 (register_optimizer_step_pre_hook, self._before_step),
@@ -111,11 +113,19 @@ class Recorder(SiteMode):
             return None
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.modules = frozenset(self._modules)
+        self._check(tape)
         return tape
 
     def cancel(self) -> None:
         """Stop, and forget what was recorded. Harmless if nothing was begun."""
+        self._tape = None
         self.end()
+
+    def _check(self, tape: Tape) -> None:
+        """Replay what was recorded since weights were last stepped: it must be what it was."""
+        tape.forget_derived()
+        self._samples.check(tape)
+        tape.forget_derived()
 
     @contextmanager
     def recording(self, *, training: bool) -> Iterator[Box]:
@@ -132,6 +142,9 @@ class Recorder(SiteMode):
 
     def _before_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Leave out the arithmetic of an optimizer, but for the closure that it may call."""
+        closure = len(args) > 1 or kwargs.get("closure") is not None
+        if self._tape is not None and not self._inside_optimizer and not closure:
+            self._check(self._tape)  # the weights are about to move
         self._inside_optimizer += 1
         if len(args) > 1 and callable(args[1]):
             return (args[0], self._closure(args[1]), *args[2:]), kwargs
@@ -146,7 +159,10 @@ class Recorder(SiteMode):
         def recorded() -> Any:
             outside, self._inside_optimizer = self._inside_optimizer, 0
             try:
-                return closure()
+                result = closure()
+                if self._tape is not None:
+                    self._check(self._tape)  # the weights are about to move
+                return result
             finally:
                 self._inside_optimizer = outside
 
@@ -182,8 +198,9 @@ class Recorder(SiteMode):
         with without_torch_function():
             self._finish(output)
             value = self._known.number(output)
-            if self._tape is not None and value is not None:
+            if self._tape is not None and value is not None and not is_functorch_tensor(output):
                 sizes = [output.shape[axis] for axis in site.unit_dims]
+                self._samples.take(len(self._tape.entries), output)
                 self._tape.entries.append(SiteCall(site, value, math.prod(sizes)))
         return output
 
@@ -285,6 +302,8 @@ class Recorder(SiteMode):
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
             known.seen(tensor, position)
+        if made and made[0].ndim == 0 and made[0].is_floating_point():
+            self._samples.take(position, made[0])
         self._modules.add(call.module)
         tape.entries.append(call)
         return None

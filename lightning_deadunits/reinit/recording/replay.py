@@ -41,12 +41,13 @@ class Visitor:
         """Receive a value that no later call is given."""
 
 
-def replay(tape: Tape, visitor: Visitor | None = None) -> None:
+def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = False) -> None:
     """Run the calls of a tape again.
 
     Args:
         tape: The tape.
         visitor: What is done with its values.
+        as_recorded: Whether buffers are taken as they were, rather than as they are now.
 
     Raises:
         Exception: Whatever a call raises on the values that a visitor gave it.
@@ -59,7 +60,7 @@ def replay(tape: Tape, visitor: Visitor | None = None) -> None:
         if not isinstance(item, Ref):
             return item
         if item.index not in values:
-            values[item.index] = visitor.leaf(item.index, _leaf(tape, item.index))
+            values[item.index] = visitor.leaf(item.index, _leaf(tape, item.index, as_recorded))
         return values[item.index]
 
     with _quietly(tape), ExitStack() as autocast:
@@ -92,7 +93,7 @@ def replay(tape: Tape, visitor: Visitor | None = None) -> None:
                         visitor.final(index, value)
 
 
-def _leaf(tape: Tape, index: int) -> Any:
+def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:
     leaf = tape.leaves[index]
     if isinstance(leaf, Generator):
         copy = Generator(leaf.device)
@@ -101,7 +102,7 @@ def _leaf(tape: Tape, index: int) -> Any:
     if index in tape.parameters and index not in tape.written:
         return leaf
     # State of the model is taken as it is now, unless the pass wrote to it: then as it was.
-    if index in tape.buffers and index not in tape.written:
+    if index in tape.buffers and index not in tape.written and not as_recorded:
         leaf = tape.buffers[index]
     value = leaf.detach().clone()
     return value.requires_grad_() if leaf.requires_grad else value

@@ -61,7 +61,7 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class SiteCall:
-    """An activation: the value that it is, and what it is called."""
+    """An activation: the value that it is, and the key of its layer."""
 
     site: Site
     value: int
@@ -69,7 +69,7 @@ class SiteCall:
 
     @property
     def layer(self) -> str:
-        """Name of the layer; it is settled when the pass has ended."""
+        """Key of the layer."""
         return self.site.name
 
 
@@ -136,6 +136,11 @@ class Tape:
         """Number of calls."""
         return sum(1 for _ in self.calls)
 
+    def forget_derived(self) -> None:
+        """Have what follows from the entries worked out anew: the recording goes on."""
+        for name in ("takes_gradients", "last_uses", "final_values", "weight_values"):
+            self.__dict__.pop(name, None)
+
     def replay(self, visitor: Any = None) -> None:
         """Run the calls again, see :func:`~lightning_deadunits.reinit.recording.replay.replay`."""
         from lightning_deadunits.reinit.recording.replay import replay
@@ -149,7 +154,7 @@ class Tape:
 
     @property
     def layers(self) -> frozenset[str]:
-        """Names of the layers that ran."""
+        """Keys of the layers that ran, see :mod:`lightning_deadunits.observation.identity`."""
         return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
 
     @property

@@ -253,6 +253,15 @@ def _clear_gradients(edit: Edit) -> None:
             edit.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
 
 
+def clear_gradients_(edit: Edit) -> None:
+    """Forget the gradients of what an edit has written."""
+    forget = Edit()
+    for weights, _ in list(edit.slices()):
+        if weights.parameter.grad is not None:
+            forget.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
+    forget.apply_()
+
+
 def _check_gradients(edits: list[Edit]) -> None:
     """Raise unless nothing is left that the optimizer's next step would act on."""
     for edit in edits:

@@ -8,8 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.dataflow.passes import Recorded, Spot, UnitKey, Visitor
+from lightning_deadunits.reinit.dataflow.passes import (
+    Passes,
+    Recorded,
+    Spot,
+    UnitKey,
+    Visitor,
+)
 from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.plan import Plan, masks
 from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
@@ -210,3 +217,27 @@ def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
     The order of a sum may change with its terms: by default a few units in the last place.
     """
     return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
+
+
+def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
+    """Verify what another process has planned, with the units firing at random.
+
+    Raises:
+        DisturbedError: If a pass comes to something else.
+    """
+    made = _made_by(passes, plan)
+    for tape in passes.numbers():
+        passes.run(Stressed(passes.recorded, made, plan.units, tolerance), tape)
+
+
+def _made_by(passes: Passes, plan: Plan) -> set[int]:
+    """Return the calls that fresh weights feed: those that are given them, and norms."""
+    fresh = masks(passes.model, plan.fresh)
+    norms = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"}
+    found = set(norms)
+    for use in passes.recorded.uses:
+        if (mask := fresh.get(id(use.parameter))) is not None:
+            first = int(use.view.storage_offset() - use.parameter.storage_offset())
+            if bool(mask.as_strided(use.view.shape, use.view.stride(), first).any()):
+                found.add(use.call)
+    return found
