@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.lightning.event_log import log_event, log_outcome
+from lightning_deadunits.lightning.event_log import log_event, say
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_validation
 from lightning_deadunits.lightning.together import check_selection, report_of_all
@@ -65,8 +65,8 @@ class DeadUnitMonitor:
         every_n_batches: Count one validation batch of every so many, the first of each dataloader
             on; the others cost nothing. Verdicts are less certain then: a unit that was not seen
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
-            fires on other batches only is called dead. Re-initialisation tries a few samples of a
-            batch that was not counted: only a unit that fires on these is found alive and refused.
+            fires on other batches only is called dead. Re-initialisation is tried on a batch that
+            was not counted: a unit that fires on it is found alive and refused.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -103,15 +103,20 @@ class DeadUnitMonitor:
         self.per_unit = per_unit
         self.custom_scalars = custom_scalars
         self.every_n_batches = every_n_batches
+        self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        """Know nothing of any training: what was seen of one model says nothing of another."""
         self.report: DeadUnitsReport | None = None
         self.history = History()
         self._names = LayerNames()
-        watch = Watch(self.layers, self.exclude, dead_threshold, atol, self._names)
+        watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol, self._names)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
+        self._resumes = False
         self._told: set[str] = set()
         self._cut: set[str] = set()
 
@@ -125,8 +130,15 @@ class DeadUnitMonitor:
 
     # --- before training ----------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Start fresh in a fit that does not go on with another one; a checkpoint is read later."""
+        if stage == "fit" and not self._resumes and not trainer.global_step:
+            self._detach()
+            self._start_fresh()
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
+        self._resumes = False
         check_possible(pl_module, self.layers, self.exclude)
         check_takes_part(trainer, pl_module)
         on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
@@ -146,6 +158,8 @@ class DeadUnitMonitor:
         if not self._checked:
             check_possible(pl_module, self.layers, self.exclude)
         self._watch(pl_module)
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            self._active_reviver.start_validation(trainer, pl_module)
 
     @guarded
     def _watch(self, pl_module: Any) -> None:
@@ -159,23 +173,25 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start counting: what follows is the validation step."""
-        if self.reviver is not None and self._serves(trainer, batch_idx, dataloader_idx):
-            self.reviver.remember_batch(batch)
-        if self._observer is None or batch_idx % self.every_n_batches:
+        if self._observer is None:
             return
-        if self.every_n_batches > 1:
-            self._observer.resume()
-        if self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.before_validation_batch(pl_module)
-        self._observer.begin()
+        if batch_idx % self.every_n_batches == 0:
+            if self.every_n_batches > 1:
+                self._observer.resume()
+            if self.reviver is not None and not trainer.sanity_checking:
+                self.reviver.before_validation_batch(pl_module)
+            self._observer.begin()
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
+            self._active_reviver.record_validation_batch(
+                trainer, pl_module, dataloader_idx, wanted=wanted
+            )
 
-    def _serves(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
-        """Tell whether a batch may serve as an example of what units do.
+    def _stands_for_loader(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
+        """Tell whether a batch may be the one of its loader that is recorded.
 
         Among sampled batches one that is not counted, where there is one: it is news.
         """
-        if trainer.sanity_checking:
-            return False
         others = 1 < trainer.num_val_batches[dataloader_idx] < math.inf
         return bool(self.every_n_batches == 1 or batch_idx % self.every_n_batches or not others)
 
@@ -190,7 +206,11 @@ class DeadUnitMonitor:
         dataloader_idx: int = 0,
     ) -> None:
         """Stop counting."""
-        if self._observer is None or batch_idx % self.every_n_batches:
+        if self._observer is None:
+            return
+        if self.reviver is not None:
+            self.reviver.end_recording(training=False)
+        if batch_idx % self.every_n_batches:
             return
         self._observer.end()
         if self.reviver is not None and not trainer.sanity_checking:
@@ -261,7 +281,7 @@ class DeadUnitMonitor:
         """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
         if self._active_reviver is None:
             return
-        event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
+        event = self._active_reviver.before_train_batch(trainer, pl_module)
         if event is not None:
             self._tell(trainer, pl_module, event)
 
@@ -272,7 +292,13 @@ class DeadUnitMonitor:
     @guarded
     def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
         if event is not None:
-            log_outcome(trainer, event, logged_step(trainer))
+            say(trainer, event.outcome, logged_step(trainer))
+
+    @guarded
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """The step has ended, where the Trainer itself runs backward and steps the optimizer."""
+        if self.reviver is not None and pl_module.automatic_optimization:
+            self.reviver.end_recording(training=True)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -286,6 +312,12 @@ class DeadUnitMonitor:
         """Forget a batch that was skipped: ``on_train_batch_start`` may return -1."""
         if self.reviver is not None:
             self.reviver.after_train_epoch()
+
+    @guarded
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say in one line what came of re-initialisation."""
+        if self.reviver is not None:
+            say(trainer, str(self.reviver.summary), logged_step(trainer))
 
     @property
     def _active_reviver(self) -> Reviver | None:
@@ -301,7 +333,7 @@ class DeadUnitMonitor:
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave nothing behind."""
         self._detach()
-        self._observer = None
+        self._observer, self._resumes = None, False
 
     def _let_go(self) -> None:
         if self._observer is not None:
@@ -328,6 +360,7 @@ class DeadUnitMonitor:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        self._resumes = True
         if "names" not in state_dict:
             warnings.warn(
                 "DeadUnitCallback: the checkpoint is of a version that named layers by the order "

@@ -177,7 +177,7 @@ def test_a_callback_that_was_copied_or_pickled_trains_like_the_original() -> Non
         again = change(callback)
         model = Mortal()
         trainer = trained(model, again, max_epochs=3)
-        assert len(events(again)) > len(events(callback)) or again is callback
+        assert len(events(again)) == 2  # of this training: the past is another one's
         return state_of(trainer, model)
 
     expected = run(lambda callback: callback)

@@ -1,7 +1,13 @@
-"""A window of batches, observed one by one, after which units are judged."""
+"""A window of batches, observed one by one, after which units are judged.
+
+A window that fails to count is a warning, on all processes alike, and training goes on.
+"""
 
 from __future__ import annotations
 
+import traceback
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +25,8 @@ from lightning_deadunits.reinit.training.observers import (
 class Window:
     """Observes batches until there are as many as are asked for.
 
+    No process judges any longer once one of them failed to count.
+
     Args:
         config: The options.
         watch: What the callback watches.
@@ -29,6 +37,8 @@ class Window:
         self._observer: TrainingObserver | None = None
         self._batches = 0
         self._saved: list[dict[str, Any]] = []
+        self._failure: str | None = None
+        self._ended = False
 
     @property
     def full(self) -> bool:
@@ -36,7 +46,11 @@ class Window:
         return self._batches >= (self._config.every_n_train_steps or 1)
 
     def begin(self, model: Any) -> None:
-        """Start observing a batch."""
+        """Start observing a batch, unless that failed before."""
+        if self._failure is None and not self._ended:
+            self._safely(lambda: self._begin(model))
+
+    def _begin(self, model: Any) -> None:
         if self._observer is None or self._observer.model is not model:
             self._observer = self._new(model)
             # What one process has seen is taken up by one, however many there are now.
@@ -54,6 +68,9 @@ class Window:
     def end(self) -> None:
         """Stop observing a batch, which counts even if it could not be observed."""
         self._batches += 1
+        self._safely(self._end)
+
+    def _end(self) -> None:
         if self._observer is not None:
             self._observer.end()
             self._observer.detach()
@@ -61,11 +78,29 @@ class Window:
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """Return which units of each layer are due, by what all processes saw; start anew."""
         self._batches = 0
-        if self._observer is None:
+        if self._ended:
+            return {}
+        failures = [text for text in processes.gather(self._failure) if text]
+        if failures:
+            self._ended = True
+            warnings.warn(
+                f"Dead units are re-initialised no longer, for counting failed; training goes on. "
+                f"Please report this.\n{failures[0]}",
+                stacklevel=2,
+            )
+        if self._ended or self._observer is None:
             return {}
         due = self._observer.verdict(processes)
         self._observer.reset()
         return due
+
+    def _safely(self, action: Callable[[], None]) -> None:
+        """Take down why counting failed: the other processes are told at the verdict."""
+        try:
+            action()
+        except Exception as error:
+            self._failure = "".join(traceback.format_exception(error))
+            self.detach()
 
     def detach(self) -> None:
         """Stop observing, whatever is going on."""
