@@ -110,7 +110,7 @@ class _Noise(Visitor):
     def given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Noise integers where they become numbers like any others: in arithmetic, and by a cast."""
+        """Noise integers where they become floats: in arithmetic with such, and by a cast."""
         if function in _ARITHMETIC:
             becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
         else:

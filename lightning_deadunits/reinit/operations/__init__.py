@@ -7,6 +7,7 @@ from lightning_deadunits.reinit.operations.operation import Channel, Operation, 
 from lightning_deadunits.reinit.operations.table import PRODUCTS, describe
 
 __all__ = [
+    "FACTORS",
     "PRODUCTS",
     "SUMS",
     "Channel",

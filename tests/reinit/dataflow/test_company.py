@@ -14,7 +14,7 @@ from lightning_deadunits.reinit.dataflow.groups import coupled_groups
 from lightning_deadunits.reinit.dataflow.passes import Passes
 from lightning_deadunits.reinit.dataflow.search import trace
 from lightning_deadunits.reinit.recording.layers import keys_of
-from lightning_deadunits.reinit.revive import _recorded
+from lightning_deadunits.reinit.revive import record_both
 from tests.reinit.test_zoo import made
 from tests.zoo import CASES, Case, Net, kill
 
@@ -29,7 +29,7 @@ def accepted(model: nn.Module, units: Units, example: Any) -> set[tuple[str, int
 
 
 def coupled(model: nn.Module, units: Units, example: Any) -> list[list[tuple[str, int]]]:
-    tapes = _recorded(model, example)
+    tapes = record_both(model, example)
     passes = Passes(model, tapes, keys_of(tapes, units))
     passes.record({})
     found = trace(passes, [(name, unit) for name, own in units.items() for unit in own])

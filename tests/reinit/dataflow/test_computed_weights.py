@@ -1,4 +1,4 @@
-"""Weights that are computed before a unit refuse that unit or are revived soundly, and cost no other."""
+"""Weights that are computed before a unit: it is refused or revived, and no other one suffers."""
 
 from __future__ import annotations
 
