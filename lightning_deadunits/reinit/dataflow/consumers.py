@@ -20,7 +20,7 @@ from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, on_tape, tagged
 from lightning_deadunits.reinit.dataflow.tags import CellsLostError, Codebook
 from lightning_deadunits.reinit.dataflow.uses import with_all_uses
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.values import replaced
 
 STEERS = "its values steer the model (Python reads them): what it does then cannot be traced"

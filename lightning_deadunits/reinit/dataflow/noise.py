@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey, Visitor
-from lightning_deadunits.reinit.operations import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
 from lightning_deadunits.reinit.values import channel_of, silenced
 
 if TYPE_CHECKING:

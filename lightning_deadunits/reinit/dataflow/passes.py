@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
 from lightning_deadunits.reinit.dataflow.nan_tags import is_readable, with_tags
-from lightning_deadunits.reinit.operations import (
+from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
     Copies,

@@ -28,7 +28,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
 )
 from lightning_deadunits.reinit.dataflow.side_effects import SideEffects
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 
 SpotUnit = tuple[int, int]
 """A spot, and a unit of its layer."""

@@ -19,7 +19,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     tagged,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 
 _TITLES = {"result": "the model's output", "python": "the model's control flow (Python)"}
 
