@@ -133,7 +133,9 @@ STEPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "a file": lambda module, loss: torch.save(loss, Path(module.logger.save_dir) / "loss.pt"),
     "a size": lambda module, loss: module.log("n", float(module.trainer.num_val_batches[0])),
     "the trainer's state": lambda module, loss: setattr(module.trainer, "last_loss", loss),
-    "an optimizer": lambda module, loss: module.log("lr", module.optimizers().param_groups[0]["lr"]),
+    "an optimizer": lambda module, loss: module.log(
+        "lr", module.optimizers().param_groups[0]["lr"]
+    ),
 }
 
 
