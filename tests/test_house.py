@@ -31,14 +31,11 @@ FLOORS = [
 FLOORS_OF_REINIT = [
     ["config", "report", "weight_slice", "values"],
     ["edit", "parameters"],
-    ["recording"],
+    ["plan", "recording"],
     ["operations"],
-    ["running"],
-    ["tracing", "optimizers"],
+    ["dataflow", "optimizers"],
     ["surgery"],
-    ["remainder", "known_traces"],
-    ["fitness"],
-    ["planning"],
+    ["eligibility"],
     ["event"],
     ["revive", "training"],
 ]

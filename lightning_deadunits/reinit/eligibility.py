@@ -71,7 +71,7 @@ def eligible(
             del planned.units[unit]
         else:
             planned.units[unit] = fit
-    refuse_with_group(planned.units, planned.refused, found.units)
+    refuse_with_group(planned.units, planned.refused, found.units | found.lost)
     return planned
 
 

@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.report import Units
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 Write = tuple[str, Tensor, Tensor]
-"""Name of a parameter or buffer, places (int64 of shape ``(K,)``) and values (``(K,)``), on the CPU."""
+"""Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
 
 
 @dataclass(eq=False)

@@ -84,7 +84,7 @@ def reinit_dead_units(
         )
     given = () if optimizers is UNKNOWN or optimizers is None else optimizers
     due = as_units(units)
-    tapes = _recorded(model, example) if due else []
+    tapes = record_both(model, example) if due else []
     if model_refusal(model) is None:
         _check_exist(tapes, due)
     event = Event(model, tapes, OptimizerMemory(given), config, seed=seed)
@@ -93,7 +93,7 @@ def reinit_dead_units(
     return event.report
 
 
-def _recorded(model: nn.Module, example: Any) -> list[Tape]:
+def record_both(model: nn.Module, example: Any) -> list[Tape]:
     """Run the model once in eval and once in training mode, and record both."""
     tapes = []
     recorder = Recorder(model)

@@ -6,14 +6,14 @@ whatever container it came: what is zero on this batch need not be on the next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey, Visitor
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.operations import FACTORS, SUMS, Channel, Operation
 from lightning_deadunits.reinit.values import channel_of, silenced
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
+_ARITHMETIC = {*SUMS, *FACTORS}
+_CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 
 def refuse_shared(passes: Passes, found: Consumers) -> None:
@@ -52,6 +54,12 @@ def _live_channels(
                 continue
             return visitor.live
     return dict.fromkeys(channels, "others, for all that is known: its values steer the model")
+
+
+def _is_of_floats(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() or value.is_complex()
+    return isinstance(value, torch.dtype) and value.is_floating_point
 
 
 class _Noise(Visitor):
@@ -98,6 +106,22 @@ class _Noise(Visitor):
         # What is never negative, as a variance, stays so; what is zero everywhere does not.
         one_sided = bool((value >= 0).all()) and bool((value > 0).any())
         return noisy.abs() if one_sided else noisy
+
+    def given(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Noise integers where they become floats: in arithmetic with such, and by a cast."""
+        if function in _ARITHMETIC:
+            becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+        else:
+            targets = (*args[1:], *kwargs.values()) if function in _CASTS else ()
+            becomes_float = function is Tensor.float or any(map(_is_of_floats, targets))
+        if not becomes_float:
+            return args, kwargs
+        return tuple(
+            self._noisy(a.float()) if isinstance(a, Tensor) and not _is_of_floats(a) else a
+            for a in args
+        ), kwargs
 
     def _noisy(self, tensor: Tensor) -> Tensor:
         """Return a tensor with noise of its own size, one number per row of its first two axes."""

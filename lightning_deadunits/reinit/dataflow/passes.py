@@ -154,6 +154,12 @@ class Visitor:
         """Receive a floating point leaf that is no parameter; what is returned takes its place."""
         return value
 
+    def given(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Receive what a call is given; what is returned takes its place."""
+        return args, kwargs
+
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
         return output
@@ -186,7 +192,6 @@ class Passes:
         self.model, self.tapes, self.layers = model, list(tapes), layers
         self.parameters = Parameters(model)
         self.recorded = Recorded()
-        self.penalties = [tape.summands_of_weights(SUMS) for tape in self.tapes]
         self.broken: dict[int, str] = {}
         self.replays = 0
 
@@ -310,14 +315,15 @@ class _Recording(_Driver):
     def __init__(self, passes: Passes, number: int, clamped: Units) -> None:
         super().__init__(passes, number)
         self._clamped = clamped
+        self._of_penalties, self._penalties = self.tape.penalties(SUMS)
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
         out = call.function(*args, **kwargs)
         key = (self.number, position)
-        if call.function is GRADIENT or self._is_penalty(position, out):
+        if call.function is GRADIENT or position in self._penalties:
             self.recorded.aside[key] = [_kept(item) for item in leaves_of(out)]
         found = self.described(call, args, kwargs, out)
-        if found is not None:
+        if found is not None and position not in self._of_penalties:
             operation, _, given = found
             if operation.running is not None:
                 mean, variance = map(self.original, operation.running)
@@ -329,14 +335,6 @@ class _Recording(_Driver):
                 if (owner := self.passes.parameters.owner(tensor)) is not None:
                     self.recorded.uses.append(Use(index, owner, tensor.detach()))
         return out
-
-    def _is_penalty(self, position: int, out: Any) -> bool:
-        """Tell whether a call returns a number that weights alone make and that a loss adds up.
-
-        Fresh weights change it, as they should: it is no part of what the model computes.
-        """
-        single = isinstance(out, Tensor) and out.ndim == 0
-        return single and position in self.passes.penalties[self.number]
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         layer = self.passes.layers.get(site.layer)
@@ -394,6 +392,7 @@ class _Running(_Driver):
             return self._aside(key, call, args, kwargs)
         index = self.recorded.call_at.get(key)
         known = None if index is None else self.recorded.calls[index]
+        args, kwargs = self.visitor.given(_plain(call.function), args, kwargs)
         if known is not None and self._is_clamped(known, call, kwargs):
             out: Any = known.out
         else:

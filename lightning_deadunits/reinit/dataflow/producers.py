@@ -95,7 +95,7 @@ def _distinct(candidates: dict[UnitKey, list[list[Channel]]]) -> dict[UnitKey, l
 
 
 def _candidates(passes: Passes, tape: int, unit: UnitKey) -> list[list[Channel]] | None:
-    """Return per spot the candidate, and what is before it if it is a norm; None if there is none."""
+    """Return per spot the candidate and what is before it if it is a norm; None if one lacks."""
     chains = []
     for spot in passes.recorded.of_layer(unit[0], tape):
         if (chain := _candidate(passes, spot, unit[1])) is None:
@@ -177,7 +177,7 @@ def _confirmed(
     return good, links
 
 
-# --- a search over all channels ---------------------------------------------------------------------
+# --- a search over all channels ----------------------------------------------------------------
 
 
 class _Shown:
@@ -312,7 +312,7 @@ def _channels_of(passes: Passes, calls: Iterable[int]) -> list[Channel]:
     return [(index, channel) for index in calls for channel in range(width_of(passes, index))]
 
 
-# --- sums of layers -----------------------------------------------------------------------------------
+# --- sums of layers ----------------------------------------------------------------------------
 
 
 def _separated(

@@ -104,7 +104,7 @@ def bit_by_bit(
     cells: int,
     replays: Callable[[Codebook, Mapping[Item, int]], Iterator[tuple[Place, int, int]]],
 ) -> list[Shown[Item]]:
-    """Do as :func:`tagged` does, with a bit for each item: some 60 items per 62 cells and replays."""
+    """Do as :func:`tagged` does, with a bit for each item, some 60 items at a time."""
     found = []
     most = max(1, cells - 1) * (LONGEST // cells)
     for first in range(0, len(items), most):
@@ -146,7 +146,8 @@ class TagReplay(Visitor):
             PathChangedError: If the pass cannot be replayed with tags in it.
             CellsLostError: If samples are mixed.
         """
-        for self.number in range(self.book.passes):
+        for number in range(self.book.passes):
+            self.number = number
             try:
                 self.passes.run(self, self.tape)
             except (CellsLostError, PathChangedError):

@@ -40,9 +40,11 @@ def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Tr
     if left:
         _add_producers(passes, left, found, guess)
     for channel, fed_by in consumers.channels.items():
-        for unit in sorted(fed_by & found.units.keys()):
-            found.units[unit].reads += reading_parts(passes, channel)
-            found.units[unit].shares.add(("read", channel))
+        for unit in sorted(fed_by):
+            if unit in found.units:
+                found.units[unit].reads += reading_parts(passes, channel)
+            own = found.units.get(unit) or found.lost.setdefault(unit, UnitTrace())
+            own.shares.add(("read", channel))
     return found
 
 

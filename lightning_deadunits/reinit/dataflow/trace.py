@@ -64,10 +64,12 @@ class Trace:
     Attributes:
         units: The units that can be re-initialised, with their weights.
         refused: The others, with the reason.
+        lost: What refused units share with others, which must be refused with them.
     """
 
     units: dict[UnitKey, UnitTrace]
     refused: dict[UnitKey, str]
+    lost: dict[UnitKey, UnitTrace] = field(default_factory=dict)
 
 
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:

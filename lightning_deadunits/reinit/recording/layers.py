@@ -70,7 +70,7 @@ def names_on(tapes: Sequence[Tape]) -> dict[str, int]:
 
 
 def made_by_rows(tapes: Sequence[Tape], name: str) -> bool:
-    """Tell whether a layer is one of several that share a call, each row made by another of them."""
+    """Tell whether a layer is one of several that share a call, its rows made by each of them."""
     return any(
         name in aliases(member_key(entry.layer, member))
         for tape in tapes

@@ -237,6 +237,7 @@ class Recorder(SiteMode):
             self.running,
             False,
             torch.is_grad_enabled(),
+            False,
             _autocast(),
             RandomState(tape.devices) if is_random(name) else None,
         )
@@ -302,7 +303,8 @@ class Recorder(SiteMode):
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
             known.seen(tensor, position)
-        if made and made[0].ndim == 0 and made[0].is_floating_point():
+        call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()
+        if call.scalar:
             self._samples.take(position, made[0])
         self._modules.add(call.module)
         tape.entries.append(call)

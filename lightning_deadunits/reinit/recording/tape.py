@@ -42,6 +42,7 @@ class Call:
         module: Qualified name of the module whose forward made it.
         reads_values: Whether Python read values by it, and nothing else came of it.
         gradients: Whether gradients were on.
+        scalar: Whether it returned a single number.
         autocast: Device types that were under autocast, each with its dtype.
         random_state: State of the default generators before it, if it may draw from them.
     """
@@ -55,6 +56,7 @@ class Call:
     module: str
     reads_values: bool
     gradients: bool
+    scalar: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     random_state: RandomState | None
 
@@ -199,26 +201,34 @@ class Tape:
             final |= {value for value in call.outs if value is not None} | set(call.writes)
         return (final | self.kept) - self.weight_values
 
-    def summands_of_weights(self, sums: Collection[Callable[..., Any]]) -> set[int]:
-        """Return the calls whose result weights alone make, and which are only summands of others.
+    def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
+        """Return the calls by which a penalty on weights is computed and added to a loss.
 
-        Such is the penalty on weights that is added to a loss.
+        That is what weights alone make, as a single number, and what does nothing but being added
+        to another single number. Fresh weights change it, as they should.
 
         Args:
             sums: Functions that add up.
+
+        Returns:
+            All calls of penalties, and those among them that return the penalty itself.
         """
-        made: dict[int, int] = {}
-        for position, entry in enumerate(self.entries):
+        spoilt: set[int] = set()
+        summands: set[int] = set()
+        calls, results = set(), set()
+        for position, entry in reversed(list(enumerate(self.entries))):
             if not isinstance(entry, Call):
                 continue
-            if self.weight_values.issuperset(entry.given):
-                for value in entry.given:
-                    made.pop(value, None)
-                made.update((v, position) for v in entry.outs if v is not None and entry.given)
-            elif entry.function not in sums:
-                for value in entry.given:
-                    made.pop(value, None)
-        return set(made.values())
+            outs = {value for value in entry.outs if value is not None}
+            if not self.weight_values.issuperset(entry.given):
+                added = entry.scalar and entry.function in sums
+                (summands if added else spoilt).update(entry.given)
+            elif outs & spoilt or (outs & summands and not entry.scalar):
+                spoilt.update(entry.given)
+            elif entry.given and not entry.reads_values:
+                calls.add(position)
+                results |= {position} if outs & summands else set()
+        return calls, results
 
     @cached_property
     def weight_values(self) -> set[int]:

@@ -122,14 +122,10 @@ class Draws:
         key = (id(module), layer, attempt)
         if key not in self._modules:
             self._modules[key] = {}
-            clone = copy.copy(module)
-            clone._parameters = {
-                name: None if p is None else nn.Parameter(torch.zeros(p.shape, dtype=torch.float32))
-                for name, p in module._parameters.items()
-            }
-            clone._modules, clone._buffers = {}, {}
-            # Whatever a user's own method needs may be missing here.
+            # Whatever a user's own method needs may be missing here; what is parametrised cannot
+            # be copied.
             with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+                clone = _without_tensors(module)
                 torch.manual_seed(self._number(layer, attempt))
                 clone.reset_parameters()  # type: ignore[operator]  # a module may have any
                 self._modules[key] = {
@@ -150,3 +146,14 @@ class Draws:
             for weights in (parameters.part(operation.weight, operation.makes(channel)),)
         ]
         return torch.stack(rows) if rows else torch.zeros(0, len(part.weights.positions))
+
+
+def _without_tensors(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with parameters of zeros, float32 on the CPU, and nothing else."""
+    clone = copy.copy(module)
+    clone._parameters = {
+        name: None if p is None else nn.Parameter(torch.zeros(p.shape, dtype=torch.float32))
+        for name, p in module._parameters.items()
+    }
+    clone._modules, clone._buffers = {}, {}
+    return clone

@@ -126,6 +126,8 @@ class Settled(Observed):
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
         if index in self._biased and isinstance(out, Tensor):
+            if torch.is_grad_enabled():
+                out = out.clone()  # autograd may have kept what would be overwritten
             self._centre_(index, operation, out)
         if index in self._normed and operation.running and operation.again is not None:
             self._normalise_(index, operation, reads[0])
@@ -134,7 +136,7 @@ class Settled(Observed):
 
     def _centre_(self, index: int, operation: Operation, out: Tensor) -> None:
         for channel in self._biased[index]:
-            values = channel_of(out, operation.made_axes, channel)
+            values = channel_of(out.detach(), operation.made_axes, channel)
             bias = self._bias_of[(index, channel)]
             if bias in self._shift_of:
                 values += self._shift_of[bias].to(values.dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.fitness import model_refusal
+from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.training.events import Events
 from lightning_deadunits.reinit.training.observers import Watch

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.tracing.cells import CellsLostError
-from lightning_deadunits.reinit.tracing.codes import Codebook, codes_in
+from lightning_deadunits.reinit.dataflow.tags import CellsLostError, Codebook, codes_in
 
 SIZES = [1, 2, 3, 30, 70, 71, 5000]
 
