@@ -32,7 +32,7 @@ FLOORS_OF_REINIT = [
     ["config", "report", "weight_slice", "values"],
     ["edit", "parameters"],
     ["plan", "recording"],
-    ["operations"],
+    ["ops"],
     ["dataflow", "optimizers"],
     ["surgery"],
     ["eligibility"],

@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.search import trace
 from lightning_deadunits.reinit.dataflow.trace import Part, Trace, UnitTrace
 from lightning_deadunits.reinit.dataflow.uses import other_uses
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
 from lightning_deadunits.reinit.values import channel_of

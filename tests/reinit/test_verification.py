@@ -13,7 +13,7 @@ from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit import edit, eligibility, revive
 from lightning_deadunits.reinit.dataflow import search
 from lightning_deadunits.reinit.dataflow.trace import Trace
-from lightning_deadunits.reinit.operations import Operation
+from lightning_deadunits.reinit.ops import Operation
 from lightning_deadunits.reinit.surgery import surgeon
 from tests.zoo import Net, ResNet, conv, kill
 
@@ -156,7 +156,7 @@ def test_one_culprit_does_not_cost_the_others_their_revival(
     assert list(report.refused["relu"]) == [2]
 
 
-def test_an_event_on_resnet18_with_50_dead_units_takes_seven_passes() -> None:
+def test_an_event_on_resnet18_with_50_dead_units_takes_seven_replays() -> None:
     torch.manual_seed(0)
     net, x = ResNet(width=64, blocks=2, stages=4), torch.randn(8, 3, 32, 32)
     units = {}
@@ -165,7 +165,7 @@ def test_an_event_on_resnet18_with_50_dead_units_takes_seven_passes() -> None:
         kill(block.bn1, *units[f"layers.{index}.relu.bn1"])
     report = reinit_dead_units(net, units, x)
     assert report.num_reinitialised == 50
-    # Three of them compute no convolution: what these return is known.
+    # Of the eval tape five, three of which compute no convolution; of the training tape two.
     assert report.passes == 7
 
 

@@ -20,7 +20,7 @@ from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, on_tape, tagged
 from lightning_deadunits.reinit.dataflow.tags import CellsLostError, Codebook
 from lightning_deadunits.reinit.dataflow.uses import with_all_uses
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.values import replaced
 
 STEERS = "its values steer the model (Python reads them): what it does then cannot be traced"
@@ -54,7 +54,7 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
 def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
     shown: dict[tuple[Place, int], set[UnitKey]] = {}
     lost: dict[UnitKey, str] = {}
-    for tape in passes.numbers():
+    for tape in passes.distinct():
         own = [u for u in units if passes.recorded.of_layer(u[0], tape)]
         seen = on_tape(passes, tape, partial(_search, passes, tape, own, factors)) if own else []
         if seen is None:
@@ -63,6 +63,11 @@ def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
             shown.setdefault((place, channel), set()).add(unit)
     found = _resolved(passes, shown)
     found.refused |= lost
+    found.channels = {
+        (twin, channel): units
+        for (index, channel), units in found.channels.items()
+        for twin in passes.with_twins(index)
+    }
     found.channels = with_all_uses(passes, found.channels)
     refuse_shared(passes, found)
     consumed = set().union(*found.channels.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightning_deadunits.reinit.dataflow.passes import UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Part, UnitTrace
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 Traces = dict[UnitKey, UnitTrace]

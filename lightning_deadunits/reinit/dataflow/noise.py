@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey, Visitor
-from lightning_deadunits.reinit.operations import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
 from lightning_deadunits.reinit.values import channel_of, silenced
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 def refuse_shared(passes: Passes, found: Consumers) -> None:
     """Refuse units whose consumers read other values by the same weights."""
-    for tape in passes.numbers():
+    for tape in passes.distinct():
         calls = passes.recorded.calls
         own = {c: units for c, units in found.channels.items() if calls[c[0]].tape == tape}
         for channel, what in (_live_channels(passes, tape, own) if own else {}).items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
 from lightning_deadunits.reinit.dataflow.nan_tags import is_readable, with_tags
-from lightning_deadunits.reinit.operations import (
+from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
     Copies,
@@ -194,6 +194,7 @@ class Passes:
         self.recorded = Recorded()
         self.broken: dict[int, str] = {}
         self.replays = 0
+        self._twins: dict[int, list[int]] = {}
 
     def record(self, clamped: Units) -> dict[int, str]:
         """Replay every tape once and keep what matters.
@@ -213,6 +214,7 @@ class Passes:
                 self.broken[number] = (
                     f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
                 )
+        self._twins = self._find_twins()
         return self.broken
 
     def run(self, visitor: Visitor, tape: int) -> None:
@@ -225,6 +227,28 @@ class Passes:
         """Return the numbers of all tapes that can be replayed, or of those of one mode."""
         sound = [number for number in range(len(self.tapes)) if number not in self.broken]
         return [n for n in sound if training in (None, self.tapes[n].training)]
+
+    def distinct(self) -> list[int]:
+        """Return the numbers of one tape of each structure."""
+        return [number for number, twins in self._twins.items() if twins[0] == number]
+
+    def with_twins(self, index: int) -> list[int]:
+        """Return a call, and the same call on the tapes of the same structure."""
+        first, own = self.recorded.first_call, self.recorded.calls[index].tape
+        return [index - first[own] + first[twin] for twin in self._twins[own]]
+
+    def _find_twins(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for number in self.numbers():
+            structure = self.tapes[number].structure
+            for other, twins in found.items():
+                if self.tapes[other].structure == structure:
+                    twins.append(number)
+                    found[number] = twins
+                    break
+            else:
+                found[number] = [number]
+        return found
 
     def cells(self, tape: int) -> int:
         """Return the number of equal blocks of samples that are told apart on a tape.

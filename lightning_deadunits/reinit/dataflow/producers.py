@@ -28,7 +28,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
 )
 from lightning_deadunits.reinit.dataflow.side_effects import SideEffects
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 
 SpotUnit = tuple[int, int]
 """A spot, and a unit of its layer."""
@@ -64,7 +64,7 @@ def confirm_candidates(passes: Passes, units: Iterable[UnitKey]) -> tuple[Produc
     units = list(units)
     found, effects = Producers(), SideEffects()
     confirmed = set(units)
-    for tape in passes.numbers():
+    for tape in passes.distinct():
         own = [u for u in units if passes.recorded.of_layer(u[0], tape)]
         candidates = {u: c for u in own if (c := _candidates(passes, tape, u))}
         candidates = _distinct(candidates)
@@ -77,6 +77,12 @@ def confirm_candidates(passes: Passes, units: Iterable[UnitKey]) -> tuple[Produc
                     found.of.setdefault(unit, []).append(maker)
                     found.before.update((maker, channel) for channel in before)
             effects.links += good[1]
+    _add_twins(passes, found)
+    effects.links = [
+        pair
+        for link, follows in effects.links
+        for pair in zip(_twins(passes, link), _twins(passes, follows), strict=True)
+    ]
     found.of = {u: c for u, c in found.of.items() if u in confirmed}
     kept = {channel for channels in found.of.values() for channel in channels}
     kept |= {found.before[channel] for channel in kept if channel in found.before}
@@ -235,7 +241,7 @@ def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = 
     """
     found = Producers()
     units = list(units)
-    for tape in passes.numbers():
+    for tape in passes.distinct():
         own = [u for u in units if passes.recorded.of_layer(u[0], tape)]
         if not own:
             continue
@@ -257,7 +263,25 @@ def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = 
             for spot in spots:
                 _judge(passes, found, unit, spot, makers.get((spot, unit[1]), []))
     found.of = {unit: own for unit, own in found.of.items() if unit not in found.refused}
+    _add_twins(passes, found)
     return found
+
+
+def _twins(passes: Passes, channel: Channel) -> list[Channel]:
+    return [(index, channel[1]) for index in passes.with_twins(channel[0])]
+
+
+def _add_twins(passes: Passes, found: Producers) -> None:
+    """Add what was found to be on the tapes that are as the one that was searched."""
+    found.of = {
+        unit: [twin for channel in own for twin in _twins(passes, channel)]
+        for unit, own in found.of.items()
+    }
+    found.before = {
+        norm: own
+        for pair in found.before.items()
+        for norm, own in zip(*(_twins(passes, channel) for channel in pair), strict=True)
+    }
 
 
 def _judge(

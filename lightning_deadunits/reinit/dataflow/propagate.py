@@ -24,7 +24,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Visitor,
 )
 from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, codes_in
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.values import mask_of, replaced
 

@@ -19,7 +19,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     making_parts,
     reading_parts,
 )
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 
 
 def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Trace:

@@ -19,7 +19,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     tagged,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 
 _TITLES = {"result": "the model's output", "python": "the model's control flow (Python)"}
 
@@ -53,18 +53,21 @@ def find_side_effects(
     """
     producers, units = list(producers), list(units)
     found = SideEffects()
-    for tape in passes.numbers():
+    for tape in passes.distinct():
         own = [p for p in producers if passes.recorded.calls[p[0]].tape == tape]
         seen = on_tape(passes, tape, partial(_search, passes, tape, own, units)) if own else []
         if seen is None:
-            found.of |= dict.fromkeys(own, "the model's control flow")
+            twins = [(twin, c) for index, c in own for twin in passes.with_twins(index)]
+            found.of |= dict.fromkeys(twins, "the model's control flow")
         for producer, place, channel in seen or ():
+            twins = [(twin, producer[1]) for twin in passes.with_twins(producer[0])]
             if place.kind == "link":
-                found.links.append(((place.of, channel), producer))
+                links = [(twin, channel) for twin in passes.with_twins(place.of)]
+                found.links += zip(links, twins, strict=True)
             elif place.kind == "norm" and before.get((place.of, channel)) == producer:
                 continue
             elif place.kind != "unit":
-                found.of.setdefault(producer, _title(passes, place))
+                found.of |= {t: _title(passes, place) for t in twins if t not in found.of}
     return found
 
 

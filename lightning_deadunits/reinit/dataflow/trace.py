@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
-from lightning_deadunits.reinit.operations import Channel, Where
+from lightning_deadunits.reinit.ops import Channel, Where
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
 Role = Literal["weight", "bias", "scale", "shift"]

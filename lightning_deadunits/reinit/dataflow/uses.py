@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import Passes, Use
 from lightning_deadunits.reinit.dataflow.trace import Part, UnitTrace
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 
 Fed = dict[Channel, set[tuple[str, int]]]
 

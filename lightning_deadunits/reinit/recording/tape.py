@@ -140,7 +140,7 @@ class Tape:
 
     def forget_derived(self) -> None:
         """Have what follows from the entries worked out anew: the recording goes on."""
-        for name in ("takes_gradients", "last_uses", "final_values", "weight_values"):
+        for name in ("takes_gradients", "last_uses", "final_values", "weight_values", "structure"):
             self.__dict__.pop(name, None)
 
     def replay(self, visitor: Any = None) -> None:
@@ -158,6 +158,40 @@ class Tape:
     def layers(self) -> frozenset[str]:
         """Keys of the layers that ran, see :mod:`lightning_deadunits.observation.identity`."""
         return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
+
+    @cached_property
+    def structure(self) -> list[Any]:
+        """What the pass does, call by call: equal for two passes through the same code.
+
+        But for booleans (an eval and a training pass differ by ``training``) and the counting of
+        integer buffers (a BatchNorm's ``num_batches_tracked``).
+        """
+        held = {v: id(t) for v, t in (*self.parameters.items(), *self.buffers.items())}
+        numbers: dict[int, int] = {}
+
+        def number(value: int) -> int:
+            return held[value] if value in held else numbers.setdefault(value, -len(numbers))
+
+        def plain(leaf: Any) -> Any:
+            if isinstance(leaf, Ref):
+                return number(leaf.index)
+            return leaf if isinstance(leaf, _PLAIN) and not isinstance(leaf, bool) else type(leaf)
+
+        rows: list[Any] = []
+        for entry in self.entries:
+            if isinstance(entry, SiteCall):
+                rows.append((entry.layer, number(entry.value)))
+            elif not self._counts(entry):
+                given = mapped(entry.args, plain), mapped(entry.kwargs, plain)
+                outs = [None if value is None else number(value) for value in entry.outs]
+                rows.append((entry.function, given, outs, entry.module))
+        return rows
+
+    def _counts(self, call: Call) -> bool:
+        """Tell whether a call does nothing but change integer buffers."""
+        leaves = (self.leaves.get(value) for value in call.given if value in self.buffers)
+        integers = [t for t in leaves if isinstance(t, Tensor) and not t.is_floating_point()]
+        return 0 < len(call.given) == len(integers)
 
     @property
     def num_units(self) -> dict[str, int]:
@@ -240,6 +274,9 @@ class Tape:
             else:
                 found -= set(call.writes) - self.parameters.keys()
         return found
+
+
+_PLAIN = (int, float, complex, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
 
 
 def _values_of(entry: Call | SiteCall) -> Iterable[int]:

@@ -21,7 +21,7 @@ from lightning_deadunits.reinit.dataflow.groups import (
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Part
 from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.surgery.draws import Draws
 from lightning_deadunits.reinit.surgery.verification import (

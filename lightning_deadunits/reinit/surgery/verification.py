@@ -15,7 +15,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     UnitKey,
     Visitor,
 )
-from lightning_deadunits.reinit.operations import Channel, Operation
+from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan, masks
 from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 

@@ -1,4 +1,9 @@
-"""Which function is described by which rule, and what becomes of the others."""
+"""The registry: which function is described by which rule, and what becomes of the others.
+
+A new operation is taught here, by a line in ``_DESCRIBERS`` that names its rule. A rule is given
+one call and says which channels it reads and makes, by which of its weights; or None, if it does
+not hold for this call.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_deadunits.observation.moves import MOVES
-from lightning_deadunits.reinit.operations.convolutions import convolution
-from lightning_deadunits.reinit.operations.einsum import einsum
-from lightning_deadunits.reinit.operations.given import Given, tensors_of
-from lightning_deadunits.reinit.operations.links import FACTORS, SUMS, elementwise
-from lightning_deadunits.reinit.operations.norms import group_norm, norm
-from lightning_deadunits.reinit.operations.operation import Described, Kind, Operation
-from lightning_deadunits.reinit.operations.products import (
+from lightning_deadunits.reinit.ops.conv_norm import convolution, group_norm, norm
+from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS, elementwise
+from lightning_deadunits.reinit.ops.linear import (
     addmm,
     bilinear,
+    einsum,
     embedding,
     grouped,
     inner,
@@ -28,6 +30,7 @@ from lightning_deadunits.reinit.operations.products import (
     rmatmul,
     tensordot,
 )
+from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation, tensors_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
