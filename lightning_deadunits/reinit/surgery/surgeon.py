@@ -181,7 +181,8 @@ class Surgeon:
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
         """Verify; fresh channels get the biases and statistics of the recorded batches.
 
-        Those of eval tapes, where there are any: it is there that units are judged.
+        Those of the tapes on which units are judged, where there are any: training tapes where
+        windows of training batches decide, else eval tapes.
         """
         recorded, biases = self._passes.recorded, biases_of(fresh)
         visitor = Settled(
@@ -194,7 +195,8 @@ class Surgeon:
             self._config.tolerance,
             varying=left_in(traces),
         )
-        for tape in self._passes.numbers(training=False) or self._passes.numbers():
+        in_training = self._config.every_n_train_steps is not None
+        for tape in self._passes.numbers(training=in_training) or self._passes.numbers():
             self._run(visitor, tape)
         edit = Edit()
         for channel, shift in visitor.shifts.items():

@@ -12,21 +12,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
-
-from torch import Tensor
 
 from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.training.events import Events
+from lightning_deadunits.reinit.training.guarded_window import GuardedWindow
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
-from lightning_deadunits.reinit.training.window import Window
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
@@ -45,7 +42,7 @@ class Reviver:
         self._pending: Units = {}
         self._events = Events(config, watch.names)
         self._tapes: Tapes | None = None
-        self._window = Window(config, watch)
+        self._window = GuardedWindow(config, watch)
         self._impossible = False
 
     @property
@@ -108,6 +105,11 @@ class Reviver:
         if self._records_validation(trainer):
             self._tapes_of(pl_module).begin_validation_batch(loader, wanted=wanted)
 
+    def record_training_batch(self, pl_module: Any) -> None:
+        """Record a training batch, one at least."""
+        if self._records:
+            self._tapes_of(pl_module).begin_training_batch()
+
     def end_recording(self, *, training: bool) -> None:
         """The batch has ended; harmless if it was not recorded."""
         if self._tapes is not None:
@@ -121,18 +123,18 @@ class Reviver:
     # --- deciding -----------------------------------------------------------------------------
 
     @property
-    def _measures_validation(self) -> bool:
-        """Whether dormancy is judged at validation, for which counts of zeros are not enough."""
-        return self.at_validation and self.config.criterion == "dormant" and not self._impossible
+    def _measures(self) -> bool:
+        """Whether dormancy is judged, for which counts of zeros are not enough."""
+        return self.config.criterion == "dormant" and not self._impossible
 
     def before_validation_batch(self, pl_module: Any) -> None:
         """Start measuring, where that is done at validation."""
-        if self._measures_validation:
+        if self.at_validation and self._measures:
             self._window.begin(pl_module)
 
     def after_validation_batch(self) -> None:
         """Stop measuring."""
-        if self._measures_validation:
+        if self.at_validation and self._measures:
             self._window.end()
 
     def after_validation(
@@ -143,24 +145,36 @@ class Reviver:
         Returns:
             The last event, if this is the first verdict after it.
         """
+        return self._judge(trainer, pl_module, report, decides=self.at_validation)
+
+    def after_window(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport
+    ) -> ReinitReport | None:
+        """Take the report of a window of training batches, the same on every process.
+
+        Returns:
+            The last event, if this is the first verdict after it.
+        """
+        return self._judge(trainer, pl_module, report, decides=not self.at_validation)
+
+    def _judge(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport, decides: bool
+    ) -> ReinitReport | None:
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
         told = self._events.take_verdict(dead)
-        if self.at_validation and not self._impossible:
-            if self._measures_validation:
+        if decides and not self._impossible:
+            if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
-            self._judge(dead)
+            self._pending = self._schedule.judge(dead)
+            self._events.forget_plan()
+            if not self._pending:
+                self._drop_tapes()
         return told
-
-    def _judge(self, dead: Mapping[str, Tensor]) -> None:
-        self._pending = self._schedule.judge(dead)
-        self._events.forget_plan()
-        if not self._pending:
-            self._drop_tapes()
 
     # --- acting -------------------------------------------------------------------------------
 
     def before_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        """Re-initialise what is due; then count and record, if that is wanted.
+        """Re-initialise what is due; then measure, if that is wanted.
 
         Returns:
             What was done, if anything.
@@ -172,10 +186,8 @@ class Reviver:
             return None
         self._events.resume(trainer, pl_module)
         event = self._act(trainer, pl_module) if self._pending else None
-        if not self.at_validation:
+        if not self.at_validation and self._measures:
             self._window.begin(pl_module)
-        if self._records:
-            self._tapes_of(pl_module).begin_training_batch()
         return event
 
     def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
@@ -190,21 +202,10 @@ class Reviver:
             self._schedule.refused(report.refused)
         return report
 
-    def after_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        """Stop counting; judge when the window is full.
-
-        Returns:
-            The last event, if this is the first verdict after it.
-        """
-        self.end_recording(training=True)
-        if self.at_validation or self._impossible:
-            return None
-        self._window.end()
-        if not self._window.full:
-            return None
-        dead = self._window.verdict(Processes(trainer, pl_module))
-        self._judge(dead)
-        return self._events.take_verdict(dead)
+    def after_train_batch(self) -> None:
+        """Stop measuring."""
+        if not self.at_validation and self._measures:
+            self._window.end()
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""

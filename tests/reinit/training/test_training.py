@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
-from lightning_deadunits.reinit.training.window import Window
+from lightning_deadunits.reinit.training.windows import Window
 from tests.zoo import kill
 
 
@@ -149,6 +149,8 @@ def test_a_schedule_in_training_steps_needs_no_validation(tmp_path: Any) -> None
     assert callback.reviver is not None
     first = callback.reviver.events[0]
     assert (first.step, first.reinitialised) == (3, {"relu.bn": [1, 5], "relu.b": [0]}), str(first)
+    assert callback.report is callback.window_report is not None
+    assert callback.report.layers["relu.bn"].observations > 0
 
 
 def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
@@ -185,9 +187,9 @@ def test_counting_that_fails_costs_a_warning_and_not_the_training(
     def broken(self: Any, model: Any) -> None:
         raise KeyError("a bug of ours")
 
-    monkeypatch.setattr(Window, "_begin", broken)
+    monkeypatch.setattr(Window, "begin", broken)
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2))
-    with pytest.warns(UserWarning, match="(?s)counting failed; training goes.*a bug of ours"):
+    with pytest.warns(UserWarning, match="(?s)watches no longer; training goes.*a bug of ours"):
         trainer = fit(dying(), tmp_path, callback)
     assert trainer.global_step == 16
 

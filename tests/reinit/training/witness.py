@@ -93,7 +93,7 @@ class Witness(LightningModule):
     def note(self, stage: str, batch: Any, batch_idx: int, loader: int, loss: Tensor) -> None:
         """Take the call down, and leave something of it wherever a module can."""
         number = (self.count(), next(self.stream), stage, batch_idx, loader)
-        self.journal.append((*number, digest(batch), random_state()))
+        self.journal.append((*number, digest(batch)))
         type(self).calls_of_class.append(stage)
         self.nested["losses"][0]["all"].append(loss.detach())
         self.nested["last"] = (self.nested["last"][-2:], loss.detach().clone())
