@@ -101,7 +101,7 @@ class Observer(SiteMode):
         """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
         if self._running:
             self._running = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
+            self.__exit__(None, None, None)
         if keep:
             self.fold()
         self._pending.clear()
