@@ -103,7 +103,9 @@ class Observer(SiteMode):
             self._running = False
             self.__exit__(None, None, None)
         if keep:
-            self.fold()
+            # Another callback may still record: these sums are none of the user's calls.
+            with torch._C.DisableTorchFunction():
+                self.fold()
         self._pending.clear()
         self.start_pass()
 
