@@ -383,7 +383,8 @@ class DeadUnitMonitor:
         if self._windows is not None:
             self._windows.begin_batch(pl_module)
         if self._active_reviver is not None:
-            self._active_reviver.record_training_batch(pl_module)
+            ends_window = self._windows is not None and self._windows.ends_next
+            self._active_reviver.record_training_batch(pl_module, ends_window=ends_window)
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:

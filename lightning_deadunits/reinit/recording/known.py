@@ -23,31 +23,36 @@ class Before:
     """Tells whether a tensor was there before a pass.
 
     ``gc.freeze`` sets all that there is aside, at no cost, until the pass has ended: what the
-    collector still lists has come since. Where the user has frozen objects himself, all tensors
-    that there are are written down instead (some 40 ms with half a million objects).
+    collector still lists has come since. Where objects are frozen already, by the user or for
+    another recorder, the tensors that are still listed are written down.
     """
 
+    _open = 0
+
     def __init__(self) -> None:
-        self._froze = gc.get_freeze_count() == 0
+        frozen = gc.get_freeze_count() > 0
+        self._shares = Before._open > 0 or not frozen
         self._there: dict[int, weakref.ref[Any]] = {}
-        if self._froze:
-            gc.freeze()
-        else:
+        if frozen:
             types = list(map(type, objects := gc.get_objects()))
             # Not `isinstance`: a lazy proxy would be asked what it is.
             kinds = {kind for kind in set(types) if issubclass(kind, Tensor)}
             tensors = compress(objects, map(kinds.__contains__, types))
             self._there = {id(tensor): weakref.ref(tensor) for tensor in tensors}
+        else:
+            gc.freeze()
+        Before._open += self._shares
 
     def __contains__(self, tensor: Tensor) -> bool:
-        if self._froze:
-            return not any(thing is tensor for thing in gc.get_objects())
         entry = self._there.get(id(tensor))
-        return entry is not None and entry() is tensor
+        if entry is not None and entry() is tensor:
+            return True
+        return not any(thing is tensor for thing in gc.get_objects())
 
     def close(self) -> None:
-        """Let the collector have everything again."""
-        if self._froze:
+        """Let the collector have everything again, once nobody else needs it set aside."""
+        Before._open -= self._shares
+        if self._shares and not Before._open:
             gc.unfreeze()
 
 

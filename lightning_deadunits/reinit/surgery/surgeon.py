@@ -202,7 +202,8 @@ class Surgeon:
         for channel, shift in visitor.shifts.items():
             bias = biases[channel]
             edit.set(bias, bias.read(bias.parameter).float() + shift)
-        for (index, number), values in visitor.statistics.items():
+        # The first tape's win: later ones are other batches.
+        for (index, number), values in reversed(visitor.statistics.items()):
             running = recorded.calls[index].operation.running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):

@@ -105,10 +105,16 @@ class Reviver:
         if self._records_validation(trainer):
             self._tapes_of(pl_module).begin_validation_batch(loader, wanted=wanted)
 
-    def record_training_batch(self, pl_module: Any) -> None:
-        """Record a training batch, one at least."""
+    def record_training_batch(self, pl_module: Any, *, ends_window: bool) -> None:
+        """Record a training batch, one at least.
+
+        Args:
+            pl_module: The module.
+            ends_window: Whether a window of training batches is judged after it.
+        """
         if self._records:
-            self._tapes_of(pl_module).begin_training_batch()
+            last = ends_window and not self.at_validation
+            self._tapes_of(pl_module).begin_training_batch(last=last)
 
     def end_recording(self, *, training: bool) -> None:
         """The batch has ended; harmless if it was not recorded."""

@@ -41,7 +41,7 @@ class Tapes:
         self._recorded: set[int] = set()
         self._searches = 0
         self._begun: int | None = None
-        self._failed = False
+        self._failed = self._last = False
 
     @property
     def missing(self) -> list[str]:
@@ -72,8 +72,16 @@ class Tapes:
         self._coverage.forget()
         self._coverage.start(self.evaluation)
 
-    def begin_training_batch(self) -> None:
-        """Record a training batch, if there is none or something is missing."""
+    def begin_training_batch(self, *, last: bool) -> None:
+        """Record a training batch, if there is none or something is missing.
+
+        Args:
+            last: Whether it is the last one before a verdict on training batches. That is recorded
+                in any case and put first: a training that is resumed in between has it as well.
+        """
+        self._last = last
+        if last:
+            self._recorded.discard(_TRAINING)
         self._begin(_TRAINING, wanted=True)
 
     def begin_validation_batch(self, loader: int, *, wanted: bool) -> None:
@@ -83,6 +91,7 @@ class Tapes:
             loader: Number of the loader.
             wanted: Whether it may be the first one of its loader.
         """
+        self._last = False
         self._begin(loader, wanted=wanted)
 
     def end_batch(self, *, training: bool) -> None:
@@ -121,7 +130,8 @@ class Tapes:
         self._recorded.add(source)
         self._coverage.note_tape(tape)
         if first or len(self.missing) < len(missing):
-            (self.training if tape.training else self.evaluation).append(tape)
+            tapes = self.training if tape.training else self.evaluation
+            tapes.insert(0 if self._last else len(tapes), tape)
         self._coverage.watch()
 
     def _safely(self, action: Callable[[], None]) -> None:
