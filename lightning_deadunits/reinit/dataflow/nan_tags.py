@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.private_api import is_functorch_tensor
+
 _DROPPING = {
     *(torch.where, Tensor.where, torch.nan_to_num, Tensor.nan_to_num),
     *(torch.fmax, Tensor.fmax, torch.fmin, Tensor.fmin),
@@ -35,5 +37,5 @@ def with_tags(function: Callable[..., Any], out: Any, given: Iterable[Tensor]) -
 def is_readable(out: Any) -> bool:
     """Tell whether a result may hold values: no shape, and none of ``torch.vmap``'s, say."""
     if isinstance(out, Tensor):
-        return not torch._C._functorch.is_functorch_wrapped_tensor(out)
+        return not is_functorch_tensor(out)
     return isinstance(out, (tuple, list, dict)) and type(out) is not torch.Size

@@ -214,7 +214,6 @@ class Recorder(SiteMode):
         if sets_attribute(func) and name != "data":
             return None
         leaves = leaves_of((args, kwargs))
-        leaves += [b for s in leaves if isinstance(s, slice) for b in (s.start, s.stop, s.step)]
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if any(map(is_functorch_tensor, tensors)):
             self._obstacle(_FUNCTORCH)
