@@ -90,7 +90,7 @@ class Recorder(SiteMode):
         with ExitStack() as stack:
             stack.callback(self.detach)
             self.attach()
-            stack.enter_context(_eagerly())
+            stack.enter_context(_Eagerly())
             for register, hook in (
                 (register_optimizer_step_pre_hook, self._before_step),
                 (register_optimizer_step_post_hook, self._after_step),
@@ -367,11 +367,24 @@ def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
     )
 
 
-@contextmanager
-def _eagerly() -> Iterator[None]:
-    """Run compiled modules eagerly, so that every call is seen; their graphs stay valid."""
-    if "torch._dynamo" not in sys.modules:  # importing it takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+class _Eagerly:
+    """Runs compiled modules eagerly, so that every call is seen; their graphs stay valid.
+
+    One stance for all recorders that are recording: they need not end in the order of their begin.
+    """
+
+    _stance: Any = None
+    _recording = 0
+
+    def __enter__(self) -> None:
+        # Importing Dynamo takes a second.
+        if not _Eagerly._recording and "torch._dynamo" in sys.modules:
+            _Eagerly._stance = torch.compiler.set_stance("force_eager")
+            _Eagerly._stance.__enter__()
+        _Eagerly._recording += 1
+
+    def __exit__(self, *exception: object) -> None:
+        _Eagerly._recording -= 1
+        if not _Eagerly._recording and _Eagerly._stance is not None:
+            stance, _Eagerly._stance = _Eagerly._stance, None
+            stance.__exit__(None, None, None)

@@ -147,8 +147,8 @@ def test_an_interrupt_amid_an_event_changes_nothing() -> None:
             self.state = state_of(trainer, pl_module)
 
     before, last = Everything(), Last()
+    config = ReinitConfig(patience=1, init=interrupting)
     with pytest.raises(SystemExit):
-        config = ReinitConfig(patience=1, init=interrupting)
         trained(Mortal(), before, DeadUnitCallback(reinit=config), last)
     weights = {k: v for k, v in before.seen[-1].items() if not k.endswith(".grad")}
     assert differing(weights, last.state) == []
