@@ -558,12 +558,14 @@ def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:
         yield
         return
-    for weight, own in named.items():
+    # Those that another observer has marked are its own to clear: one records while one counts.
+    fresh = {weight: own for weight, own in named.items() if not hasattr(weight, _WEIGHT)}
+    for weight, own in fresh.items():
         setattr(weight, _WEIGHT, (False, own.order, own.name))
     try:
         yield
     finally:
-        for weight in named:
+        for weight in fresh:
             if hasattr(weight, _WEIGHT):
                 delattr(weight, _WEIGHT)
 
