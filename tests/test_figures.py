@@ -71,8 +71,9 @@ def test_what_is_not_known_has_no_digits() -> None:
             "died again after re-initialisation",
         ),
         (dict(dead=False, was_alive=True, was_dead=True, reinitialised=False), "recovered"),
+        (dict(dead=False, was_alive=True, was_dead=True, reinitialised=True), "recovered"),
         (
-            dict(dead=False, was_alive=False, was_dead=True, reinitialised=True),
+            dict(dead=False, was_alive=False, was_dead=False, reinitialised=True),
             "alive again after re-initialisation",
         ),
         (dict(dead=False, was_alive=True, was_dead=False, reinitialised=False), "alive"),

@@ -16,7 +16,7 @@ REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
-    ["counting", "functional", "metric"],
+    ["arguments", "counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
     ["scan"],

@@ -263,6 +263,8 @@ class DeadUnitMonitor:
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
+        for name, units in event.reinitialised.items():
+            self.history.note_reinitialised(name, units)
         log_event(trainer, pl_module, event, self.report, logged_step(trainer))
 
     @guarded

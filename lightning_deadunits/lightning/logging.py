@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits.distributed import silence_advice
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.tensorboard_plugin.verdict import write_verdict
 from lightning_deadunits.tensorboard_plugin.writing import write_zero_rates
 
 _BINS = 20
@@ -39,8 +40,10 @@ def log_scalars(trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
 def write_validation(
     trainer: Any, report: DeadUnitsReport, per_unit: bool, custom_scalars: bool, step: int
 ) -> None:
-    """Write histograms and per-unit vectors to every TensorBoard logger."""
+    """Write the verdict, histograms and per-unit vectors to every TensorBoard logger."""
     for writer in writers(trainer):
+        if per_unit:
+            write_verdict(writer, report.to_dict(per_unit=False), step)
         for layer in report.layers.values():
             if layer.observations:
                 _write_histogram(writer, layer, step)

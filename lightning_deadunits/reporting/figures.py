@@ -25,6 +25,12 @@ RATE_COLOURS = (
 )  # fmt: skip
 """From never zero to always zero, and dead: the tab's colours in the light, ``colours.js``."""
 
+UNSEEN_COLOUR = "#bdbdbd"
+CURVE_COLOURS = (
+    "#0072b2", "#cc79a7", "#009e73", "#b8860b", "#7a5cc7", "#56b4e9", "#8c6d46", "#888888",
+)  # fmt: skip
+"""The tab's colours of runs."""
+
 UNKNOWN = "-"
 """What stands for a number that there is not: nothing was seen."""
 
