@@ -8,6 +8,8 @@ import torch
 from lightning_deadunits import DeadUnitsReport, LayerReport
 from lightning_deadunits.reporting.history import History
 
+MANY = range(12)
+
 
 def report(*dead: int, units: int = 20, seen: int = 4) -> DeadUnitsReport:
     """Return a report of one layer with these dead units."""
@@ -36,6 +38,46 @@ def test_born_dead_is_alive_at_no_validation() -> None:
     assert layer.dead_since[3] == 10
 
 
+def reinitialised(*units: int) -> History:
+    """Return a history in which these units were born dead and re-initialised after step 10."""
+    history = History()
+    history.record(report(*units), 10)
+    history.note_reinitialised("act", units)
+    return history
+
+
+def test_a_unit_that_was_reinitialised_is_never_called_born_dead() -> None:
+    history = reinitialised(3, 4)
+    layer = history.record(report(3), 20).layers["act"]
+    assert not layer.born_dead.any()
+    assert layer.died_again.nonzero().flatten().tolist() == [3]
+    assert layer.dead_since[3] == 20
+    assert layer.since() == "1 died again"
+    assert "died again" in str(history.complete(report(3)))
+
+
+def test_one_that_was_reinitialised_before_the_first_validation_is_not_born_dead() -> None:
+    history = History()
+    history.note_reinitialised("act", [3])
+    assert history.record(report(3, 4), 10).layers["act"].since() == "1 born dead, 1 died again"
+
+
+def test_recovered_by_itself_is_not_reinitialised() -> None:
+    history = reinitialised(3)
+    for step, dead in ((20, []), (30, [3, 5]), (40, [])):
+        layer = history.record(report(*dead), step).layers["act"]
+        if step == 20:
+            assert layer.states[3] == "alive again after re-initialisation"
+    assert layer.states[3] == layer.states[5] == "recovered"
+    assert layer.states[4] == "alive"
+
+
+def test_that_a_new_life_never_began_is_no_new_death() -> None:
+    history = reinitialised(*MANY)
+    history.record(report(*MANY), 20)
+    assert history.state_dict()["deaths"]["died"] == 0
+
+
 def test_a_layer_that_saw_nothing_keeps_its_past() -> None:
     layer = lived(report(3), report(seen=0), report(3)).layers["act"]
     assert layer.dead_since[3] == 10
@@ -53,9 +95,6 @@ def test_the_state_holds_tensors_and_primitives_only(tmp_path: object) -> None:
     resumed = History()
     resumed.load_state_dict(torch.load(f"{tmp_path}/state.pt", weights_only=True))
     assert resumed.record(report(3, 5), 20).layers["act"].dead_since[[3, 5]].tolist() == [10, 20]
-
-
-MANY = range(12)
 
 
 @pytest.mark.parametrize(
