@@ -328,7 +328,7 @@ def test_a_wholly_dead_layer_is_called_out(make_trainer: MakeTrainer) -> None:
     told = [w for w in caught if "Every unit of" in str(w.message)]
     assert len(told) == 1
     assert trainer.callback_metrics["dead_layers"] == 1
-    assert "WHOLLY DEAD" in str(callback.report)
+    assert "Wholly dead" in str(callback.report)
 
 
 def test_metric_modules_are_not_layers(make_trainer: MakeTrainer) -> None:

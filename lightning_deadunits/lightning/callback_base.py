@@ -16,6 +16,7 @@ from lightning_deadunits.functional import check_atol
 from lightning_deadunits.lightning.event_log import log_event, log_outcome
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_validation
+from lightning_deadunits.lightning.speaking import Speaker
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
@@ -29,7 +30,7 @@ from lightning_deadunits.observation.tally import Agreement
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.reviver import Reviver
-from lightning_deadunits.reporting.gaps import of_sample, warn_of_cuts, warn_of_gaps
+from lightning_deadunits.reporting.gaps import of_sample
 from lightning_deadunits.reporting.history import History
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -66,6 +67,8 @@ class DeadUnitMonitor:
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
             fires on other batches only is called dead. Re-initialisation tries a few samples of a
             batch that was not counted: only a unit that fires on these is found alive and refused.
+        verbose: Whether to say the report, a table and a diagnosis, through the rank-zero logger at
+            the end of ``fit``, ``validate``, ``test`` and ``predict``. Warnings come in any case.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -88,6 +91,7 @@ class DeadUnitMonitor:
         per_unit: bool = True,
         custom_scalars: bool = False,
         every_n_batches: int = 1,
+        verbose: bool = True,
     ) -> None:
         super().__init__()
         check_threshold(dead_threshold)
@@ -110,8 +114,8 @@ class DeadUnitMonitor:
         self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
-        self._told: set[str] = set()
-        self._cut: set[str] = set()
+        self.verbose = verbose
+        self._speaker = Speaker(verbose)
 
     @property
     def state_key(self) -> str:
@@ -228,9 +232,7 @@ class DeadUnitMonitor:
         step = logged_step(trainer)
         self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
         log_scalars(trainer, pl_module, self.report)
-        if trainer.is_global_zero:
-            warn_of_gaps(self.report, self._told)
-            warn_of_cuts(self.report, self._cut)
+        self._speaker.note(trainer, self.report)
 
     @guarded
     def _seen(self) -> tuple[dict[str, LayerCounts], dict[str, str], dict[str, str]] | None:
@@ -297,9 +299,14 @@ class DeadUnitMonitor:
         self._detach()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing behind."""
+        """Say what the last report holds, and leave nothing behind."""
+        self._say_report(trainer)
         self._detach()
         self._observer = None
+
+    @guarded
+    def _say_report(self, trainer: Any) -> None:
+        self._speaker.end(trainer)
 
     def _let_go(self) -> None:
         if self._observer is not None:
