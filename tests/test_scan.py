@@ -93,7 +93,7 @@ def test_a_single_batch_is_not_taken_for_many(batches: Any) -> None:
 
 def test_other_batches_and_none_are_refused() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    with pytest.raises(TypeError, match="got str"):
+    with pytest.raises(TypeError, match="got the string"):
         find_dead_units(net, ["words"])
     with pytest.raises(ValueError, match="at least one batch"):
         find_dead_units(net, [])

@@ -11,6 +11,7 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from lightning_deadunits.arguments import check_bool, explains_arguments, given
 from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.lightning.event_log import log_event, log_outcome
@@ -72,6 +73,7 @@ class DeadUnitMonitor:
 
     Raises:
         ValueError: If an argument is out of its range.
+        TypeError: If one is of the wrong type, or there is no such argument.
         SelectionError: Before training, if a pattern matches no layer or no activation runs; it is
             a ValueError, too.
 
@@ -81,6 +83,7 @@ class DeadUnitMonitor:
         >>> trainer = Trainer(callbacks=[DeadUnitCallback()], logger=False, barebones=True)
     """
 
+    @explains_arguments
     def __init__(
         self,
         layers: str | list[str] | None = None,
@@ -98,6 +101,10 @@ class DeadUnitMonitor:
         check_every_n_batches(every_n_batches)
         if atol is not None:
             check_atol(atol)
+        for name, value in (
+            ("per_unit", per_unit), ("custom_scalars", custom_scalars), ("verbose", verbose)
+        ):  # fmt: skip
+            check_bool(name, value)
         self.layers = as_patterns("layers", layers)
         self.exclude = as_patterns("exclude", exclude)
         self.dead_threshold = dead_threshold
@@ -345,5 +352,12 @@ def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
     if isinstance(reinit, ReinitConfig):
         return reinit
     if not isinstance(reinit, bool):
-        raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
+        way_out = ""
+        if isinstance(reinit, dict):
+            options = ", ".join(f"{name}={value!r}" for name, value in reinit.items())
+            way_out = f" Write `reinit=ReinitConfig({options})`."
+        raise TypeError(
+            f"Expected `reinit` to be True, False or a ReinitConfig, but got {given(reinit)}."
+            f"{way_out}"
+        )
     return ReinitConfig() if reinit else None

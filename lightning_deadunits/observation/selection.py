@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from lightning_deadunits.arguments import check_number
 from lightning_deadunits.observation.activations import FUNCTION_NAMES
 from lightning_deadunits.observation.names import matches, module_names
 
@@ -18,19 +19,14 @@ class SelectionError(ValueError):
 
 
 def check_threshold(dead_threshold: float) -> None:
-    """Raise ValueError unless a threshold is in (0, 1]."""
-    if not 0.0 < dead_threshold <= 1.0:
-        raise ValueError(f"Expected `dead_threshold` to be in (0, 1], but got {dead_threshold}.")
+    """Raise unless a threshold is a number in (0, 1]."""
+    check_number("dead_threshold", dead_threshold, "a number in (0, 1]", lambda it: 0.0 < it <= 1.0)
 
 
 def check_every_n_batches(every_n_batches: int) -> None:
     """Raise unless it is a whole number from 1 on."""
-    if isinstance(every_n_batches, bool) or not isinstance(every_n_batches, int):
-        raise TypeError(f"Expected `every_n_batches` to be an int, but got {every_n_batches!r}.")
-    if every_n_batches < 1:
-        raise ValueError(
-            f"Expected `every_n_batches` to be 1 (every batch) or more, but got {every_n_batches}."
-        )
+    expected = "an int, 1 (every batch) or more"
+    check_number("every_n_batches", every_n_batches, expected, lambda it: it >= 1, whole=True)
 
 
 def check_found(
