@@ -19,6 +19,7 @@ from lightning_deadunits import (
     find_dead_units,
     reinit_dead_units,
 )
+from lightning_deadunits.observation.selection import check_possible
 from lightning_deadunits.pytorch_lightning import DeadUnitCallback as Twin
 from tests.zoo import kill
 
@@ -28,6 +29,17 @@ def net() -> nn.Sequential:
     made = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     kill(made[0], 1)
     return made
+
+
+class Named(nn.Module):
+    """Two activations, one a module and one a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.ModuleDict({"fc": nn.Linear(4, 3), "relu": nn.ReLU()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.block["relu"](self.block["fc"](x)) - 1)
 
 
 X = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
@@ -113,6 +125,22 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: find_dead_units(net(), [{"x": X}]), TypeError, "takes .input., and a dict has x",
     ),
     "no batch": (lambda: find_dead_units(net(), [3]), TypeError, "a batch to be a tensor.*got 3"),
+    "misspelt layer": (
+        lambda: find_dead_units(Named(), [X], layers="block.rellu"), ValueError,
+        "'block.rellu' matches none. Did you mean `block.relu`. Layers there are: block.relu, relu",
+    ),
+    "all excluded": (
+        lambda: find_dead_units(Named(), [X], exclude="*"), ValueError,
+        r"Expected `exclude` to leave a layer of any, but \['\*'\] matches all of them: block.re",
+    ),
+    "all that was asked for excluded": (
+        lambda: find_dead_units(Named(), [X], layers="block.relu", exclude="block.*"), ValueError,
+        r"leave a layer of those of `layers` = \['block.relu'\]",
+    ),
+    "misspelt layer of a Trainer": (
+        lambda: check_possible(Named(), ["block.rellu"], None), ValueError,
+        "'block.rellu' can match none. Did you mean `block.relu`. Activations there are: block.re",
+    ),
     "forward that is none": (
         lambda: find_dead_units(net(), [X], forward=3), TypeError, "`forward` to be a function",
     ),
