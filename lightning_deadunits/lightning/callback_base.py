@@ -20,6 +20,7 @@ from lightning_deadunits.lightning.event_log import log_event, log_outcome
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.speaking import Speaker
+from lightning_deadunits.lightning.tables import log_tables
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.lightning.train_windows import TrainWindows
 from lightning_deadunits.observation.layer_names import LayerNames
@@ -356,7 +357,9 @@ class DeadUnitMonitor:
         """Write what only TensorBoard shows."""
         if trainer.sanity_checking or self.report is None or trainer.state.fn != "fit":
             return
-        write_report(trainer, self.report, self.per_unit, self.custom_scalars, logged_step(trainer))
+        step = logged_step(trainer)
+        write_report(trainer, self.report, self.per_unit, self.custom_scalars, step)
+        log_tables(trainer, self.report, step)
 
     # --- test and prediction: a report, and nothing in the logs --------------------------------
 
