@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -147,3 +148,17 @@ def test_the_code_runs_as_it_is_shown(tmp_path: Path, monkeypatch: pytest.Monkey
         exec(compile(block, "README.md", "exec"), names)
     assert (names["metric"].compute() <= 1).all()
     assert len(names["callback"].history) == 1
+
+
+def test_the_table_of_planted_causes_is_what_was_measured() -> None:
+    from tests.benchmarks.planted_causes import CAUSES, NETS
+
+    results = json.loads((ROOT / "tests/benchmarks/results/diagnosis.json").read_text())
+    seeds = results["seeds"]
+    assert list(results["named"]) == list(CAUSES)
+    for cause, nets in results["named"].items():
+        right = CAUSES[cause].expected or "nothing"
+        hits = [nets[net].get(right, 0) for net in NETS]
+        row = next(line for line in README.splitlines() if line.startswith(f"| {cause} |"))
+        assert row.endswith("| " + " | ".join(f"{hit} of {seeds}" for hit in hits) + " |")
+        assert min(hits) >= 9
