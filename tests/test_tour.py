@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
-    """Execute the notebook in a folder of its own; end the TensorBoard that it starts."""
+    """Execute the notebook in a folder of its own; its TensorBoard runs until the end."""
     folder = tmp_path_factory.mktemp("tour")
     (folder / "digits.py").symlink_to(ROOT / "examples" / "digits.py")
     notebook = nbformat.read(ROOT / "examples" / "tour.ipynb", as_version=4)
@@ -30,12 +28,11 @@ def tour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
-    try:
-        yield client.execute(), folder
-    finally:
-        environment.undo()
-        for info in started_in(folder):
-            os.kill(info.pid, signal.SIGTERM)
+    with client.setup_kernel():  # which ends its TensorBoard, too
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+        yield notebook, folder
+    environment.undo()
 
 
 def started_in(folder: Path) -> list[Any]:
