@@ -32,3 +32,14 @@ def unit_order(history: History, order: Order) -> NDArray[np.int64]:
         return np.lexsort((indices, -current))
     since = np.where(history.dead_now, history.dead_since, len(history.rates.steps))
     return np.lexsort((indices, -current, since))
+
+
+def same_order(wanted: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Arrange units as another run does; those that it does not have follow in their own order.
+
+    Example:
+        >>> same_order(np.array([2, 0, 1, 7]), np.array([3, 2, 1, 0]))
+        array([2, 0, 1, 3])
+    """
+    known = wanted[wanted < own.size]
+    return np.concatenate([known, own[~np.isin(own, known)]])

@@ -121,10 +121,11 @@ def reddest_row(tab: Tab, column: int) -> dict[str, float]:
         """(canvas, column) => {
           const scale = canvas.width / canvas.clientWidth;
           // A row that is partly dead shows it at the left of its cell.
-          const x = 56 + (column / 40) * (canvas.clientWidth - 70);
-          const height = Math.round((canvas.clientHeight - 48) * scale);
+          const [left, top, width, tall] = canvas.dataset.plot.split(',').map(Number);
+          const x = left + (column / 40) * width;
+          const height = Math.round(tall * scale);
           const image = canvas.getContext('2d')
-            .getImageData(Math.round(x * scale) - 1, Math.round(22 * scale), 3, height).data;
+            .getImageData(Math.round(x * scale) - 1, Math.round(top * scale), 3, height).data;
           let found = { redness: -Infinity, place: 0 };
           for (let at = 0; at < 3 * height; at += 1) {
             const redness = image[4 * at] - image[4 * at + 2];
