@@ -218,7 +218,7 @@ def test_a_click_on_a_unit_shows_its_curve_in_every_run(tab, served):
 
 
 def test_runs_are_compared_side_by_side_with_marks_where_units_were_reinitialised(tab, served):
-    tab.open(BOTH + "&p.dead_units.layer=conv2.relu")
+    tab.open(BOTH + "&p.dead_units.layer=conv2.relu").told()
     left, right = (tab.canvas(run).bounding_box() for run in ("plain", "reinit"))
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]

@@ -58,7 +58,7 @@ function draw(strip) {
   }
   const events = strip.stories.filter(({ reinitialisations: them }) => them.length);
   if (events.length) {
-    pieces.push(heading('re-initialised units', y));
+    pieces.push(heading('re-initialised units of all layers', y));
     y += HEAD;
     events.forEach((story) => {
       pieces.push(eventRow(story, frame, y, strip.stories.length > 1));
