@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -76,11 +77,10 @@ def check_number(
         TypeError: If it is no number.
         ValueError: If it does not fit; NaN never does.
     """
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         way_out = _number_in(value, fits, whole)
         raise TypeError(f"Expected `{name}` to be {expected}, but got {given(value)}.{way_out}")
-    if not fits(value):
+    if not fits(float(value)):
         raise ValueError(f"Expected `{name}` to be {expected}, but got {value}.")
 
 

@@ -38,7 +38,7 @@ FLOORS_OF_REINIT = [
     ["fitness"],
     ["planning"],
     ["event"],
-    ["revive", "training"],
+    ["call_arguments", "revive", "training"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "lightning"}
 

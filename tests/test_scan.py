@@ -93,7 +93,7 @@ def test_a_single_batch_is_not_taken_for_many(batches: Any) -> None:
 
 def test_other_batches_and_none_are_refused() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    with pytest.raises(TypeError, match="got str"):
+    with pytest.raises(TypeError, match="got the string"):
         find_dead_units(net, ["words"])
     with pytest.raises(ValueError, match="at least one batch"):
         find_dead_units(net, [])
@@ -115,13 +115,13 @@ def test_patterns_select_and_exclude() -> None:
         find_dead_units(net, batch, exclude="head")
 
 
-def test_a_later_call_is_selected_with_its_layer() -> None:
+def test_an_activation_is_selected_with_all_layers_that_it_serves() -> None:
     class Twice(TwoInputs):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return super().forward(torch.relu(super().forward(a, b)[:, :3]), b)
 
     found = find_dead_units(Twice(), [(torch.randn(2, 3), torch.randn(2, 3))], layers="relu")
-    assert list(found.layers) == ["relu", "relu-2", "relu-3"]
+    assert list(found.layers) == ["relu", "relu-part0_3-relu"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_the_table_reads_well() -> None:
         net[2].bias[:] = -100
     text = str(find_dead_units(net, [torch.randn(6, 4)]))
     lines = text.splitlines()
-    assert lines[0].split() == ["layer", "units", "dead", "zero", "rate"]
+    assert lines[0].split() == ["layer", "units", "dead", "zero", "rate", "made", "by"]
     assert lines[2].split()[:4] == ["1", "8", "2", "(25.0%)"]
     assert lines[5].split() == ["total", "11", "5", "(45.5%)"]
     assert "Wholly dead: nothing gets through '3'" in text

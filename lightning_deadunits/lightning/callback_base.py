@@ -11,12 +11,15 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+from lightning_deadunits.arguments import check_bool, explains_arguments, given
 from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.lightning.event_log import log_event, log_outcome
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_validation
+from lightning_deadunits.lightning.speaking import Speaker
 from lightning_deadunits.lightning.together import check_selection, report_of_all
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.selection import (
@@ -29,7 +32,7 @@ from lightning_deadunits.observation.tally import Agreement
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.reviver import Reviver
-from lightning_deadunits.reporting.gaps import of_sample, warn_of_cuts, warn_of_gaps
+from lightning_deadunits.reporting.gaps import of_sample
 from lightning_deadunits.reporting.history import History
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -66,9 +69,12 @@ class DeadUnitMonitor:
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
             fires on other batches only is called dead. Re-initialisation tries a few samples of a
             batch that was not counted: only a unit that fires on these is found alive and refused.
+        verbose: Whether to say the report, a table and a diagnosis, through the rank-zero logger at
+            the end of ``fit``, ``validate``, ``test`` and ``predict``. Warnings come in any case.
 
     Raises:
         ValueError: If an argument is out of its range.
+        TypeError: If one is of the wrong type, or there is no such argument.
         SelectionError: Before training, if a pattern matches no layer or no activation runs; it is
             a ValueError, too.
 
@@ -78,6 +84,7 @@ class DeadUnitMonitor:
         >>> trainer = Trainer(callbacks=[DeadUnitCallback()], logger=False, barebones=True)
     """
 
+    @explains_arguments
     def __init__(
         self,
         layers: str | list[str] | None = None,
@@ -88,12 +95,17 @@ class DeadUnitMonitor:
         per_unit: bool = True,
         custom_scalars: bool = False,
         every_n_batches: int = 1,
+        verbose: bool = True,
     ) -> None:
         super().__init__()
         check_threshold(dead_threshold)
         check_every_n_batches(every_n_batches)
         if atol is not None:
             check_atol(atol)
+        for name, value in (
+            ("per_unit", per_unit), ("custom_scalars", custom_scalars), ("verbose", verbose)
+        ):  # fmt: skip
+            check_bool(name, value)
         self.layers = as_patterns("layers", layers)
         self.exclude = as_patterns("exclude", exclude)
         self.dead_threshold = dead_threshold
@@ -104,14 +116,15 @@ class DeadUnitMonitor:
         self.every_n_batches = every_n_batches
         self.report: DeadUnitsReport | None = None
         self.history = History()
-        watch = Watch(self.layers, self.exclude, dead_threshold, atol)
+        self._names = LayerNames()
+        watch = Watch(self.layers, self.exclude, dead_threshold, atol, self._names)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
-        self._told: set[str] = set()
-        self._cut: set[str] = set()
+        self.verbose = verbose
+        self._speaker = Speaker(verbose)
 
     @property
     def state_key(self) -> str:
@@ -210,7 +223,9 @@ class DeadUnitMonitor:
         if trainer.sanity_checking:
             return
         seen = self._seen() or ({}, {}, {})
-        rules: dict[str, Any] = dict(dead_threshold=self.dead_threshold, atol=self.atol)
+        rules: dict[str, Any] = dict(
+            dead_threshold=self.dead_threshold, atol=self.atol, names=self._names
+        )
         report = report_of_all(
             trainer, pl_module, seen, self._guard, agreement=self._agreement, **rules
         )
@@ -228,9 +243,7 @@ class DeadUnitMonitor:
         step = logged_step(trainer)
         self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
         log_scalars(trainer, pl_module, self.report)
-        if trainer.is_global_zero:
-            warn_of_gaps(self.report, self._told)
-            warn_of_cuts(self.report, self._cut)
+        self._speaker.note(trainer, self.report)
 
     @guarded
     def _seen(self) -> tuple[dict[str, LayerCounts], dict[str, str], dict[str, str]] | None:
@@ -297,9 +310,14 @@ class DeadUnitMonitor:
         self._detach()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing behind."""
+        """Say what the last report holds, and leave nothing behind."""
+        self._say_report(trainer)
         self._detach()
         self._observer = None
+
+    @guarded
+    def _say_report(self, trainer: Any) -> None:
+        self._speaker.end(trainer)
 
     def _let_go(self) -> None:
         if self._observer is not None:
@@ -316,7 +334,8 @@ class DeadUnitMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
-        return {"history": self.history.state_dict(), "reviver": reviver}
+        names = self._names.state_dict()
+        return {"history": self.history.state_dict(), "reviver": reviver, "names": names}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
@@ -325,6 +344,14 @@ class DeadUnitMonitor:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        if "names" not in state_dict:
+            warnings.warn(
+                "DeadUnitCallback: the checkpoint is of a version that named layers by the order "
+                "of their calls; the history of its units and its re-initialisations start anew.",
+                stacklevel=2,
+            )
+            return
+        self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])
@@ -338,5 +365,12 @@ def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
     if isinstance(reinit, ReinitConfig):
         return reinit
     if not isinstance(reinit, bool):
-        raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
+        way_out = ""
+        if isinstance(reinit, dict):
+            options = ", ".join(f"{name}={value!r}" for name, value in reinit.items())
+            way_out = f" Write `reinit=ReinitConfig({options})`."
+        raise TypeError(
+            f"Expected `reinit` to be True, False or a ReinitConfig, but got {given(reinit)}."
+            f"{way_out}"
+        )
     return ReinitConfig() if reinit else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
-
 from lightning_deadunits.lightning.logging import writers
+from lightning_deadunits.lightning.terminal import announce
 from lightning_deadunits.reinit.report import ReinitReport
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit
@@ -33,7 +32,7 @@ def log_outcome(trainer: Any, event: ReinitReport, step: int) -> None:
 
 
 def _say(trainer: Any, text: str, step: int) -> None:
-    rank_zero_info(text)
+    announce(trainer, text)
     for writer in writers(trainer):
         writer.add_text("reinit", "\n".join(f"    {line}" for line in text.splitlines()), step)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from lightning_deadunits.arguments import given as said
+from lightning_deadunits.observation.identity import Producer
+from lightning_deadunits.observation.layer_names import aliases
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_.-]")
-_CALL = re.compile(r"-\d+$")
+_LAYERS_OWN = {"weight", "bias", "weight_g", "weight_v", "weight_orig"}
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, str]:
@@ -42,14 +47,39 @@ def _unwrapped(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
-def called(base: str, earlier_calls: int) -> str:
-    """Name one call of a layer: the second and later ones get a suffix.
+def weights_of(names: Mapping[nn.Module, str]) -> dict[Tensor, Producer]:
+    """Return every parameter with the name of what it makes units for.
 
-    Example:
-        >>> called("layer1.0.relu", 0), called("layer1.0.relu", 1)
-        ('layer1.0.relu', 'layer1.0.relu-2')
+    That is its module where the parameters of a module make one set of units (torch's own layers,
+    and those that call it `weight` or `bias`), however they are parametrised; else its own name.
+
+    Args:
+        names: The modules by name, see :func:`module_names`.
     """
-    return base if earlier_calls == 0 else f"{base}-{earlier_calls + 1}"
+    found: dict[Tensor, Producer] = {}
+    for order, (module, path) in enumerate(names.items()):
+        home, parametrised, which = path.partition(".parametrizations.")
+        for own, parameter in module._parameters.items():
+            if parameter is None or parameter in found:
+                continue
+            name = which.partition(".")[0] if parametrised else own
+            layer = type(module).__module__.startswith("torch.nn.modules.") or name in _LAYERS_OWN
+            name = home if layer and home else clean(f"{home}.{name}".lstrip("."))
+            found[parameter] = Producer(order, name)
+        for name, weight in _kept_apart(module):
+            found.setdefault(weight, Producer(order, clean(f"{home}.{name}".lstrip("."))))
+    return found
+
+
+def _kept_apart(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights in plain containers, such as an ensemble's from ``stack_module_state``."""
+    for name, value in vars(module).items():
+        if name[0] == "_" or not isinstance(value, (dict, list, tuple)):
+            continue
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, Tensor) and item.is_leaf and item.requires_grad:
+                yield f"{name}.{key}".removesuffix(".weight").removesuffix(".bias"), item
 
 
 def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, ...] | None:
@@ -61,20 +91,32 @@ def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, 
     """
     if given is None:
         return None
-    patterns = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(f"Expected `{argument}` to be one or several strings, but got {given!r}.")
+    listed = isinstance(given, Iterable) and not isinstance(given, (nn.Module, Tensor, dict))
+    single = isinstance(given, str) or not listed
+    patterns: tuple[Any, ...] = (given,) if single else tuple(given)
+    wrong = next((it for it in patterns if not isinstance(it, str)), None)
+    if wrong is not None:
+        way_out = " Give its name, as in `model.named_modules()`."
+        raise TypeError(
+            f"Expected `{argument}` to be one or several names or patterns, as in 'layer1.*', but "
+            f"got {said(wrong)}.{way_out if isinstance(wrong, nn.Module) else ''}"
+        )
     if not patterns or not all(patterns):
-        raise ValueError(f"Expected `{argument}` to be non-empty patterns, but got {given!r}.")
+        raise ValueError(
+            f"Expected `{argument}` to be non-empty names or patterns, but got {said(given)}. "
+            f"Leave it out to {'track' if argument == 'layers' else 'exclude'} "
+            f"{'every' if argument == 'layers' else 'no'} layer."
+        )
     return patterns
 
 
+def selects(key: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+    """Tell whether a layer is to be tracked, whichever of its names a pattern is about."""
+    names = aliases(key)
+    wanted = layers is None or any(matches(name, pattern) for name in names for pattern in layers)
+    return wanted and not any(matches(n, pattern) for n in names for pattern in exclude or ())
+
+
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a pattern selects a layer; one for a layer selects its later calls too."""
-    return fnmatchcase(name, pattern) or fnmatchcase(_CALL.sub("", name), pattern)
-
-
-def selects(name: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
-    """Tell whether a layer is to be tracked."""
-    wanted = layers is None or any(matches(name, pattern) for pattern in layers)
-    return wanted and not any(matches(name, pattern) for pattern in exclude or ())
+    """Tell whether a pattern is about a name."""
+    return fnmatchcase(name, pattern)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_deadunits.arguments import explains_arguments
+from lightning_deadunits.reinit.call_arguments import check_call
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
@@ -16,12 +18,13 @@ from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call
 
 
+@explains_arguments
 def reinit_dead_units(
     model: nn.Module,
     units: DeadUnitsReport | Mapping[str, Iterable[int]],
     example: Any,
     *,
-    optimizers: Iterable[Any] = (),
+    optimizers: Iterable[Any] | None = (),
     config: ReinitConfig | None = None,
     seed: int = 0,
 ) -> ReinitReport:
@@ -38,7 +41,8 @@ def reinit_dead_units(
         example: What the model is called with: a tensor (``model(x)``), a tuple (``model(*x)``) or
             a mapping (``model(**x)``). At least two different samples; some 8 are plenty.
         optimizers: Optimizers of the model's parameters. If any are given, weights that none of
-            them has are refused: they are not trained, or only a copy of them is.
+            them has are refused: they are not trained, or only a copy of them is. Without any a
+            warning says what is left undone; None says that there is none.
         config: Options. Those on when and how often to re-initialise do not matter here, nor does
             its ``seed``: these units are meant, now.
         seed: Seed of the fresh weights.
@@ -49,23 +53,21 @@ def reinit_dead_units(
     Raises:
         ValueError: If the example holds fewer than two different samples, or a layer or unit does
             not exist.
-        TypeError: If the example is none of the above.
+        TypeError: If the example is none of the above, or another argument of the wrong type.
 
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> _ = model[0].bias.data[1].fill_(-100)
-        >>> reinit_dead_units(model, {"1": [1]}, torch.randn(8, 4)).reinitialised
+        >>> reinit_dead_units(
+        ...     model, {"1": [1]}, torch.randn(8, 4), optimizers=None
+        ... ).reinitialised
         {'1': [1]}
     """
+    check_call(model, units, example, optimizers, config, seed)
     config = ReinitConfig() if config is None else config
-    if not isinstance(example, (Tensor, tuple, list, Mapping)):
-        raise TypeError(
-            f"Expected `example` to be a tensor, a tuple or a mapping, but got "
-            f"{type(example).__name__}."
-        )
     batch = Example(model, example, lambda given: call(model, given))
-    memory = OptimizerMemory(optimizers)
+    memory = OptimizerMemory(optimizers or ())
     event = Event(batch, memory, config, seed=seed)
     event.operate_(as_units(units))
     event.commit_()

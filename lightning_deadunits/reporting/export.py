@@ -51,6 +51,7 @@ def _layer_as_dict(layer: LayerReport, per_unit: bool) -> dict[str, Any]:
         "atol": layer.atol,
         "nonfinite": layer.nonfinite,
         "axis_assumed": layer.axis_assumed,
+        "order_assumed": layer.order_assumed,
     }
     if per_unit:
         figures["units"] = {
