@@ -31,8 +31,9 @@ export async function render() {
   await reload(page, runs);
   let before = current();
   onChoice((now) => {
-    const focus = before.layer === now.layer ? null
-      : () => (now.layer === null ? page.overview.focusLayer(before.layer) : page.layer.focusTitle());
+    const left = before.layer;
+    const focus = left === now.layer ? null
+      : () => (now.layer === null ? page.overview.focusLayer(left) : page.layer.focusTitle());
     refresh(page, changeOf(before, now), focus);
     before = now;
   });

@@ -8,14 +8,14 @@ export const LANES = [
   {
     key: 'loss',
     title: 'loss',
-    missing: 'none logged. In training_step: self.log("train_loss", loss)',
+    missing: 'none logged: self.log("train_loss", loss)',
     format: magnitude,
     points: ({ loss }) => loss,
   },
   {
     key: 'learning_rate',
     title: 'learning rate',
-    missing: 'none logged. Trainer(callbacks=[LearningRateMonitor(), ...])',
+    missing: 'none logged: add LearningRateMonitor()',
     format: magnitude,
     points: ({ learning_rate: learningRate }) => learningRate,
   },

@@ -9,6 +9,7 @@ const UNASKED = '';
 export function makeScalarChoice(onPick) {
   const lists = Object.fromEntries(Object.keys(TITLES).map((kind) => [kind, element('select', {
     class: 'tag-choice',
+    'aria-label': TITLES[kind],
     onchange: (event) => onPick(kind, event.target.value || null),
   })]));
   const root = element('div', { class: 'bar scalar-choice' }, Object.entries(TITLES)
