@@ -288,9 +288,7 @@ def test_a_pattern_that_matches_nothing_that_runs_is_refused_in_the_sanity_check
     make_trainer: MakeTrainer,
 ) -> None:
     trainer = make_trainer(callbacks=[DeadUnitCallback(layers="net.gelu")])
-    with pytest.raises(
-        ValueError, match=r"matches none\..* there are: net\.act, net\.relu"
-    ):
+    with pytest.raises(ValueError, match=r"matches none\..* there are: net\.act, net\.relu"):
         trainer.fit(Lit(), loader(), loader())
     assert trainer.global_step == 0
 

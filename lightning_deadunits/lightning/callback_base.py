@@ -14,6 +14,7 @@ from typing import Any
 from lightning_deadunits.arguments import check_bool, explains_arguments, given
 from lightning_deadunits.distributed import check_takes_part, logged_step
 from lightning_deadunits.functional import check_atol
+from lightning_deadunits.lightning.circumstances import Circumstances
 from lightning_deadunits.lightning.event_log import log_event, log_outcome
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_validation
@@ -28,7 +29,7 @@ from lightning_deadunits.observation.selection import (
     check_threshold,
 )
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import Agreement
+from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.reviver import Reviver
@@ -116,6 +117,7 @@ class DeadUnitMonitor:
         self.every_n_batches = every_n_batches
         self.report: DeadUnitsReport | None = None
         self.history = History()
+        self._circumstances = Circumstances()
         self._names = LayerNames()
         watch = Watch(self.layers, self.exclude, dead_threshold, atol, self._names)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
@@ -140,6 +142,7 @@ class DeadUnitMonitor:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
         check_possible(pl_module, self.layers, self.exclude)
         check_takes_part(trainer, pl_module)
+        self._remember_start(pl_module)
         on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
         if not trainer.enable_validation and not on_training_batches:
             warnings.warn(
@@ -149,6 +152,10 @@ class DeadUnitMonitor:
             )
         if self.reviver is not None:
             self.reviver.begin_fit(trainer)
+
+    @guarded
+    def _remember_start(self, pl_module: Any) -> None:
+        self._circumstances.begin_fit(pl_module)
 
     # --- validation ---------------------------------------------------------------------------
 
@@ -170,6 +177,8 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start counting: what follows is the validation step."""
+        if batch_idx == 0 and trainer.state.fn == "fit":
+            self._circumstances.note_inputs(batch)
         if self.reviver is not None and self._serves(trainer, batch_idx, dataloader_idx):
             self.reviver.remember_batch(batch)
         if self._observer is None or batch_idx % self.every_n_batches:
@@ -221,6 +230,7 @@ class DeadUnitMonitor:
                 of_sample(self.every_n_batches),
             )  # fmt: skip
         if trainer.sanity_checking:
+            self._note_fired_before()
             return
         seen = self._seen() or ({}, {}, {})
         rules: dict[str, Any] = dict(
@@ -238,10 +248,21 @@ class DeadUnitMonitor:
                 self._tell_outcome(trainer, told)
 
     @guarded
+    def _note_fired_before(self) -> None:
+        if (seen := self._seen()) is not None:
+            # What this process saw is enough: a unit that fired here was not born dead.
+            found = report_of(*seen, dead_threshold=self.dead_threshold, atol=self.atol)
+            self._circumstances.note_fired_before(found)
+
+    @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
         in_fit = trainer.state.fn == "fit"
         step = logged_step(trainer)
-        self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
+        if in_fit:
+            known = self._circumstances.end_window(trainer, pl_module, report, step)
+            self.report = self.history.record(report, step, known)
+        else:
+            self.report = self.history.complete(report)
         log_scalars(trainer, pl_module, self.report)
         self._speaker.note(trainer, self.report)
 
@@ -298,6 +319,11 @@ class DeadUnitMonitor:
         if self.reviver is not None:
             self.reviver.after_train_epoch()
 
+    @guarded
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Read the learning rate, which a diagnosis looks at."""
+        self._circumstances.before_step(optimizer)
+
     @property
     def _active_reviver(self) -> Reviver | None:
         """What re-initialises, until any process gives up: then all of them stop together."""
@@ -335,7 +361,12 @@ class DeadUnitMonitor:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
         names = self._names.state_dict()
-        return {"history": self.history.state_dict(), "reviver": reviver, "names": names}
+        return {
+            "history": self.history.state_dict(),
+            "reviver": reviver,
+            "names": names,
+            "circumstances": self._circumstances.state_dict(),
+        }
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
@@ -353,6 +384,7 @@ class DeadUnitMonitor:
             return
         self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
+        self._circumstances.load_state_dict(state_dict["circumstances"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])
 

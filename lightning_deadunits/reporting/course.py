@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_deadunits.reporting.evidence import Window
 from lightning_deadunits.reporting.export import import_pandas
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -54,6 +55,12 @@ class Course:
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    @property
+    def windows(self) -> list[Window]:
+        """The steps between validations, of which nothing else is known here."""
+        starts = [0, *self._steps[:-1]]
+        return [Window(start, end) for start, end in zip(starts, self._steps, strict=True)]
 
     @property
     def layers(self) -> list[str]:

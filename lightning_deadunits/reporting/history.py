@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reporting.course import Course
-from lightning_deadunits.reporting.diagnosis import Deaths, diagnose
+from lightning_deadunits.reporting.diagnosis import diagnose
+from lightning_deadunits.reporting.evidence import Evidence
 from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ class History:
     def __init__(self) -> None:
         self._lives: dict[str, _Life] = {}
         self._reinitialised: dict[str, list[int]] = {}
-        self._deaths = Deaths()
         self._course = Course()
 
     def __len__(self) -> int:
@@ -86,18 +86,26 @@ class History:
 
         return draw_course(self._course, **kwargs)
 
-    def record(self, report: DeadUnitsReport, step: int) -> DeadUnitsReport:
+    def record(
+        self, report: DeadUnitsReport, step: int, evidence: Evidence | None = None
+    ) -> DeadUnitsReport:
         """Take note of one validation and return its report, completed with the history.
 
         Args:
             report: The verdicts of this validation.
             step: Training step at which it took place.
+            evidence: What a diagnosis rests on beside the verdicts, if anything is known.
         """
-        died = sum(self._record_layer(layer, step) for layer in report.layers.values())
-        self._deaths = self._deaths.then(step, died)
+        for layer in report.layers.values():
+            self._record_layer(layer, step)
         self._course.record(report, step)
-        completed = self.complete(report)
-        return replace(completed, step=step, diagnosis=diagnose(self._deaths, completed))
+        completed = replace(self.complete(report), step=step)
+        found = diagnose(completed, evidence or Evidence(self._course.windows))
+        return (
+            completed
+            if found is None
+            else replace(completed, diagnosis=found.text, cause=found.cause)
+        )
 
     def note_reinitialised(self, layer: str, units: Iterable[int]) -> None:
         """Take note that units were re-initialised since the latest validation.
@@ -122,24 +130,21 @@ class History:
         layers = {name: self._complete_layer(layer) for name, layer in report.layers.items()}
         return replace(report, layers=layers)
 
-    def _record_layer(self, layer: LayerReport, step: int) -> int:
-        """Return how many units died since the last validation."""
+    def _record_layer(self, layer: LayerReport, step: int) -> None:
         if not layer.observations:
-            return 0
+            return
         dead = layer.dead_mask
         life = self._lives.get(layer.name)
         if life is None or len(life.dead_since) != layer.num_units:
             nothing = torch.zeros_like(dead)
             self._lives[layer.name] = _Life(torch.where(dead, step, ALIVE), ~dead, nothing)
-            return 0
+            return
         died = dead & (life.dead_since == ALIVE)
         self._lives[layer.name] = _Life(
             dead_since=torch.where(died, step, torch.where(dead, life.dead_since, ALIVE)),
             ever_alive=life.ever_alive | ~dead,
             was_dead=life.was_dead | (life.dead_since != ALIVE),
         )
-        # One that was re-initialised and has not fired since did not die: it was never alive.
-        return int((died & ~self._reinitialised_mask(layer)).sum())
 
     def _complete_layer(self, layer: LayerReport) -> LayerReport:
         life = self._lives.get(layer.name)
@@ -163,7 +168,6 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only: Lightning resumes with ``weights_only=True``."""
         return {
-            "deaths": self._deaths._asdict(),
             "lives": {name: dict(vars(life)) for name, life in self._lives.items()},
             "reinitialised": {name: list(units) for name, units in self._reinitialised.items()},
             "course": self._course.state_dict(),
@@ -171,7 +175,6 @@ class History:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``."""
-        self._deaths = Deaths(**state["deaths"])
         self._lives = {name: _Life(**life) for name, life in state["lives"].items()}
         self._reinitialised = {name: list(own) for name, own in state["reinitialised"].items()}
         self._course = Course()
