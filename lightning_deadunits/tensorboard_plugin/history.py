@@ -90,11 +90,12 @@ class History:
     @cached_property
     def dead_since(self) -> Ints:
         """Row of the first step of each unit's current run of being dead, -1 if not dead now."""
+        since = np.full(self.dead_now.size, -1)
+        units = np.flatnonzero(self.dead_now)  # few, most often: a layer may have a million units
+        first = np.maximum(self.last_alive[units] + 1, self.fresh_from[units])
         rows = np.arange(len(self.rates.steps))[:, None]
-        run = self.dead & (rows > self.last_alive)
-        if self.reinitialised.any():
-            run &= rows >= self.fresh_from
-        return np.where(self.dead_now, run.argmax(axis=0), -1)
+        since[units] = (self.dead[:, units] & (rows >= first)).argmax(axis=0)
+        return since
 
     @cached_property
     def born_dead(self) -> Bools:
