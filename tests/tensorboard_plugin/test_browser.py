@@ -50,11 +50,12 @@ def test_of_several_runs_the_overview_has_a_row_per_layer_and_a_column_per_run(t
     layers = {run: {it["layer"]: it for it in overview(served, run)} for run in ("plain", "reinit")}
     # In the order in which they ran, not by name: the hidden layer is the last.
     assert [row[0] for row in rows] == ["conv1.relu", "conv2.relu", "hidden.relu"]
-    for name, place, shown, units, *runs in rows:
+    for name, place, shown, _, units, *runs in rows:
         assert shown == name
         assert int(units) == layers["plain"][name]["num_units"]
         assert rows[int(place) - 1][0] == name
         assert [dead_in(cell) for cell in runs] == [layers[run][name]["dead"] for run in layers]
+        assert [since_in(cell) for cell in runs] == [since(layers[run][name], 0) for run in layers]
     heads = tab.frame.locator("thead th.of-run").all_inner_texts()
     assert [it.strip() for it in heads] == ["plain", "reinit"]
     dead = [it["dead"] for run in layers.values() for it in run.values()]
@@ -65,17 +66,25 @@ def dead_in(cell: str) -> int:
     return int(re.match(r"\d+", cell)[0])
 
 
+def since_in(cell: str) -> str:
+    return " ".join(cell.split("\n")[1:]).strip()
+
+
+def since(layer: dict, shown: int) -> str:
+    steps, numbers = layer["died_at"]
+    dates = [step for step, number in zip(steps, numbers, strict=True) for _ in range(number)]
+    return wording.dead_since(layer["born_dead"], layer["died_again"], dates, shown)
+
+
 def test_of_one_run_the_overview_tells_all_that_is_known(tab, served):
     rows = {row[0]: row for row in tab.open(PLAIN).rows()}
     for layer in overview(served, "plain"):
-        _, _, _, made_by, units, dead, rate, since, recovered, reinitialised = rows[layer["layer"]]
+        _, _, _, made_by, units, dead, rate, dates, recovered, reinitialised = rows[layer["layer"]]
         assert made_by == "\N{EN DASH}"
         assert int(units) == layer["num_units"]
         assert dead == share(layer["dead"], layer["num_units"])
         assert rate == figures.rate(layer["zero_rate"])
-        steps, numbers = layer["died_at"]
-        dates = [step for step, number in zip(steps, numbers, strict=True) for _ in range(number)]
-        assert since == wording.dead_since(layer["born_dead"], layer["died_again"], dates)
+        assert dates == since(layer, wording.STEPS_SHOWN)
         assert (int(recovered), int(reinitialised)) == (layer["recovered"], 0)
     assert tab.frame.locator("svg.sparkline").count() == 3
 

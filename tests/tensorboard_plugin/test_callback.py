@@ -115,7 +115,7 @@ def test_the_browser_shows_what_the_trainer_wrote(chromium, trained, served):
         shown = {
             (run, row[0]): int(cell.split()[0])
             for row in tab.open().rows()
-            for run, cell in zip(runs, row[4:], strict=True)
+            for run, cell in zip(runs, row[5:], strict=True)
         }
         assert shown == {
             (run, name): len(layer.dead)

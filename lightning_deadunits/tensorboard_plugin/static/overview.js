@@ -12,6 +12,7 @@ import { count, deadSince, percent, rate, share } from './text.js';
 const LEAST_TOP = 0.05;
 const NAME_LENGTH = 44;
 const RUN_LENGTH = 18;
+const ROOM_FOR_DATES = 3; // runs side by side, each with since when its units are dead
 
 const ONE_RUN = [
   { key: 'network', title: '#', hint: 'The order in which the layers ran' },
@@ -64,8 +65,9 @@ function rowsOf(runs) {
 
 function columnsOf(runs) {
   const short = shortNames(runs.map(({ run }) => run), RUN_LENGTH, OF_RUNS);
-  return [ONE_RUN[0], ONE_RUN[1], ONE_RUN[3], ...runs.map(({ run, colour }) => (
-    { key: RUN_PREFIX + run, title: short.get(run), hint: `Dead in run ${run}`, run, colour }))];
+  const roomy = runs.length <= ROOM_FOR_DATES;
+  return [...ONE_RUN.slice(0, roomy ? 3 : 2), ONE_RUN[3], ...runs.map(({ run, colour }) => (
+    { key: RUN_PREFIX + run, title: short.get(run), hint: `Dead in run ${run}`, run, colour, roomy }))];
 }
 
 function matches({ layer }, filter) {
@@ -147,7 +149,7 @@ function cell(row, column, { top, short }, open) {
     const why = summary?.problem ?? 'This run has not this layer.';
     return element('td', { title: why, class: column.text ? 'text' : '' }, run ? '–' : '');
   }
-  if (run || key === 'dead_fraction') return deadCell(summary, top, Boolean(run));
+  if (run || key === 'dead_fraction') return deadCell(summary, top, column);
   if (key === 'made_by') return madeByCell(summary.made_by);
   if (key === 'dead_since') return element('td', { class: 'text since' }, sinceOf(summary));
   const text = key === 'zero_rate' ? (summary.seen ? rate(summary.zero_rate) : '–') : count(summary[key]);
@@ -186,14 +188,15 @@ export function whollyDead(layer) {
   return element('span', { class: 'badge cut', title }, 'wholly dead');
 }
 
-function deadCell(summary, top, several) {
+function deadCell(summary, top, { run: several, roomy }) {
   const text = summary.seen ? share(summary.dead, summary.num_units) : 'not seen';
   const badge = several && summary.wholly_dead ? whollyDead(summary.layer) : null;
   const since = sinceOf(summary);
   const title = several ? [since, summary.made_by.length ? `made by ${summary.made_by.join(', ')}` : '']
     .filter(Boolean).join('; ') || null : null;
   return element('td', { class: summary.dead ? 'number dead' : 'number', title },
-    element('div', { class: 'fraction' }, sparkline(summary.sparkline, top), element('span', { class: 'value' }, text)), badge);
+    element('div', { class: 'fraction' }, sparkline(summary.sparkline, top), element('span', { class: 'value' }, text)),
+    badge, roomy ? element('p', { class: 'since' }, sinceOf(summary, 0)) : null);
 }
 
 function madeByCell(names) {
@@ -202,7 +205,11 @@ function madeByCell(names) {
   return element('td', { class: 'text made-by', title: whole }, names.map((name) => short.get(name)).join(', ') || '–');
 }
 
-/** Since when a layer's units are dead: the terminal's words, where the run holds them. */
-export function sinceOf({ dead_since: said, born_dead: born, died_again: again, died_at: [steps, units] }) {
-  return said ?? deadSince(born, again, steps.map((step, at) => [step, units[at]]));
+/**
+ * Since when a layer's units are dead: the terminal's words, where the run holds them; where there
+ * is little room, `shown` = 0, the same with one step.
+ */
+function sinceOf({ dead_since: said, born_dead: born, died_again: again, died_at: [steps, units] }, shown) {
+  if (said !== null && shown === undefined) return said;
+  return deadSince(born, again, steps.map((step, at) => [step, units[at]]), shown);
 }

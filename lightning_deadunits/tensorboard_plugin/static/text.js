@@ -61,13 +61,14 @@ export function magnitude(value) {
  * @param born How many were born dead.
  * @param again How many died again after re-initialisation.
  * @param dates Of the others, pairs of a step and how many are dead since then, in order.
+ * @param shown How many of these to name; where there is little room, none but the first.
  */
-export function deadSince(born, again, dates) {
-  const later = dates.slice(STEPS_SHOWN).reduce((sum, [, units]) => sum + units, 0);
+export function deadSince(born, again, dates, shown = STEPS_SHOWN) {
+  const later = dates.slice(shown).reduce((sum, [, units]) => sum + units, 0);
   return [
     born ? `${count(born)} born dead` : '',
-    ...dates.slice(0, STEPS_SHOWN).map(([step, units]) => `${count(units)} at step ${count(step)}`),
-    later ? `${count(later)} later` : '',
+    ...dates.slice(0, shown).map(([step, units]) => `${count(units)} at step ${count(step)}`),
+    later ? `${count(later)} ${shown ? 'later' : `from step ${count(dates[0][0])} on`}` : '',
     again ? `${count(again)} died again` : '',
   ].filter(Boolean).join(', ');
 }
