@@ -28,7 +28,6 @@ export async function render() {
     html.style.setProperty('--scale', gradient());
     page.layer.redraw();
   });
-  await reload(page, runs);
   let before = current();
   onChoice((now) => {
     const left = before.layer;
@@ -39,6 +38,8 @@ export async function render() {
   });
   onReload(async () => reload(page, await fetchRuns().catch((error) => error)));
   document.addEventListener('keydown', (event) => event.key === 'Escape' && escape(page, event));
+  // Last, since whoever chooses something before all is there must be heard.
+  await reload(page, runs);
 }
 
 function prepare() {

@@ -26,11 +26,11 @@ export function makePane(label, onUnit) {
   const cursor = element('div', { class: 'cursor', hidden: true });
   const map = element('div', { class: 'map' }, canvas, cursor, tooltip);
   const root = element('div', { class: 'pane-body' }, strip.root, map, rows, readout);
-  const pane = { canvas, strip, map, readout, rows, tooltip, cursor, root, onUnit, matrix: null, view: null, story: null };
+  const pane = { canvas, strip, map, readout, rows, tooltip, cursor, root, onUnit, matrix: null, view: null, story: null, width: 0 };
   listen(pane);
   listenToSteps(map, (step) => pointed(pane, step));
   // Width comes from the page, and it is the one who knows when it changes.
-  new ResizeObserver(() => pane.matrix && draw(pane)).observe(root);
+  new ResizeObserver(() => pane.matrix && map.clientWidth !== pane.width && draw(pane)).observe(root);
   return {
     root,
     show: (matrix, unit) => show(pane, matrix, unit),
@@ -75,6 +75,7 @@ function look(pane, view) {
 function draw(pane) {
   const size = sizeOf(pane);
   if (size.width <= MARGIN.left + MARGIN.right) return; // not laid out yet
+  pane.width = size.width;
   pane.canvas.style.height = `${size.height}px`;
   drawHeatMap(pane.canvas, pane.matrix, pane.view, size);
   const { x, y, width, height } = plotOf(size);

@@ -29,12 +29,13 @@ export function makeStrip(label, { axisTitle = false } = {}) {
   const chart = element('div', { class: 'strip-chart' });
   const walked = axisTitle ? { tabindex: 0, role: 'slider', 'aria-orientation': 'horizontal' } : {};
   const root = element('div', { class: 'strip', 'aria-label': label, role: 'group', ...walked }, chart, cursor);
-  const strip = { root, chart, cursor, axisTitle, stories: [], axis: null, step: null };
+  const strip = { root, chart, cursor, axisTitle, stories: [], axis: null, step: null, width: 0 };
   root.addEventListener('pointermove', (event) => pointAt(stepUnder(strip, event)));
   root.addEventListener('pointerleave', () => pointAt(null));
   if (axisTitle) root.addEventListener('keydown', (event) => walk(strip, event));
   listenToSteps(root, (step) => pointed(strip, step));
-  new ResizeObserver(() => draw(strip)).observe(root);
+  // Width comes from the page; of the height it is the drawing itself that changes it.
+  new ResizeObserver(() => root.clientWidth !== strip.width && draw(strip)).observe(root);
   return {
     root,
     show: (stories, axis) => {
@@ -48,6 +49,7 @@ export function makeStrip(label, { axisTitle = false } = {}) {
 function draw(strip) {
   const width = strip.root.clientWidth;
   if (!strip.axis || !strip.stories.length || width <= MARGIN.left + MARGIN.right) return;
+  strip.width = width;
   const frame = { width, plot: width - MARGIN.left - MARGIN.right, axis: strip.axis };
   frame.x = (place) => MARGIN.left + place * frame.plot;
   const pieces = [];
