@@ -49,6 +49,10 @@ class Speaker:
         if report.step is not None:
             self._before = report
 
+    def keep(self, report: DeadUnitsReport) -> None:
+        """Take a report for the end, of which somebody else has warned."""
+        self._unsaid = report
+
     def end(self, trainer: Any) -> None:
         """Say the last report, if that has not been done."""
         report, self._unsaid = self._unsaid, None

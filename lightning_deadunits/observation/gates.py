@@ -22,8 +22,9 @@ _CASTS = {
     *(Tensor.to, Tensor.float, Tensor.half, Tensor.double, Tensor.bfloat16, Tensor.type),
     *(Tensor.type_as, Tensor.bool, Tensor.detach, Tensor.clone, Tensor.contiguous),
 }
-ZEROS = {torch.zeros_like, torch.zeros, Tensor.new_zeros}
-"""Functions that return zeros."""
+COMPARISONS = _GREATER | _LESS
+ZEROS = {torch.zeros_like, torch.zeros, Tensor.new_zeros, torch.tensor, torch.as_tensor}
+"""Functions that return zeros, some of them if they are given a zero."""
 
 _WHERE: set[Callable[..., Any]] = {torch.where, Tensor.where}
 _MAXIMUM: set[Callable[..., Any]] = {torch.maximum, Tensor.maximum, torch.max, Tensor.max}
@@ -46,17 +47,28 @@ GATES: dict[Callable[..., Any], str] = {
 """Functions that are activations if they are given a comparison with the units themselves."""
 
 
-def gate_after(function: Callable[..., Any], gate: int) -> int:
-    """Return what a result is of a function that was given such a comparison, 0 for none."""
-    if function in _GREATER:
-        return KEEPS
-    if function in _LESS:
-        return DROPS
-    if function in ZEROS:
+def gate_after(function: Callable[..., Any], gate: int, first: bool) -> int:
+    """Return what a result is of a function that was given such a comparison, 0 for none.
+
+    Args:
+        function: The function.
+        gate: What it was given.
+        first: Whether its first argument has the units; ``h > theta`` is ``theta < h`` for a
+            parameter, whose class comes first.
+    """
+    if function in COMPARISONS:
+        return KEEPS if (function in _GREATER) is first else DROPS
+    if function is torch.zeros_like:
         return ZERO
     if gate and function in _NOT:
         return -gate if gate != ZERO else 0
     return gate if function in _CASTS else 0
+
+
+def makes_zero(function: Callable[..., Any], args: Args) -> bool:
+    """Tell whether one of ``ZEROS`` returns zeros."""
+    given = function in (torch.tensor, torch.as_tensor)
+    return not given or (bool(args) and isinstance(args[0], (int, float)) and args[0] == 0)
 
 
 def is_gated(

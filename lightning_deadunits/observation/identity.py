@@ -37,18 +37,18 @@ class Producer(NamedTuple):
     """Weights that make units.
 
     Attributes:
-        order: Place among the model's modules and parameters, by which producers are sorted.
+        joined: Whether they only join what others make, value by value, as an added bias does.
+        order: Place among the model's parameters, by which producers are sorted.
         name: Qualified name of the module or parameter.
         part: Which part of the units it makes are meant, "" for all: ``0`` of ``x.chunk(2)``.
         negative: Whether they are negated, as in CReLU's ``relu(-h)``.
-        joined: Whether they only join what others make, value by value, as an added bias does.
     """
 
+    joined: bool
     order: int
     name: str
     part: str = ""
     negative: bool = False
-    joined: bool = False
 
     def __str__(self) -> str:
         part = f"[{self.part}]" if self.part else ""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import keep_same_rank
-from lightning_deadunits.observation.gates import ZEROS, gate_after
+from lightning_deadunits.observation.gates import COMPARISONS, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.identity import (
     ZERO,
     Descent,
@@ -43,6 +43,7 @@ from lightning_deadunits.observation.ways import (
 
 _ATTRIBUTE = "_deadunits_descent"
 _WEIGHT = "_deadunits_weight"
+_ZERO = "_deadunits_zero"
 
 
 class _Rule(NamedTuple):
@@ -102,7 +103,7 @@ class Lineage:
 
     def is_zero(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is known to hold nothing but zeros."""
-        return False
+        return getattr(tensor, _ZERO, False)
 
     # --- one call -----------------------------------------------------------------------------
 
@@ -110,6 +111,8 @@ class Lineage:
         """Take note of one call: work out where the units of what it returned come from."""
         if isinstance(out, Tensor):
             self._follow(function, _rule(function), args, kwargs, out, None)
+            if function in ZEROS and makes_zero(function, args):
+                setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
             self._write(args)
 
@@ -161,13 +164,13 @@ class Lineage:
             return
         chosen = _joining(function, rule, data) if len(data) > 1 else [known]
         descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
-        if weights and not rule.moves:
+        if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
         if rule.moves:
             descent = _moved(function, descent, known, source, args, out, piece)
-        gate = gate_after(function, known.gate)
+        gate = gate_after(function, known.gate, bool(args) and source is args[0])
         if gate != descent.gate:
             descent = descent._replace(gate=gate)
         self.remember(out, descent, made=False)
@@ -287,7 +290,7 @@ class EagerLineage(Lineage):
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
         if isinstance(out, Tensor):
             self._follow(function, _rule_once(function), args, kwargs, out, None)
-            if function in ZEROS:
+            if function in ZEROS and makes_zero(function, args):
                 self._zeros[id(out)] = weakref.ref(out)
         elif isinstance(out, (tuple, list)):
             for number, item in enumerate(out):
@@ -356,7 +359,7 @@ def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
         yield
         return
     for weight, own in named.items():
-        setattr(weight, _WEIGHT, (own.order, own.name))
+        setattr(weight, _WEIGHT, (False, own.order, own.name))
     try:
         yield
     finally:
@@ -455,4 +458,4 @@ def _place(args: Args) -> str:
             words.append(f"{item.start or 0}_{'' if item.stop is None else item.stop}")
         elif isinstance(item, int) and not isinstance(item, bool):
             words.append(str(item))
-    return "_".join(word for word in words if word != "0_") or "0"
+    return "_".join(word for word in words if word != "0_") or "some"

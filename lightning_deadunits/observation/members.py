@@ -16,6 +16,11 @@ from lightning_deadunits.observation.identity import Members, member_key
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 
+COMPILED_MEMBERS = (
+    "which of several stacked weights made which row cannot be told within a compiled region; "
+    "count it without torch.compile"
+)
+
 
 def by_member(
     site: Site, values: Tensor, dims: Axes, atol: float

@@ -57,17 +57,22 @@ def weights_of(names: Mapping[nn.Module, str]) -> dict[Tensor, Producer]:
         names: The modules by name, see :func:`module_names`.
     """
     found: dict[Tensor, Producer] = {}
-    for order, (module, path) in enumerate(names.items()):
+    places: dict[str, int] = {}
+
+    def note(weight: Tensor, name: str) -> None:
+        if weight not in found:
+            found[weight] = Producer(False, places.setdefault(name, len(places)), name)
+
+    for module, path in names.items():
         home, parametrised, which = path.partition(".parametrizations.")
+        layer = type(module).__module__.startswith("torch.nn.modules.")
         for own, parameter in module._parameters.items():
-            if parameter is None or parameter in found:
-                continue
             name = which.partition(".")[0] if parametrised else own
-            layer = type(module).__module__.startswith("torch.nn.modules.") or name in _LAYERS_OWN
-            name = home if layer and home else clean(f"{home}.{name}".lstrip("."))
-            found[parameter] = Producer(order, name)
+            whole = home and (layer or name in _LAYERS_OWN)
+            if parameter is not None:
+                note(parameter, home if whole else clean(f"{home}.{name}".lstrip(".")))
         for name, weight in _kept_apart(module):
-            found.setdefault(weight, Producer(order, clean(f"{home}.{name}".lstrip("."))))
+            note(weight, clean(f"{home}.{name}".lstrip(".")))
     return found
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.counting import count_columns, count_values
+from lightning_deadunits.counting import count_columns, count_values, is_captured
 from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.identity import read_key
-from lightning_deadunits.observation.members import by_member
+from lightning_deadunits.observation.members import COMPILED_MEMBERS, by_member
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.site import Site
@@ -24,6 +24,8 @@ from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
 from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
 from lightning_deadunits.observation.transforms import (
+    COMPILED_TRANSFORM,
+    is_mapped,
     is_wrapped,
     outside_of_transforms,
     unwrapped,
@@ -44,6 +46,8 @@ def uncountable(activation: Tensor) -> str | None:
         )
     if activation.is_meta:
         return "its activation is on the meta device, which has no values"
+    if is_captured(activation):
+        return "it runs in a CUDA graph, which is replayed outside of Python"
     if type(activation) is Tensor:
         return None
     if hasattr(activation, "placements"):
@@ -143,7 +147,7 @@ class Observer(SiteMode):
         # A compiled region counts all layers: fnmatch cannot be traced.
         fresh = {n: c for n, c in self._pending.items() if self._all or self._selects(n)}
         alike = {n: c for n, c in fresh.items() if isinstance(c, Pending)}
-        if len(alike) == len(fresh):
+        if len(alike) == len(fresh) and len({c.columns.device for c in alike.values()}) < 2:
             self._add(self._sums.add(alike))
             return
         self._add(self._sums.flush())
@@ -164,7 +168,12 @@ class Observer(SiteMode):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
-            self._count(site, output.detach(), self.padding())
+            if is_mapped(output):
+                self.unjudged[site.name] = COMPILED_TRANSFORM
+            elif site.members is not None:
+                self.unjudged[site.name] = COMPILED_MEMBERS
+            else:
+                self._count(site, output.detach(), self.padding())
             return output
         try:
             split = self._split and site.assumed  # what made it was a DTensor

@@ -173,33 +173,39 @@ _GROUPED = tuple(
     if hasattr(home, name)
 )
 
+_LINEAR = (F.linear, F.embedding, F.embedding_bag, F.bilinear)
+_RECURRENT = (
+    *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell),
+    *(torch.rnn_tanh_cell, torch.rnn_relu_cell, F.multi_head_attention_forward),
+)
+_CONVOLUTIONS = {
+    1: (F.conv1d, F.conv_transpose1d),
+    2: (F.conv2d, F.conv_transpose2d),
+    3: (F.conv3d, F.conv_transpose3d),
+}
+_CHANNEL_NORMS = (
+    *(F.batch_norm, F.instance_norm, F.group_norm),
+    *(torch.batch_norm, torch.instance_norm, torch.group_norm),
+)
+_LAYER_NORMS = (F.layer_norm, F.rms_norm, torch.layer_norm)
+_PRODUCTS = (
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
+    *(Tensor.__rmatmul__, torch.mv, Tensor.mv),
+)
+_SUMS_OF_PRODUCTS = (torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
+
 PRODUCERS: dict[Callable[..., Any], Maker] = {
-    **dict.fromkeys((F.linear, F.embedding_bag), Maker(_last, _after_first)),
-    **dict.fromkeys((F.embedding, F.bilinear), Maker(_last, _after_first)),
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), Maker(_last, _all)),
-    **dict.fromkeys((torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell), Maker(_last, _all)),
-    **dict.fromkeys((torch.rnn_relu_cell, F.multi_head_attention_forward), Maker(_last, _all)),
-    **dict.fromkeys((F.conv1d, F.conv_transpose1d), Maker(_before_space(1), _after_first)),
-    **dict.fromkeys((F.conv2d, F.conv_transpose2d), Maker(_before_space(2), _after_first)),
-    **dict.fromkeys((F.conv3d, F.conv_transpose3d), Maker(_before_space(3), _after_first)),
-    **dict.fromkeys(
-        (F.batch_norm, F.instance_norm, F.group_norm), Maker(_second, _after_first, mixes=False)
-    ),
-    **dict.fromkeys(
-        (torch.batch_norm, torch.instance_norm, torch.group_norm),
-        Maker(_second, _after_first, mixes=False),
-    ),
-    **dict.fromkeys(
-        (F.layer_norm, F.rms_norm, torch.layer_norm), Maker(_normalised, _after_first, mixes=False)
-    ),
-    **dict.fromkeys(
-        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), Maker(_product, _all)
-    ),
-    **dict.fromkeys(
-        (torch.bmm, Tensor.bmm, Tensor.__rmatmul__, torch.addmm, Tensor.addmm),
-        Maker(_product, _all),
-    ),
-    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm, torch.mv, Tensor.mv), Maker(_product, _all)),
+    **dict.fromkeys(_LINEAR, Maker(_last, _after_first)),
+    **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
+    **{
+        function: Maker(_before_space(spatial), _after_first)
+        for spatial, functions in _CONVOLUTIONS.items()
+        for function in functions
+    },
+    **dict.fromkeys(_CHANNEL_NORMS, Maker(_second, _after_first, mixes=False)),
+    **dict.fromkeys(_LAYER_NORMS, Maker(_normalised, _after_first, mixes=False)),
+    **dict.fromkeys(_PRODUCTS, Maker(_product, _all)),
+    **dict.fromkeys(_SUMS_OF_PRODUCTS, Maker(_product, _product_first)),
     **dict.fromkeys(_GROUPED, Maker(_last, _after_first, grouped=_groups)),
     torch.einsum: Maker(_einsum, _all),
     F.unfold: Maker(_second, _all),

@@ -18,6 +18,17 @@ from lightning_deadunits.observation.axes import Axes
 _functorch = torch._C._functorch
 
 
+COMPILED_TRANSFORM = (
+    "it runs inside a torch.func transform within a compiled region, where members and samples "
+    "cannot be told apart; count it without torch.compile"
+)
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Tell whether ``torch.vmap`` hides an axis of a tensor; Dynamo can trace it."""
+    return bool(_functorch.is_batchedtensor(tensor))
+
+
 def is_wrapped(tensor: Any) -> bool:
     """Tell whether a tensor stands for another one that a transform works on."""
     return bool(_functorch.is_functorch_wrapped_tensor(tensor))

@@ -4,8 +4,8 @@ Units that are dead now are sorted by when they died: before training (they did 
 sanity check either), or in the window between two validations. Then, in this order:
 
 1. Most were dead from the start: the **inputs** are shifted if their mean is several times their
-   spread, most units of the first layer fire for all of them or for none, and their biases do not
-   explain it; else the **initialisation**.
+   spread, most units of the first layer fire for nearly all of them or nearly none, and their
+   biases do not explain it; else the **initialisation**.
 2. Most died where the **learning rate** was several times what it was before.
 3. The inputs are shifted, as above.
 4. The **biases** of most fell, by an amount that those of the living seldom did.
@@ -37,6 +37,9 @@ _FEW = 2
 _SHARE = 0.1
 _SHARE_OF_LAYER = 0.25
 """Two units, or less than a tenth of all and a quarter of each layer, are nothing to explain."""
+_SHARE_UNEXPLAINED = 0.2
+_SHARE_OF_LAYER_UNEXPLAINED = 0.5
+"""Where no cause shows, more must be dead: a third of a wide last layer is in healthy trainings."""
 _MOST = 0.5
 _RISE = 3.0
 """Times by which the learning rate must rise to be a spike."""
@@ -48,7 +51,7 @@ _MORE_OFTEN = 0.25
 """By how much larger a share of the dead than of the living must have such a fall."""
 _LOW = -2.0
 """A bias this low when training began explains by itself that a unit never fires."""
-_ONE_SIDED = 0.1
+_ONE_SIDED = 0.15
 """A unit is one-sided if it fires, or does not, for less than this share of its inputs."""
 _WINDOWS = 3
 
@@ -74,15 +77,17 @@ def diagnose(report: DeadUnitsReport, evidence: Evidence) -> Diagnosis | None:
         evidence: What is known beside it.
     """
     deaths = _Deaths(report, evidence)
-    if not deaths.notable:
+    if not deaths.exceed(_SHARE, _SHARE_OF_LAYER):
         return None
     if deaths.from_start >= _MOST * deaths.total:
         return _shifted_inputs(deaths) or _initialisation(deaths)
-    for judge in (_learning_rate, _shifted_inputs, _falling_biases, _together, _steadily):
+    for judge in (_learning_rate, _shifted_inputs, _falling_biases):
         found = judge(deaths)
         if found is not None:
             return found
-    return None
+    if not deaths.exceed(_SHARE_UNEXPLAINED, _SHARE_OF_LAYER_UNEXPLAINED):
+        return None
+    return _together(deaths) or _steadily(deaths)
 
 
 class _Deaths:
@@ -106,12 +111,11 @@ class _Deaths:
         assert since is not None
         return since[(since != ALIVE) & ~self.starts[layer.name]]
 
-    @property
-    def notable(self) -> bool:
-        """Whether there is something to explain."""
+    def exceed(self, share: float, of_layer: float) -> bool:
+        """Tell whether so large a share of all units is dead, or of one layer's."""
         worst = max((it.dead_fraction for it in self.layers), default=0.0)
-        share = self.total / self.report.num_units if self.total else 0.0
-        return self.total > _FEW and (share >= _SHARE or worst >= _SHARE_OF_LAYER)
+        of_all = self.total / self.report.num_units if self.total else 0.0
+        return self.total > _FEW and (of_all >= share or worst >= of_layer)
 
     @property
     def died(self) -> int:
@@ -181,8 +185,9 @@ def _shifted_inputs(deaths: _Deaths) -> Diagnosis | None:
         "shifted_inputs",
         f"Shifted inputs: the mean of the inputs is {magnitude(shift)} times their spread (first "
         f"validation batch), and {percent(share)} of the units of the first layer, {layer.name!r}, "
-        f"fire for nearly all inputs or for nearly none. Subtract the mean of the training data "
-        f"and divide by its standard deviation, or begin with a normalisation layer.",
+        f"fire at over {percent(1 - _ONE_SIDED)} of all values or at less than "
+        f"{percent(_ONE_SIDED)}. Subtract the mean of the training data and divide by its "
+        f"standard deviation, or begin with a normalisation layer.",
     )
 
 
@@ -258,8 +263,8 @@ def _together(deaths: _Deaths) -> Diagnosis | None:
         "together",
         f"Died together: {count(died)} of the {count(deaths.total)} dead units died between steps "
         f"{count(worst.start)} and {count(worst.end)}."
-        f"{_rate(deaths, worst)}{_loss(deaths, worst.start, worst.end)} One or a few steps were "
-        f"too large: look at the gradients and the data there, lower the learning rate or clip "
+        f"{_rate(deaths, worst)}{_loss(deaths, worst.start, worst.end)} What was logged does not "
+        f"tell why: look at the gradients and the data there, try a lower learning rate or clipped "
         f"gradients.",
     )
 

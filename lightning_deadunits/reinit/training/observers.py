@@ -14,7 +14,6 @@ from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import Agreement, report_of
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,6 @@ class TrainingObserver(Observer):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """Return which units of each layer are due, by what all processes have seen."""
-        raise NotImplementedError
-
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
         raise NotImplementedError
@@ -64,28 +59,7 @@ class TrainingObserver(Observer):
 
 
 class Zeros(TrainingObserver):
-    """Counts zeros: a unit is due if it is dead."""
-
-    def __init__(self, model: Any, watch: Watch) -> None:
-        super().__init__(model, watch)
-        self._agreement = Agreement()
-
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """See :class:`TrainingObserver`."""
-        report = report_of(
-            self.counts,
-            self.unjudged,
-            dead_threshold=self.watch.dead_threshold,
-            atol=self.watch.atol,
-            device=processes.device,
-            gather=processes.gather,
-            reduce=processes.sum,
-            agreement=self._agreement,
-            names=self.watch.names,
-        )
-        return {
-            name: layer.dead_mask for name, layer in report.layers.items() if layer.observations
-        }
+    """Counts zeros: whoever asks for its counts judges by them."""
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""
@@ -142,7 +116,7 @@ class Magnitudes(TrainingObserver):
         return output
 
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """See :class:`TrainingObserver`."""
+        """Return which units of each layer are due, by what all processes have seen."""
         total: dict[str, Tensor] = {}
         for sums in processes.gather(self.saved()):
             for name, values in sums.items():

@@ -149,6 +149,8 @@ def test_a_schedule_in_training_steps_needs_no_validation(tmp_path: Any) -> None
     assert callback.reviver is not None
     first = callback.reviver.events[0]
     assert (first.step, first.reinitialised) == (3, {"relu.bn": [1, 5], "relu.b": [0]}), str(first)
+    assert callback.report is callback.window_report is not None
+    assert callback.report.layers["relu.bn"].observations > 0
 
 
 def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
@@ -156,7 +158,7 @@ def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
     model, callback = dying(batch_norm=False), DeadUnitCallback(reinit=config)
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu.bn": [1, 5], "relu.b": [0]}
+    assert callback.reviver.events[0].reinitialised == {"relu.a": [1, 5], "relu.b": [0]}
 
 
 def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
@@ -176,7 +178,7 @@ def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
     callback = DeadUnitCallback(reinit=config)
     fit(model, tmp_path, callback, max_epochs=2)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised["relu.bn"] == [5]
+    assert callback.reviver.events[0].reinitialised["relu.a"] == [5]
 
 
 def test_counting_that_fails_costs_a_warning_and_not_the_training(
@@ -187,7 +189,7 @@ def test_counting_that_fails_costs_a_warning_and_not_the_training(
 
     monkeypatch.setattr(Window, "begin", broken)
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2))
-    with pytest.warns(UserWarning, match="(?s)counting failed; training goes.*a bug of ours"):
+    with pytest.warns(UserWarning, match="(?s)watches no longer; training goes.*a bug of ours"):
         trainer = fit(dying(), tmp_path, callback)
     assert trainer.global_step == 16
 
@@ -332,4 +334,4 @@ def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
     texts = [str(each.tensor_proto.string_val[0]) for each in events.Tensors("reinit/text_summary")]
     assert [done in text for text in texts] == [True, False]
     assert told in texts[1]
-    assert [each.value for each in events.Scalars("reinit/relu")] == [2.0]
+    assert [each.value for each in events.Scalars("reinit/relu.bn")] == [2.0]

@@ -68,4 +68,4 @@ def test_units_are_revived_on_a_stream_of_single_samples() -> None:
     loader = DataLoader(dataset, batch_size=1)
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=1, patience=4))
     trained(Single(), callback, max_epochs=1, loaders=(loader, data()))
-    assert 1 in {unit for event in events(callback) for unit in event.get("relu.bn", [])}
+    assert 1 in {unit for event in events(callback) for unit in event.get("relu.a", [])}
