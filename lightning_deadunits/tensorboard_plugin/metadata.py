@@ -15,6 +15,10 @@ PLUGIN_NAME = "dead_units"
 SCHEMA_VERSION = 1
 DEFAULT_DEAD_THRESHOLD = 1.0
 
+# What a layer's name begins with where windows of training batches are judged beside a validation:
+# the same units once more. The name of a module holds no slash.
+WINDOW_PREFIX = "train/"
+
 Kind = Literal["zero_rate", "reinit"]
 TAG_PREFIXES: dict[Kind, str] = {"zero_rate": "dead_units/", "reinit": "dead_units_reinit/"}
 

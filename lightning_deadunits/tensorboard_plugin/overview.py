@@ -45,6 +45,7 @@ def overview_row(
     return {
         "layer": layer.name,
         "problem": layer.marks_problem,
+        "beside": layer.beside,
         "dead_threshold": layer.dead_threshold,
         "made_by": said.get("made_by") or layer.made_by,
         "dead_since": said.get("dead_since"),

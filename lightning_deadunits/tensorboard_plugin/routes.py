@@ -58,7 +58,9 @@ def timeline_impl(
 ) -> dict[str, Any]:
     """Tell a run over its steps: its scalars, its dead, its events, and what to make of them."""
     layers = source.layers(run)
-    records = memory.read(source, run, layers.values()).values()
+    read = memory.read(source, run, layers.values())
+    # Every unit once: of the windows beside a validation the maps tell, not the sums.
+    records = [read[name] for name, layer in layers.items() if not layer.beside]
     verdict = read_verdict(source, run)
     return {
         "run": run,

@@ -12,6 +12,7 @@ from tensorboard.errors import NotFoundError
 from lightning_deadunits.tensorboard_plugin.metadata import (
     PLUGIN_NAME,
     TAG_PREFIXES,
+    WINDOW_PREFIX,
     TagMetadata,
     UnreadableTagError,
     decode,
@@ -44,6 +45,11 @@ class Layer:
     marks_problem: str | None
     made_by: tuple[str, ...]
     latest: tuple[tuple[int, float], ...]
+
+    @property
+    def beside(self) -> bool:
+        """Whether these are windows of training batches beside a validation of the same units."""
+        return self.name.startswith(WINDOW_PREFIX)
 
 
 @dataclass(frozen=True)

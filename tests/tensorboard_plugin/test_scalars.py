@@ -109,6 +109,23 @@ def test_a_layer_tells_what_makes_its_units(served):
     assert header["made_by"] == ["up", "down"]
 
 
+def test_windows_of_training_batches_beside_a_validation_are_in_no_sum(tmp_path):
+    writer = SummaryWriter(str(tmp_path))
+    for name, step in [("a", 5), ("train/a", 4), ("train/a", 5)]:
+        write_zero_rates(writer, name, np.array([1, 0.5]), step, dead_threshold=1.0)
+    for name in ("a", "train/a"):
+        write_reinit(writer, name, [0], 2, 5)
+    writer.close()
+    served = client(tmp_path)
+    answer = timeline(served, run=".")
+    assert answer["total"] == {"steps": [5], "dead": [1], "units": [2]}
+    assert answer["reinitialisations"] == [{"step": 5, "units": 1}]
+    assert {row["layer"]: row["beside"] for row in layers(served, ".")} == {
+        "a": False,
+        "train/a": True,
+    }
+
+
 def verdict(step: int, **layer: object) -> dict:
     return {
         "version": 1,

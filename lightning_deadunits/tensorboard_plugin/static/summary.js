@@ -13,10 +13,11 @@ export function runCards(runs) {
 }
 
 function runCard({ run, colour, layers, diagnosis }, short) {
-  const seen = layers.filter((layer) => layer.seen);
+  // Every unit once: windows of training batches beside a validation judge the same ones again.
+  const seen = layers.filter((layer) => layer.seen && !layer.beside);
   const dead = total(seen, 'dead');
   const units = total(seen, 'num_units');
-  const step = Math.max(0, ...layers.map((layer) => layer.step ?? 0));
+  const step = Math.max(0, ...seen.map((layer) => layer.step ?? 0));
   const dot = element('span', { class: 'dot', 'aria-hidden': 'true' });
   dot.style.background = colour;
   const cut = seen.filter((layer) => layer.wholly_dead).length;
