@@ -59,7 +59,7 @@ def shoot(url: str, picture: Path, dark: bool) -> None:
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(
-            viewport={"width": 1200, "height": 1000}, color_scheme="dark" if dark else "light"
+            viewport={"width": 1200, "height": 900}, color_scheme="dark" if dark else "light"
         )
         wait_for_data(page, url)
         page.screenshot(path=picture)
