@@ -247,6 +247,19 @@ def test_what_makes_the_units_is_told(tab):
     assert "made by stem.conv, stem.skip" in tab.frame.locator(".facts").inner_text()
 
 
+def test_a_units_windows_beside_its_validation_are_not_counted_again(chromium, tmp_path):
+    writer = SummaryWriter(str(tmp_path))
+    for name in ("a", "train/a"):
+        write_zero_rates(writer, name, np.array([1, 0.5]), 1, dead_threshold=1.0)
+    writer.close()
+    with tensorboard(tmp_path) as url, browse(chromium, url) as tab:
+        wait_until(lambda: counts(url) == [2])
+        rows = tab.open("dead_units").rows()
+        assert {row[0] for row in rows} == {"a", "train/a"}
+        assert "1 of 2 units are dead, in 1 layer," in tab.frame.locator(".card").inner_text()
+        assert values(tab, "dead") == ["50.0% (1)"]
+
+
 # --- names, sizes ---------------------------------------------------------------------------------
 
 
