@@ -12,24 +12,23 @@ JavaScript takes them up. Needs neither torch nor the rest of the package.
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 _FINE = 10**12
 """Below 2**53, so that the scaled number is exact in a double, and above any layer's width."""
 _THOUSANDTH = 10**9
 
-DEAD_COLOUR = "#ea580c"
-RATE_COLOURS = (
-    "#f4f8fc", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", "#2171b5", "#0b4a8f",
-    "#082f63",
-)  # fmt: skip
-"""From never zero to always zero, and dead: the tab's colours in the light, ``colours.js``."""
-
-UNSEEN_COLOUR = "#bdbdbd"
-CURVE_COLOURS = (
-    "#0072b2", "#cc79a7", "#009e73", "#b8860b", "#7a5cc7", "#56b4e9", "#8c6d46", "#888888",
-)  # fmt: skip
-"""The tab's colours of runs."""
+_COLOURS: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "tensorboard_plugin/static/colours.json").read_text()
+)
+DEAD_COLOUR: str = _COLOURS["light"]["dead"]
+RATE_COLOURS: tuple[str, ...] = tuple(_COLOURS["light"]["scale"])
+"""From never zero to always zero. These and the others are the tab's, which reads the same file."""
+UNSEEN_COLOUR: str = _COLOURS["unseen"]
+CURVE_COLOURS: tuple[str, ...] = tuple(_COLOURS["curves"])
 
 UNKNOWN = "-"
 """What stands for a number that there is not: nothing was seen."""
