@@ -35,7 +35,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_deadunits import DeadUnitCallback
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from tests.benchmarks.result_file import mean_and_ci, write_results
 
 TRAINED, HELD_OUT, EPOCHS, BATCH = 1400, 397, 30, 64
@@ -45,6 +45,10 @@ LATE, SPIKE, FACTOR = 10, 40, 100.0
 NETS = ("MLP", "CNN", "CNN with norms")
 KILLS = ("biases", "weights", "biases, late", "learning rate")
 FATES = ("killed", "revived", "random units")
+INITS = ("matched", "Kaiming")
+"""Draws of fresh weights other than the default one, each a fate of its own: "revived, matched"."""
+
+ALL_FATES = (*FATES, *(f"revived, {init}" for init in INITS))
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
@@ -206,10 +210,11 @@ def trained(run: Run) -> dict[str, Any]:
     seed_everything(run.seed, verbose=False)
     model, start = Digits(run), time.perf_counter()
     callbacks: list[Callback] = []
-    if run.fate in ("revived", "random units"):
-        callbacks.append(DeadUnitCallback(reinit=run.fate == "revived"))
+    if run.fate.startswith("revived"):
+        callbacks.append(DeadUnitCallback(reinit=config(run.fate)))
     if run.fate == "random units":
-        callbacks.append(RandomUnits(callbacks[0]))
+        watcher = DeadUnitCallback()
+        callbacks += [watcher, RandomUnits(watcher)]
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -222,7 +227,7 @@ def trained(run: Run) -> dict[str, Any]:
     )
     train, held_out = loaders(run.seed)
     trainer.fit(model, train, held_out)
-    reviver = callbacks[0].reviver if run.fate == "revived" else None
+    reviver = callbacks[0].reviver if run.fate.startswith("revived") else None
     events = [] if reviver is None else reviver.events
     return {
         **asdict(run),
@@ -232,6 +237,20 @@ def trained(run: Run) -> dict[str, Any]:
         },
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def config(fate: str) -> bool | ReinitConfig:
+    """Return what the callback is given: True for its defaults."""
+    init = fate.removeprefix("revived").removeprefix(", ")
+    if not init:
+        return True
+    return ReinitConfig(init="matched" if init == "matched" else kaiming)
+
+
+def kaiming(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw at Kaiming's scale for ReLU: 6**0.5 times what `nn.Linear` and `nn.Conv2d` draw at."""
+    drawn = torch.rand(fresh.shape, generator=generator) * 2 - 1
+    return drawn * (6 / fresh.shape[1]) ** 0.5
 
 
 def loaders(seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -252,7 +271,7 @@ def runs(seeds: int, nets: list[str], optimizers: list[str], kills: list[str]) -
     found = []
     for seed, net, optimizer in product(range(seeds), nets, optimizers):
         found.append(Run(net, optimizer, "", "healthy", seed))
-        found += [Run(net, optimizer, *end, seed) for end in product(kills, FATES)]
+        found += [Run(net, optimizer, *end, seed) for end in product(kills, ALL_FATES)]
     return found
 
 
@@ -266,15 +285,15 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     curves = {Run(*(r[key] for key in Run.__annotations__)): r for r in results}
     rows = []
     for net, optimizer, kill in product(NETS, OPTIMIZERS, KILLS):
-        cells: dict[str, list[float]] = {name: [] for name in ("healthy", *FATES, "as long")}
+        cells: dict[str, list[float]] = {name: [] for name in ("healthy", *ALL_FATES, "as long")}
         for seed in sorted({run.seed for run in curves}):
             found = [curves.get(Run(net, optimizer, "", "healthy", seed))]
-            found += [curves.get(Run(net, optimizer, kill, fate, seed)) for fate in FATES]
+            found += [curves.get(Run(net, optimizer, kill, fate, seed)) for fate in ALL_FATES]
             whole = [run for run in found if run is not None]
             if len(whole) < len(found):
                 continue
             healthy, *ends = whole
-            for name, run in zip(("healthy", *FATES), (healthy, *ends), strict=True):
+            for name, run in zip(("healthy", *ALL_FATES), whole, strict=True):
                 cells[name].append(run["accuracies"][-1])
             first = min((int(epoch) for epoch in ends[1]["reinitialised"]), default=0)
             cells["as long"].append(healthy["accuracies"][EPOCHS - first - 1])
@@ -285,18 +304,24 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "optimizer": optimizer,
                     "kill": kill,
                     "seeds": len(cells["healthy"]),
-                    **{name: mean_and_ci(cells[name]) for name in ("healthy", *FATES)},
-                    "revived minus healthy": gap(cells, "healthy"),
-                    "revived minus a fresh start then": gap(cells, "as long"),
-                    "revived minus random units": gap(cells, "random units"),
+                    **{name: mean_and_ci(cells[name]) for name in ("healthy", *ALL_FATES)},
+                    **{
+                        f"{fate} minus {said}": gap(cells[fate], cells[name])
+                        for fate in ALL_FATES
+                        if fate.startswith("revived")
+                        for name, said in OTHERS.items()
+                    },
                 }
             )
     return rows
 
 
-def gap(cells: dict[str, list[float]], other: str) -> dict[str, float]:
-    """Return by how much the revived are better than others, seed by seed."""
-    return mean_and_ci([a - b for a, b in zip(cells["revived"], cells[other], strict=True)])
+OTHERS = {"healthy": "healthy", "as long": "a fresh start then", "random units": "random units"}
+
+
+def gap(ones: list[float], others: list[float]) -> dict[str, float]:
+    """Return by how much the ones are better than the others, seed by seed."""
+    return mean_and_ci([one - other for one, other in zip(ones, others, strict=True)])
 
 
 def said(rows: list[dict[str, Any]]) -> str:
@@ -308,7 +333,10 @@ def said(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         cells = [f"{row[name]['mean']:.1f} +- {row[name]['ci95']:.1f}" for name in columns]
         lines.append(f"| {row['net']} | {row['optimizer']} | {row['kill']} | {' | '.join(cells)} |")
-    for name in gaps:
+    everything = [
+        name for name in (rows or [{}])[0] if name.startswith("revived") and " minus " in name
+    ]
+    for name in everything:
         close = sum(row[name]["mean"] >= -1.0 for row in rows)
         lines.append(f"{name}: at least -1.0 in {close} of {len(rows)}.")
     return "\n".join(lines)
