@@ -45,8 +45,8 @@ LATE, SPIKE, FACTOR = 10, 40, 100.0
 NETS = ("MLP", "CNN", "CNN with norms")
 KILLS = ("biases", "weights", "biases, late", "learning rate")
 FATES = ("killed", "revived", "random units")
-INITS = ("matched", "Kaiming")
-"""Draws of fresh weights other than the default one, each a fate of its own: "revived, matched"."""
+INITS = ("as drawn",)
+"""Draws of fresh weights other than the default one, each a fate of its own."""
 
 ALL_FATES = (*FATES, *(f"revived, {init}" for init in INITS))
 
@@ -241,16 +241,13 @@ def trained(run: Run) -> dict[str, Any]:
 
 def config(fate: str) -> bool | ReinitConfig:
     """Return what the callback is given: True for its defaults."""
-    init = fate.removeprefix("revived").removeprefix(", ")
-    if not init:
-        return True
-    return ReinitConfig(init="matched" if init == "matched" else kaiming)
+    return ReinitConfig(init=as_drawn) if fate.endswith("as drawn") else True
 
 
-def kaiming(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw at Kaiming's scale for ReLU: 6**0.5 times what `nn.Linear` and `nn.Conv2d` draw at."""
+def as_drawn(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw at the scale of `nn.Linear` and `nn.Conv2d` themselves, which is 0.4 of Kaiming's."""
     drawn = torch.rand(fresh.shape, generator=generator) * 2 - 1
-    return drawn * (6 / fresh.shape[1]) ** 0.5
+    return drawn / fresh.shape[1] ** 0.5
 
 
 def loaders(seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import Init
 from lightning_deadunits.reinit.running.session import Session
-from lightning_deadunits.reinit.surgery.initial_scale import rescaled, rms
+from lightning_deadunits.reinit.surgery.initial_scale import enlarged, rescaled, rms
 from lightning_deadunits.reinit.tracing import Part
 
 _MOST_LIVE = 256
@@ -96,7 +96,9 @@ class Draws:
         else:
             fresh = whole.flatten()[part.weights.positions.cpu()]
         began = self._scales.get(self._session.parameters.named(parameter).names[0])
-        return rescaled(fresh, rms(whole), began)
+        own = rescaled(fresh, rms(whole), began)
+        factor = float(rms(own) / rms(fresh)) if fresh.any() else 1.0
+        return enlarged(own, float(rms(whole)) * factor)
 
     def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
         """Draw for a parameter without ``reset_parameters``: the distribution of nn.Linear."""
