@@ -72,7 +72,7 @@ def test_gaps_are_to_a_healthy_run_and_to_one_that_learnt_as_long() -> None:
     assert row["revived minus healthy"]["mean"] == 25 - 29
     # Revived in epoch 3, so it has learnt for 27 of 30; a healthy one has 26.0 after as many.
     assert row["revived minus a fresh start then"]["mean"] == 25 - 26
-    assert row["revived minus random units"]["mean"] == 5
+    assert row["random units minus healthy"]["mean"] == 20 - 29
     assert "revived minus healthy: at least -1.0 in 0 of 1." in repair.said([row])
 
 
