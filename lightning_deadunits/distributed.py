@@ -11,23 +11,19 @@ import torch
 from torch import Tensor
 
 
-def check_takes_part(trainer: Any, pl_module: Any) -> None:
-    """Raise if a process may skip validation, for then the others would wait for its counts.
-
-    Raises:
-        ValueError: If empty dataloaders are allowed and there are several processes.
-    """
+def skips_validation(trainer: Any, pl_module: Any) -> str | None:
+    """Return why a process may skip validation, for then the others would wait for its counts."""
     allowed = any(
         getattr(owner, "allow_zero_length_dataloader_with_multiple_devices", False)
         for owner in (pl_module, trainer.datamodule)
     )
-    if allowed and trainer.world_size > 1:
-        raise ValueError(
-            "Expected every process to take part in validation, but "
-            "`allow_zero_length_dataloader_with_multiple_devices` is set: a process with an empty "
-            "dataloader skips validation, and the others would wait for its counts. An iterable "
-            "dataset that yields nothing does take part."
-        )
+    if not allowed or trainer.world_size == 1:
+        return None
+    return (
+        "`allow_zero_length_dataloader_with_multiple_devices` is set, and a process with an empty "
+        "dataloader skips validation: the others would wait for its counts. An iterable dataset "
+        "that yields nothing does take part."
+    )
 
 
 def gather_objects(trainer: Any, value: object) -> list[Any]:

@@ -110,14 +110,29 @@ def test_training_is_not_touched(make_trainer: MakeTrainer) -> None:
         assert torch.equal(value, watched.state_dict()[name]), name
 
 
-def test_validate_alone_and_test_ignored(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_every_stage_alone_leaves_a_report(make_trainer: MakeTrainer, stage: str) -> None:
     model, callback = Lit(), DeadUnitCallback()
     trainer = make_trainer(callbacks=[callback])
-    trainer.test(model, loader(), verbose=False)
-    assert callback.report is None
-    trainer.validate(model, loader(), verbose=False)
+    options = {} if stage == "predict" else {"verbose": False}
+    getattr(trainer, stage)(model, loader(), **options)
     assert_equals_scan(callback.report, model)
     assert callback.report.layers["net.act"].dead_since is None
+    assert hooks_of(model) == 0
+    logged = [name for name in trainer.callback_metrics if "dead" in name]
+    assert bool(logged) == (stage == "validate")
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_stage_after_a_fit_knows_since_when_units_are_dead(
+    make_trainer: MakeTrainer, stage: str
+) -> None:
+    model, callback = Lit(), DeadUnitCallback()
+    trainer = make_trainer(callbacks=[callback])
+    trainer.fit(model, loader(), loader())
+    since = callback.report.layers["net.act"].dead_since
+    getattr(trainer, stage)(model, loader())
+    assert torch.equal(callback.report.layers["net.act"].dead_since, since)
 
 
 def test_several_validation_loaders_are_one_epoch(make_trainer: MakeTrainer) -> None:
@@ -293,11 +308,64 @@ def test_a_pattern_that_matches_nothing_that_runs_is_refused_in_the_sanity_check
     assert trainer.global_step == 0
 
 
-def test_a_model_without_an_activation_is_refused(make_trainer: MakeTrainer) -> None:
+def lit_without_activation() -> Lit:
     model = Lit()
     model.net = nn.Sequential(nn.Linear(8, 2), nn.Tanh())  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="Expected a model with an activation"):
-        make_trainer(callbacks=[DeadUnitCallback()]).fit(model, loader(), loader())
+    return model
+
+
+@pytest.mark.parametrize("sanity", [0, 2], ids=["no sanity check", "sanity check"])
+@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+def test_a_model_of_which_nothing_can_be_judged_is_a_warning_in_every_stage(
+    make_trainer: MakeTrainer, stage: str, sanity: int
+) -> None:
+    trainer = make_trainer(callbacks=[DeadUnitCallback()], num_sanity_val_steps=sanity)
+    loaders = (loader(), loader()) if stage == "fit" else (loader(),)
+    with pytest.warns(UserWarning, match="Expected a model with an activation") as told:
+        result = getattr(trainer, stage)(lit_without_activation(), *loaders)
+    assert sum("Expected a model with" in str(w.message) for w in told) == 1
+    if stage == "fit":
+        assert trainer.global_step == 8
+    else:
+        assert result
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_pattern_in_vain_costs_no_finished_pass(make_trainer: MakeTrainer, stage: str) -> None:
+    trainer = make_trainer(callbacks=[DeadUnitCallback(layers="net.gelu")])
+    with pytest.warns(UserWarning, match="'net.gelu' matches none"):
+        assert getattr(trainer, stage)(Lit(), loader())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_an_impossible_pattern_is_refused_before_a_batch_has_run(
+    make_trainer: MakeTrainer, stage: str
+) -> None:
+    model = Lit()
+    calls: list[int] = []
+    model.net.register_forward_hook(lambda *_: calls.append(1))
+    trainer = make_trainer(callbacks=[DeadUnitCallback(layers="encoder.*")])
+    with pytest.raises(ValueError, match=r"'encoder\.\*' can match none"):
+        getattr(trainer, stage)(model, loader())
+    assert not calls
+
+
+def test_a_layer_named_by_the_user_that_runs_later_passes_the_sanity_check(
+    make_trainer: MakeTrainer,
+) -> None:
+    class Rare(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rare = nn.ReLU()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            if not self.trainer.sanity_checking:
+                self.rare(self.net.fc1(batch[0]))
+            super().validation_step(batch, batch_idx)
+
+    callback = DeadUnitCallback(layers="rare")
+    make_trainer(callbacks=[callback]).fit(Rare(), loader(), loader())
+    assert callback.report.layers["rare"].observations == 64
 
 
 @pytest.mark.parametrize(

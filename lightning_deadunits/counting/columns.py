@@ -35,6 +35,11 @@ class Columns(NamedTuple):
     nonfinite: int
 
     @property
+    def device(self) -> torch.device:
+        """Where the counts are."""
+        return self.parts[0].device
+
+    @property
     def observations(self) -> int:
         """Values per unit."""
         return self.geometry.rows * self.geometry.after

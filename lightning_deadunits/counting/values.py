@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.counting.columns import Columns
+from lightning_deadunits.counting.device import DeviceColumns, columns_on_device
 from lightning_deadunits.counting.host import columns_on_cpu
 
 
@@ -30,12 +31,14 @@ def count_values(
     return _count_at_once(activation, unit_dims, atol)
 
 
-def count_columns(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns | None:
-    """Count an eager tensor in host memory, to be summed per unit later; None for any other."""
+def count_columns(
+    activation: Tensor, unit_dims: tuple[int, ...], atol: float
+) -> Columns | DeviceColumns | None:
+    """Count an eager tensor in host memory or on a CUDA device, to be summed later; else None."""
     if (
         torch.compiler.is_compiling()
         or type(activation) not in _PLAIN
-        or not activation.is_cpu
+        or not (activation.is_cpu or activation.is_cuda)
         or not activation.is_floating_point()
         or activation.is_nested
         or not activation.numel()
@@ -43,7 +46,14 @@ def count_columns(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -
     ):
         return None
     values = activation.detach() if activation.requires_grad else activation
+    if activation.is_cuda:
+        return None if is_captured(values) else columns_on_device(values, unit_dims, atol)
     return columns_on_cpu(values, unit_dims, atol)
+
+
+def is_captured(activation: Tensor) -> bool:
+    """Tell whether a CUDA graph is being recorded: what is counted then is never seen again."""
+    return activation.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _count_at_once(

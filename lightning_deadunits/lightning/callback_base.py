@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 import warnings
+import weakref
 from dataclasses import replace
 from typing import Any
 
-from lightning_deadunits.distributed import check_takes_part, logged_step
+from lightning_deadunits.distributed import logged_step, skips_validation
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.lightning.event_log import log_event, log_outcome
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
-from lightning_deadunits.lightning.logging import log_scalars, write_validation
+from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.together import check_selection, report_of_all
+from lightning_deadunits.lightning.train_windows import TrainWindows
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.selection import (
@@ -41,6 +44,8 @@ class DeadUnitMonitor:
     method computes it: :class:`~lightning_deadunits.DeadUnitsReport` in ``report`` afterwards. A
     unit is dead if its zero-activation rate over the whole validation epoch, on all processes, is
     at least ``dead_threshold``. Training is not touched unless ``reinit`` asks for it.
+    ``Trainer.validate``, ``test`` and ``predict`` leave a report, too. A fit that does not resume
+    starts fresh, though the callback has served in another one.
 
     Logged are ``dead_fraction/total``, ``dead_fraction/<layer>``, ``zero_rate/<layer>``,
     ``dead_layers`` and, with ``reinit``, ``reinit/<layer>``, how many units were re-initialised;
@@ -66,11 +71,22 @@ class DeadUnitMonitor:
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
             fires on other batches only is called dead. Re-initialisation tries a few samples of a
             batch that was not counted: only a unit that fires on these is found alive and refused.
+        every_n_train_steps: Count windows of so many training batches, too, for trainings without
+            validation or beside it; by default those by which ``reinit`` decides, if it does. Where
+            there is a validation, their names in the logs begin with ``train/``, their report is
+            ``window_report``, and the series of it in the Dead Units tab ``train/<layer>``.
+            Otherwise names, ``report`` and ``history`` are as after a validation.
+
+    Attributes:
+        report: The last verdicts, None before the first.
+        history: Since when units are dead.
+        reviver: What re-initialises, None without ``reinit``.
 
     Raises:
         ValueError: If an argument is out of its range.
-        SelectionError: Before training, if a pattern matches no layer or no activation runs; it is
-            a ValueError, too.
+        SelectionError: Before training, if a pattern of ``layers`` or ``exclude`` matches no layer;
+            it is a ValueError, too. Without patterns, a model of which nothing can be judged is a
+            warning.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -88,6 +104,7 @@ class DeadUnitMonitor:
         per_unit: bool = True,
         custom_scalars: bool = False,
         every_n_batches: int = 1,
+        every_n_train_steps: int | None = None,
     ) -> None:
         super().__init__()
         check_threshold(dead_threshold)
@@ -102,9 +119,15 @@ class DeadUnitMonitor:
         self.per_unit = per_unit
         self.custom_scalars = custom_scalars
         self.every_n_batches = every_n_batches
+        self.every_n_train_steps = window_length(every_n_train_steps, self.reinit)
+        self._begin_afresh()
+
+    def _begin_afresh(self) -> None:
+        """Forget every training before: what a resumed one needs is loaded afterwards."""
+        self._names = LayerNames()
+        watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol, self._names)
         self.report: DeadUnitsReport | None = None
         self.history = History()
-        watch = Watch(self.layers, self.exclude, dead_threshold, atol)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._agreement = Agreement()
@@ -112,6 +135,18 @@ class DeadUnitMonitor:
         self._checked = False
         self._told: set[str] = set()
         self._cut: set[str] = set()
+        self._fitted: weakref.ref[Any] | None = None
+        self._windows = None
+        if self.every_n_train_steps is not None:
+            self._windows = TrainWindows(
+                self.every_n_train_steps, watch, self._guard,
+                per_unit=self.per_unit, custom_scalars=self.custom_scalars,
+            )  # fmt: skip
+
+    @property
+    def window_report(self) -> DeadUnitsReport | None:
+        """The report of the last window of training batches, None before the first has ended."""
+        return None if self._windows is None else self._windows.report
 
     @property
     def state_key(self) -> str:
@@ -119,23 +154,51 @@ class DeadUnitMonitor:
         options = dict(layers=self.layers, exclude=self.exclude, atol=self.atol)
         if self.every_n_batches > 1:  # absent otherwise, as from checkpoints of before
             options["every_n_batches"] = self.every_n_batches
+        if self.every_n_train_steps != window_length(None, self.reinit):
+            options["every_n_train_steps"] = self.every_n_train_steps
         return f"DeadUnitCallback{options | dict(dead_threshold=self.dead_threshold)!r}"
 
     # --- before training ----------------------------------------------------------------------
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin afresh with a fit, unless it goes on with the last one; then Lightning resumes."""
+        if stage != "fit":
+            return
+        last = None if self._fitted is None else self._fitted()
+        if last is not pl_module or not trainer.global_step:
+            self._begin_afresh()
+        self._fitted = weakref.ref(pl_module)
+
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
         check_possible(pl_module, self.layers, self.exclude)
-        check_takes_part(trainer, pl_module)
-        on_training_batches = self.reinit is not None and self.reinit.every_n_train_steps
-        if not trainer.enable_validation and not on_training_batches:
-            warnings.warn(
-                "DeadUnitCallback counts during validation, but there is none: no validation "
-                "dataloader or `validation_step`, or `limit_val_batches=0`.",
-                stacklevel=2,
-            )
+        if reason := skips_validation(trainer, pl_module):
+            # The same on every process: none of them counts, none waits for another.
+            self._guard.gave_up = self._guard.all_know = True
+            warnings.warn(f"DeadUnitCallback counts nothing: {reason}", stacklevel=2)
+            return
+        self._warn_of_blindness(trainer)
+        if self._windows is not None:
+            self._windows.begin_fit(validates=trainer.enable_validation)
         if self.reviver is not None:
             self.reviver.begin_fit(trainer)
+
+    def _warn_of_blindness(self, trainer: Any) -> None:
+        if trainer.enable_validation:
+            return
+        none = "no validation dataloader or `validation_step`, or `limit_val_batches=0`."
+        if self._windows is None:
+            warnings.warn(
+                f"DeadUnitCallback counts during validation, but there is none: {none} "
+                f"`every_n_train_steps=1000`, say, counts training batches.",
+                stacklevel=3,
+            )
+        elif self.reviver is not None and self.reviver.at_validation:
+            warnings.warn(
+                f"Dead units are re-initialised after validations, but there is none: {none} "
+                f"`ReinitConfig(every_n_train_steps=...)` decides by training batches.",
+                stacklevel=3,
+            )
 
     # --- validation ---------------------------------------------------------------------------
 
@@ -159,13 +222,26 @@ class DeadUnitMonitor:
         """Start counting: what follows is the validation step."""
         if self.reviver is not None and self._serves(trainer, batch_idx, dataloader_idx):
             self.reviver.remember_batch(batch)
-        if self._observer is None or batch_idx % self.every_n_batches:
+        if self._is_counted(batch_idx) and self.reviver is not None and not trainer.sanity_checking:
+            self.reviver.before_validation_batch(pl_module)
+        self._begin_batch(batch_idx)
+
+    def _is_counted(self, batch_idx: int) -> bool:
+        return self._observer is not None and batch_idx % self.every_n_batches == 0
+
+    def _begin_batch(self, batch_idx: int) -> None:
+        if self._observer is None or not self._is_counted(batch_idx):
             return
         if self.every_n_batches > 1:
             self._observer.resume()
-        if self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.before_validation_batch(pl_module)
         self._observer.begin()
+
+    def _end_batch(self, batch_idx: int) -> None:
+        if self._observer is None or not self._is_counted(batch_idx):
+            return
+        self._observer.end()
+        if self.every_n_batches > 1:
+            self._observer.pause()  # what is not counted runs as if nobody watched
 
     def _serves(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
         """Tell whether a batch may serve as an example of what units do.
@@ -188,46 +264,51 @@ class DeadUnitMonitor:
         dataloader_idx: int = 0,
     ) -> None:
         """Stop counting."""
-        if self._observer is None or batch_idx % self.every_n_batches:
-            return
-        self._observer.end()
-        if self.reviver is not None and not trainer.sanity_checking:
+        counted = self._is_counted(batch_idx)
+        self._end_batch(batch_idx)
+        if counted and self.reviver is not None and not trainer.sanity_checking:
             self.reviver.after_validation_batch()
-        if self.every_n_batches > 1:
-            self._observer.pause()  # what is not counted runs as if nobody watched
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
+        report = self._judge(trainer, pl_module)
+        if report is None:
+            return
+        self._take_note(trainer, pl_module, report)
+        # Not guarded: on every process alike, or one would wait for the others later.
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            told = self._active_reviver.after_validation(trainer, pl_module, report)
+            self._tell_outcome(trainer, told)
+
+    def _judge(self, trainer: Any, pl_module: Any) -> DeadUnitsReport | None:
+        """Return the verdicts by what all processes saw; None if there are none."""
         # Whoever saves or copies the model at the end of the epoch must not save our hooks with it.
         self._let_go()
         if self._guard.all_know:
-            return
+            return None
         if not self._checked:
             self._checked = check_selection(
                 trainer, self._observer, self._guard, self.layers, self.exclude,
                 of_sample(self.every_n_batches),
             )  # fmt: skip
         if trainer.sanity_checking:
-            return
+            return None
         seen = self._seen() or ({}, {}, {})
-        rules: dict[str, Any] = dict(dead_threshold=self.dead_threshold, atol=self.atol)
+        rules: dict[str, Any] = dict(
+            dead_threshold=self.dead_threshold, atol=self.atol, names=self._names
+        )
         report = report_of_all(
             trainer, pl_module, seen, self._guard, agreement=self._agreement, **rules
         )
-        if report is not None:
-            report = replace(report, every_n_batches=self.every_n_batches)
-            self._take_note(trainer, pl_module, report)
-            # Not guarded: on every process alike, or one would wait for the others later.
-            if self._active_reviver is not None and trainer.state.fn == "fit":
-                told = self._active_reviver.after_validation(trainer, pl_module, report)
-                self._tell_outcome(trainer, told)
+        return None if report is None else replace(report, every_n_batches=self.every_n_batches)
 
     @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
         in_fit = trainer.state.fn == "fit"
         step = logged_step(trainer)
         self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
-        log_scalars(trainer, pl_module, self.report)
+        if trainer.state.fn in ("fit", "validate"):  # the metrics of a test are the user's own
+            log_scalars(trainer, pl_module, self.report)
         if trainer.is_global_zero:
             warn_of_gaps(self.report, self._told)
             warn_of_cuts(self.report, self._cut)
@@ -245,25 +326,63 @@ class DeadUnitMonitor:
         """Write what only TensorBoard shows."""
         if trainer.sanity_checking or self.report is None or trainer.state.fn != "fit":
             return
-        write_validation(
-            trainer, self.report, self.per_unit, self.custom_scalars, logged_step(trainer)
-        )
+        write_report(trainer, self.report, self.per_unit, self.custom_scalars, logged_step(trainer))
+
+    # --- test and prediction: a report, and nothing in the logs --------------------------------
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """As at validation."""
+        self.on_validation_start(trainer, pl_module)
+
+    @guarded
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Start counting."""
+        self._begin_batch(batch_idx)
+
+    @guarded
+    def on_test_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop counting."""
+        self._end_batch(batch_idx)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Judge the whole pass, of all processes."""
+        report = self._judge(trainer, pl_module)
+        if report is not None:
+            self._take_note(trainer, pl_module, report)
+
+    on_predict_start = on_test_start
+    on_predict_batch_start = on_test_batch_start
+    on_predict_batch_end = on_test_batch_end
+    on_predict_epoch_end = on_test_epoch_end
 
     # --- training -----------------------------------------------------------------------------
 
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Re-initialise what the last validation found: checkpoints hold what was evaluated."""
-        if self._active_reviver is None:
-            return
-        event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
-        if event is not None:
-            self._tell(trainer, pl_module, event)
+        """Re-initialise what the last verdicts found: checkpoints hold what was evaluated."""
+        if self._active_reviver is not None:
+            event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
+            if event is not None:
+                self._tell(trainer, pl_module, event)
+        if self._windows is not None:
+            self._windows.begin_batch(pl_module)
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
-        log_event(trainer, pl_module, event, self.report, logged_step(trainer))
+        series = [""] if self._windows is None else list(dict.fromkeys(["", self._windows.prefix]))
+        known = self.report or self.window_report
+        log_event(trainer, pl_module, event, known, logged_step(trainer), series)
 
     @guarded
     def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
@@ -273,15 +392,31 @@ class DeadUnitMonitor:
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count training batches where re-initialisation is scheduled by them."""
+        """Count training batches where that was asked for; judge when a window is full."""
+        if self._windows is not None:
+            self._windows.end_batch()
         if self._active_reviver is not None:
-            told = self._active_reviver.after_train_batch(trainer, pl_module)
+            self._active_reviver.after_train_batch()
+        if self._windows is None or not self._windows.full or self._guard.all_know:
+            return
+        report = self._windows.judge(trainer, pl_module)
+        if report is None:
+            return
+        if not trainer.enable_validation:
+            self.report, self.history = report, self._windows.history
+        # Not guarded: on every process alike, or one would wait for the others later.
+        if self._active_reviver is not None:
+            told = self._active_reviver.after_window(trainer, pl_module, report)
             self._tell_outcome(trainer, told)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Forget a batch that was skipped: ``on_train_batch_start`` may return -1."""
-        if self.reviver is not None:
-            self.reviver.after_train_epoch()
+        self._detach_windows()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say so if training was too short to be judged."""
+        if self._windows is not None:
+            self._windows.end_fit()
 
     @property
     def _active_reviver(self) -> Reviver | None:
@@ -303,9 +438,17 @@ class DeadUnitMonitor:
         if self._observer is not None:
             self._observer.detach()
 
+    def _detach_windows(self) -> None:
+        if self._windows is not None:
+            self._windows.detach()
+        if self.reviver is not None:
+            self.reviver.after_train_epoch()
+
     def _detach(self) -> None:
         self._agreement = Agreement()
         self._let_go()
+        if self._windows is not None:
+            self._windows.leave()
         if self.reviver is not None:
             self.reviver.detach()
 
@@ -314,22 +457,37 @@ class DeadUnitMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
-        return {"history": self.history.state_dict(), "reviver": reviver}
+        windows = {} if self._windows is None else self._windows.state_dict()
+        history, names = self.history.state_dict(), self._names.state_dict()
+        return {"history": history, "reviver": reviver, "windows": windows, "names": names}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
-        if self.reviver is not None and (state := checkpoint["callbacks"].get(self.state_key)):
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state and self._windows is not None and not self._guard.all_know:
+            self._windows.complete_state(trainer, state["windows"])
+        if state and self.reviver is not None:
             self.reviver.complete_state(trainer, state["reviver"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        if "names" not in state_dict:
+            warnings.warn(
+                "DeadUnitCallback: the checkpoint is of a version that named layers by the order "
+                "of their calls; the history of its units and its re-initialisations start anew.",
+                stacklevel=2,
+            )
+            return
+        self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])
+        if self._windows is not None and state_dict.get("windows"):
+            self._windows.load_state_dict(state_dict["windows"])
 
     def __getstate__(self) -> dict[str, Any]:
         # An observer belongs to the modules of one process; a copy of the callback makes its own.
-        return {**self.__dict__, "_observer": None}
+        return {**self.__dict__, "_observer": None, "_fitted": None}
 
 
 def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
@@ -338,3 +496,29 @@ def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
     if not isinstance(reinit, bool):
         raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
     return ReinitConfig() if reinit else None
+
+
+def window_length(every_n_train_steps: int | None, reinit: ReinitConfig | None) -> int | None:
+    """Return how many training batches are a window, None if none are to be counted.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is below 1, or re-initialisation decides by other windows.
+    """
+    decides = None if reinit is None else reinit.every_n_train_steps
+    if every_n_train_steps is None:
+        return decides
+    if isinstance(every_n_train_steps, bool) or not isinstance(every_n_train_steps, int):
+        raise TypeError(
+            f"Expected `every_n_train_steps` to be an int, but got {every_n_train_steps!r}."
+        )
+    if every_n_train_steps < 1:
+        raise ValueError(
+            f"Expected `every_n_train_steps` to be at least 1, but got {every_n_train_steps}."
+        )
+    if decides not in (None, every_n_train_steps):
+        raise ValueError(
+            f"Expected `every_n_train_steps` to be that of `reinit`, {decides}, or to be left out, "
+            f"but got {every_n_train_steps}: the windows that are logged are those that decide."
+        )
+    return every_n_train_steps

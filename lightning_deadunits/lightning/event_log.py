@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from lightning_deadunits.lightning.logging import writers
+from lightning_deadunits.lightning.logging import log_now, writers
 from lightning_deadunits.reinit.report import ReinitReport
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit
 
 
 def log_event(
-    trainer: Any, pl_module: Any, event: ReinitReport, report: DeadUnitsReport | None, step: int
+    trainer: Any,
+    pl_module: Any,
+    event: ReinitReport,
+    report: DeadUnitsReport | None,
+    step: int,
+    prefixes: Sequence[str] = ("",),
 ) -> None:
-    """Log how many units of each layer were re-initialised, and what was done in plain words."""
+    """Log how many units of each layer were re-initialised, and what was done in plain words.
+
+    Args:
+        trainer: The Trainer.
+        pl_module: Its module.
+        event: What was done.
+        report: The last verdicts.
+        step: At which step.
+        prefixes: What the names of layers begin with in TensorBoard, for each series of verdicts:
+            a unit's new life shows in all of them.
+    """
     counts = {f"reinit/{name}": float(len(units)) for name, units in event.reinitialised.items()}
-    if counts and not trainer.barebones:
-        pl_module.log_dict(counts, on_step=True, on_epoch=False, logger=False, batch_size=1)
-        for logger in trainer.loggers:
-            logger.log_metrics(counts, step)
+    log_now(trainer, pl_module, counts, step)
     _say(trainer, str(event), step)
     for writer in writers(trainer):
         for name, units in event.reinitialised.items():
-            write_reinit(writer, name, units, _num_units(report, name, units), step)
+            num_units = _num_units(report, name, units)
+            for prefix in prefixes:
+                write_reinit(writer, prefix + name, units, num_units, step)
 
 
 def log_outcome(trainer: Any, event: ReinitReport, step: int) -> None:

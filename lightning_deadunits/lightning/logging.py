@@ -36,19 +36,54 @@ def log_scalars(trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
     pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
 
-def write_validation(
-    trainer: Any, report: DeadUnitsReport, per_unit: bool, custom_scalars: bool, step: int
+def log_window(
+    trainer: Any, pl_module: Any, report: DeadUnitsReport, prefix: str, step: int
 ) -> None:
-    """Write histograms and per-unit vectors to every TensorBoard logger."""
+    """Log the scalars of a window of training batches, all of them at its last batch.
+
+    Not by way of the module alone: what it logs in a training step reaches the loggers at every
+    ``log_every_n_steps`` only, which a window's end hits by chance.
+    """
+    values = {prefix + name: value for name, value in scalars(report).items()}
+    log_now(trainer, pl_module, values, step)
+
+
+def log_now(trainer: Any, pl_module: Any, values: dict[str, float], step: int) -> None:
+    """Log values in the course of an epoch, for callbacks and loggers."""
+    if trainer.barebones or not values:
+        return
+    pl_module.log_dict(values, on_step=True, on_epoch=False, logger=False, batch_size=1)
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics=values, step=step)  # by keyword, as Lightning calls it
+        logger.save()
+
+
+def write_report(
+    trainer: Any,
+    report: DeadUnitsReport,
+    per_unit: bool,
+    custom_scalars: bool,
+    step: int,
+    prefix: str = "",
+) -> None:
+    """Write histograms and per-unit vectors to every TensorBoard logger.
+
+    Args:
+        trainer: The Trainer.
+        report: What to write.
+        per_unit: Whether to write the vector of rates that the Dead Units tab shows.
+        custom_scalars: Whether to lay out one chart with all layers.
+        step: At which step.
+        prefix: What the names of the layers begin with.
+    """
     for writer in writers(trainer):
         for layer in report.layers.values():
+            name = prefix + layer.name
             if layer.observations:
-                _write_histogram(writer, layer, step)
+                _write_histogram(writer, name, layer, step)
             if per_unit:
                 rates = layer.zero_rate.numpy()
-                write_zero_rates(
-                    writer, layer.name, rates, step, dead_threshold=layer.dead_threshold
-                )
+                write_zero_rates(writer, name, rates, step, dead_threshold=layer.dead_threshold)
         if custom_scalars:
             _write_layout(writer, report)
 
@@ -63,7 +98,7 @@ def writers(trainer: Any) -> Iterator[SummaryWriter]:
             yield experiment
 
 
-def _write_histogram(writer: SummaryWriter, layer: LayerReport, step: int) -> None:
+def _write_histogram(writer: SummaryWriter, name: str, layer: LayerReport, step: int) -> None:
     """Write rates with bins of our own: what is dead has one to itself, at the very end."""
     rates = layer.zero_rate.numpy()
     below = np.where(layer.dead_mask.numpy(), np.nan, rates)
@@ -71,7 +106,7 @@ def _write_histogram(writer: SummaryWriter, layer: LayerReport, step: int) -> No
     counts, _ = np.histogram(below[~np.isnan(below)], bins=edges)
     dead = int(layer.dead_mask.sum())
     writer.add_histogram_raw(
-        f"zero_rate_per_unit/{layer.name}",
+        f"zero_rate_per_unit/{name}",
         min=0.0,
         max=1.0 + 1.0 / _BINS,
         num=layer.num_units,

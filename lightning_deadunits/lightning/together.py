@@ -57,9 +57,12 @@ def check_selection(
     guard: Guard,
     layers: Sequence[str] | None,
     exclude: Sequence[str] | None,
-    hint: str,
+    hint: str = "",
 ) -> bool:
-    """At the first validation it is known what runs: raise before training, warn later.
+    """At the first verdict it is known what runs: say what was asked for in vain.
+
+    An error only where the user named something and nothing is lost by it, in the sanity check:
+    what has been trained, validated or predicted by then is worth more than the verdict.
 
     Args:
         trainer: The Trainer.
@@ -73,21 +76,24 @@ def check_selection(
         Whether it could be checked.
 
     Raises:
-        SelectionError: If a pattern matches no layer, or there is none.
+        SelectionError: If a pattern matches no layer that ran in the sanity check.
     """
-    here = ([], []) if observer is None else (list(observer.met), list(observer.never_met))
+    here: tuple[list[str], ...] = ([], [], [])
+    if observer is not None:
+        here = (list(observer.met), list(observer.never_met), list(observer.expected))
     everywhere = gather_objects(trainer, here)
-    found = [name for met, _ in everywhere for name in met]
-    never = [name for _, met in everywhere for name in met]
+    found, never, expected = ([n for theirs in everywhere for n in theirs[i]] for i in range(3))
     if trainer.sanity_checking and not found and not never:
         return False  # the step may leave the model out of the sanity check
     if guard.gave_up:
         return True
+    # A module that is there may run later: that it did not is told by the report.
+    there = list(dict.fromkeys([*found, *expected])) if trainer.sanity_checking else found
     try:
-        check_found(found, never, layers, exclude)
+        check_found(there, never, layers, exclude)
     except SelectionError as error:
         told = SelectionError(f"{error}{hint}")
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.global_step:
+        if trainer.sanity_checking and (layers or exclude):
             raise told from None
         warnings.warn(f"DeadUnitCallback: {told}", stacklevel=3)
     return True

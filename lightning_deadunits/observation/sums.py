@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting import Columns
+from lightning_deadunits.counting import Columns, DeviceColumns
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
 
@@ -45,7 +45,7 @@ class Pending(NamedTuple):
     """What one layer has shown in this pass, not summed per unit yet."""
 
     site: Site
-    columns: Columns
+    columns: Columns | DeviceColumns
 
     def counts(self) -> LayerCounts:
         """Sum it per unit."""
@@ -55,13 +55,18 @@ class Pending(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """What must be alike for passes to be added: ``size`` whole numbers, ``fold`` for each unit."""
+    """What must be alike for passes to be added.
+
+    Of ``size`` whole numbers there are ``fold`` for each unit, and ``odd`` more, on a device: how
+    many values are not finite, which the host does not know.
+    """
 
     name: str
     site: Site
     observations: int
     fold: int
     size: int
+    odd: int
 
 
 class PassSums:
@@ -83,12 +88,13 @@ class PassSums:
         layers, parts = [], []
         for name, (site, columns) in pending.items():
             part, fold = columns.unsummed()
-            layers.append(_Layer(name, site, columns.observations, fold, len(part)))
+            odd = int(isinstance(columns, DeviceColumns))
+            layers.append(_Layer(name, site, columns.observations, fold, len(part), odd))
             parts.append(part)
         before = self.flush() if layers != self._layers else {}
         values = torch.cat(parts)
         self._total = values.long() if self._total is None else self._total + values
-        nonfinite = [columns.nonfinite for _, columns in pending.values()]
+        nonfinite = [c.nonfinite if isinstance(c, Columns) else 0 for _, c in pending.values()]
         known = self._nonfinite or [0] * len(layers)
         self._nonfinite = [a + b for a, b in zip(known, nonfinite, strict=True)]
         self._layers, self._passes = layers, self._passes + 1
@@ -100,12 +106,14 @@ class PassSums:
         if self._total is not None:
             totals = torch.split(self._total, [layer.size for layer in self._layers])
             for layer, total, nonfinite in zip(self._layers, totals, self._nonfinite, strict=True):
-                fired = total.view(layer.fold, -1).sum(0)
+                of_units = total[: layer.size - layer.odd]
+                fired = of_units.view(layer.fold, -1).sum(0)
                 seen = layer.observations * self._passes
-                counts[layer.name] = _counts(layer.site, seen - fired, nonfinite, seen)
+                odd = total[-1] if layer.odd else nonfinite
+                counts[layer.name] = _counts(layer.site, seen - fired, odd, seen)
         self._clear()
         return counts
 
 
-def _counts(site: Site, zeros: Tensor, nonfinite: int, observations: int) -> LayerCounts:
+def _counts(site: Site, zeros: Tensor, nonfinite: int | Tensor, observations: int) -> LayerCounts:
     return LayerCounts(zeros, nonfinite, observations, site.unit_dims[0], site.kind, site.assumed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lightning_deadunits.distributed import Processes
 from lightning_deadunits.observation.compiled import keep_eager
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import Agreement, report_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Watch:
         exclude: Patterns of layers to leave out.
         dead_threshold: Zero rate from which on a unit is dead.
         atol: Magnitude that counts as zero, None for a rule by kind of activation.
+        names: The names of layers that are known already, kept up to date.
     """
 
     layers: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     dead_threshold: float = 1.0
     atol: float | None = None
+    names: LayerNames = field(default_factory=LayerNames)
 
 
 class TrainingObserver(Observer):
@@ -47,10 +49,6 @@ class TrainingObserver(Observer):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """Return which units of each layer are due, by what all processes have seen."""
-        raise NotImplementedError
-
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
         raise NotImplementedError
@@ -61,27 +59,7 @@ class TrainingObserver(Observer):
 
 
 class Zeros(TrainingObserver):
-    """Counts zeros: a unit is due if it is dead."""
-
-    def __init__(self, model: Any, watch: Watch) -> None:
-        super().__init__(model, watch)
-        self._agreement = Agreement()
-
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """See :class:`TrainingObserver`."""
-        report = report_of(
-            self.counts,
-            self.unjudged,
-            dead_threshold=self.watch.dead_threshold,
-            atol=self.watch.atol,
-            device=processes.device,
-            gather=processes.gather,
-            reduce=processes.sum,
-            agreement=self._agreement,
-        )
-        return {
-            name: layer.dead_mask for name, layer in report.layers.items() if layer.observations
-        }
+    """Counts zeros: whoever asks for its counts judges by them."""
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""
@@ -131,16 +109,21 @@ class Magnitudes(TrainingObserver):
         """Measure the mean magnitude of every unit."""
         others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
         values = output.detach().abs().double()
-        self._means[site.name] = (values.mean(others) if others else values).flatten()
+        mean = (values.mean(others) if others else values).flatten()
+        if site.name in self._means:  # a layer may be called several times in a pass
+            mean = self._means[site.name] + mean
+        self._means[site.name] = mean
         return output
 
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """See :class:`TrainingObserver`."""
+        """Return which units of each layer are due, by what all processes have seen."""
         total: dict[str, Tensor] = {}
         for sums in processes.gather(self.saved()):
             for name, values in sums.items():
                 total[name] = total[name] + values if name in total else values
-        return {name: own <= self._tau * own.mean() for name, own in total.items() if own.any()}
+        names = self.watch.names
+        names.settle(total)
+        return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""

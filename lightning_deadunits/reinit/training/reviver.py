@@ -66,9 +66,9 @@ class Reviver:
     # --- deciding -----------------------------------------------------------------------------
 
     @property
-    def _measures_validation(self) -> bool:
-        """Whether dormancy is judged at validation, for which counts of zeros are not enough."""
-        return self.at_validation and self.config.criterion == "dormant" and not self._impossible
+    def _measures(self) -> bool:
+        """Whether dormancy is judged, for which counts of zeros are not enough."""
+        return self.config.criterion == "dormant" and not self._impossible
 
     def remember_batch(self, batch: Any) -> None:
         """Keep a few samples of a validation, to try an event on."""
@@ -77,12 +77,12 @@ class Reviver:
 
     def before_validation_batch(self, pl_module: Any) -> None:
         """Start measuring, where that is done at validation."""
-        if self._measures_validation:
+        if self.at_validation and self._measures:
             self._window.begin(pl_module)
 
     def after_validation_batch(self) -> None:
         """Stop measuring."""
-        if self._measures_validation:
+        if self.at_validation and self._measures:
             self._window.end()
 
     def after_validation(
@@ -93,10 +93,25 @@ class Reviver:
         Returns:
             The last event, if this is the first verdict after it.
         """
+        return self._judge(trainer, pl_module, report, decides=self.at_validation)
+
+    def after_window(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport
+    ) -> ReinitReport | None:
+        """Take the report of a window of training batches, the same on every process.
+
+        Returns:
+            The last event, if this is the first verdict after it.
+        """
+        return self._judge(trainer, pl_module, report, decides=not self.at_validation)
+
+    def _judge(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport, decides: bool
+    ) -> ReinitReport | None:
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
         told = self._told(dead)
-        if self.at_validation and not self._impossible:
-            if self._measures_validation:
+        if decides and not self._impossible:
+            if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending = self._schedule.judge(dead)
             self._example.stale = True
@@ -127,24 +142,14 @@ class Reviver:
         event = self._act(trainer, pl_module) if self._pending else None
         if not self.at_validation:
             self._example.offer(batch)
-            self._window.begin(pl_module)
+            if self._measures:
+                self._window.begin(pl_module)
         return event
 
-    def after_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        """Stop counting; judge when the window is full.
-
-        Returns:
-            The last event, if this is the first verdict after it.
-        """
-        if self.at_validation or self._impossible:
-            return None
-        self._window.end()
-        if not self._window.full:
-            return None
-        dead = self._window.verdict(Processes(trainer, pl_module))
-        self._pending = self._schedule.judge(dead)
-        self._example.stale = True
-        return self._told(dead)
+    def after_train_batch(self) -> None:
+        """Stop measuring."""
+        if not self.at_validation and self._measures:
+            self._window.end()
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""

@@ -1,0 +1,167 @@
+"""Windows of training batches: counted, judged over all processes and logged like a validation.
+
+For trainings without validation, and beside it. What is computed anew by activation checkpointing
+during backward is not counted.
+
+The names under which a window is logged are a validation's where there is none, so that whoever
+monitors them need not know who gave the verdict; where there is one they begin with ``train/``.
+The same holds for ``callback.report`` and ``callback.history``: a validation's wherever there is
+one, for its data are the same every time and its model does not change while it is judged.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+from lightning_deadunits.distributed import logged_step
+from lightning_deadunits.lightning.failure_guard import Guard, guarded
+from lightning_deadunits.lightning.logging import log_window, write_report
+from lightning_deadunits.lightning.together import check_selection, report_of_all
+from lightning_deadunits.observation.tally import Agreement
+from lightning_deadunits.reinit.training.observers import Watch, Zeros
+from lightning_deadunits.reinit.training.windows import Window
+from lightning_deadunits.reporting.gaps import warn_of_cuts, warn_of_gaps
+from lightning_deadunits.reporting.history import History
+from lightning_deadunits.reporting.report import DeadUnitsReport
+
+BESIDE = "train/"
+"""What the names of logged values begin with where a validation gives verdicts, too."""
+
+
+class TrainWindows:
+    """Counts training batches, and gives a report when a window of them is full.
+
+    Args:
+        length: How many batches are a window.
+        watch: What the callback watches.
+        guard: Whether the callback's monitoring failed.
+        per_unit: Whether to write vectors of rates for TensorBoard's Dead Units tab.
+        custom_scalars: Whether to lay out one chart with all layers, where no validation does.
+
+    Attributes:
+        report: That of the last window, None before the first one has ended.
+        history: Since when units are dead, by the windows.
+        prefix: What the names of logged values begin with.
+    """
+
+    def __init__(
+        self, length: int, watch: Watch, guard: Guard, *, per_unit: bool, custom_scalars: bool
+    ) -> None:
+        self.report: DeadUnitsReport | None = None
+        self.history = History()
+        self.prefix = ""
+        self._watch, self._guard = watch, guard
+        self._per_unit, self._custom_scalars = per_unit, custom_scalars
+        self._window = Window(length, partial(Zeros, watch=watch))
+        self._agreement = Agreement()
+        self._checked = False
+        self._told: set[str] = set()
+        self._cut: set[str] = set()
+
+    def begin_fit(self, validates: bool) -> None:
+        """Choose the names: a validation's belong to it."""
+        self.prefix = BESIDE if validates else ""
+
+    @property
+    def full(self) -> bool:
+        """Whether a window has as many batches as it takes."""
+        return self._window.full
+
+    @guarded
+    def begin_batch(self, pl_module: Any) -> None:
+        """Count what runs from now on."""
+        self._window.begin(pl_module)
+
+    def end_batch(self) -> None:
+        """Count no longer; a batch that could not be counted is one all the same."""
+        before = self._window.batches
+        self._end()
+        self._window.batches = before + 1
+
+    @guarded
+    def _end(self) -> None:
+        self._window.end()
+
+    def judge(self, trainer: Any, pl_module: Any) -> DeadUnitsReport | None:
+        """Judge a full window by what all processes saw, log it and begin the next one.
+
+        Returns:
+            The report, the same on every process; None if monitoring failed.
+        """
+        watch = self._watch
+        if not self._checked:
+            self._checked = check_selection(
+                trainer, self._window.observer, self._guard, watch.layers, watch.exclude
+            )
+        report = report_of_all(
+            trainer,
+            pl_module,
+            self._seen() or ({}, {}, {}),
+            self._guard,
+            agreement=self._agreement,
+            dead_threshold=watch.dead_threshold,
+            atol=watch.atol,
+            names=watch.names,
+        )
+        self._restart()
+        if report is not None:
+            self._take_note(trainer, pl_module, report)
+            report = self.report
+        return report
+
+    @guarded
+    def _seen(self) -> tuple[Any, ...] | None:
+        observer = self._window.observer
+        return None if observer is None else (observer.counts, observer.unjudged, observer.unseen())
+
+    @guarded
+    def _restart(self) -> None:
+        self._window.restart()
+
+    @guarded
+    def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
+        step = logged_step(trainer)
+        self.report = self.history.record(report, step)
+        log_window(trainer, pl_module, self.report, self.prefix, step)
+        layout = self._custom_scalars and not self.prefix
+        write_report(trainer, self.report, self._per_unit, layout, step, self.prefix)
+        if trainer.is_global_zero:
+            warn_of_gaps(self.report, self._told)
+            warn_of_cuts(self.report, self._cut)
+
+    def end_fit(self) -> None:
+        """Say so if training was too short for a window."""
+        if self.report is None and self._window.batches and not self._guard.gave_up:
+            warnings.warn(
+                f"DeadUnitCallback judged no training batches: there were "
+                f"{self._window.batches}, and a window takes {self._window.length}.",
+                stacklevel=2,
+            )
+
+    def detach(self) -> None:
+        """Count no longer, whatever is going on; harmless when nothing is."""
+        self._window.detach()
+
+    _let_go = detach
+
+    def leave(self) -> None:
+        """Keep nothing that belongs to the processes of this training."""
+        self.detach()
+        self._agreement = Agreement()
+
+    # --- state --------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only."""
+        return {"window": self._window.state_dict(), "history": self.history.state_dict()}
+
+    def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        """Add to a state what other processes have counted."""
+        state["window"] = self._window.complete_state(trainer, state["window"])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint left off."""
+        self._window.load_state_dict(state["window"])
+        self.history.load_state_dict(state["history"])
