@@ -68,22 +68,23 @@ def draw_plasticity(results: dict[str, Any], picture: Path) -> None:
     columns = results["columns"]
     problems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in columns))
     optimizers = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in columns))
+    rules = list(max((found["rules"] for found in columns.values()), key=len))
     figure = plt.figure(figsize=(9, 2.5 * len(problems)), layout="constrained")
     axes = figure.subplots(len(problems), len(optimizers), squeeze=False, sharey=True)
     for row, problem in zip(axes, problems, strict=True):
         for axis, optimizer in zip(row, optimizers, strict=True):
             if found := columns.get(f"{problem}, {optimizer}"):
-                panel(axis, found, f"{problem}, {optimizer}")
+                panel(axis, found, f"{problem}, {optimizer}", rules)
             else:
                 axis.set_visible(False)
     save(axes[0][0], picture)
 
 
-def panel(axis: Axes, found: dict[str, Any], title: str) -> None:
+def panel(axis: Axes, found: dict[str, Any], title: str, rules: list[str]) -> None:
     """Draw one problem under one optimizer, the rule on the vertical axis."""
-    rules = list(found["rules"])
     for place, rule in enumerate(rules):
-        cell = found["rules"][rule]
+        if (cell := found["rules"].get(rule)) is None:
+            continue
         colour = "#d55e00" if rule.startswith("ours") else "#0072b2"
         colour = "#555555" if rule in ("nothing", "random units") else colour
         filled = colour if cell["tied_with_the_best"] else "white"
