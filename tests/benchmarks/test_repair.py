@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks import million, repair
+from tests.benchmarks import fresh_scale, million, repair
 from tests.benchmarks.repair import Digits, Run
 from tests.benchmarks.slowly_changing import stream
 
@@ -82,3 +82,25 @@ def test_a_trainer_sees_the_stream_of_the_benchmark() -> None:
         assert x.shape == (1, 20)
         assert x[0].tolist() == [*block.slow[:, 0].tolist(), *block.fast[step, :, 0].tolist()]
         assert y.tolist() == [[block.target[step, 0]]]
+
+
+def test_fresh_weights_have_the_scale_that_is_asked_for() -> None:
+    example = torch.rand(8, 64)
+    sizes = {}
+    for scale in ("as nn.Linear", "matched", "Kaiming"):
+        learner = fresh_scale.new_learner("Adam", 2)
+        weight = learner.networks.own.weights[0]
+        weight[:, : fresh_scale.ALIVE] *= 3.0
+        fresh_scale.revive_(learner, scale, example)
+        fresh = weight[:, fresh_scale.ALIVE :]
+        sizes[scale] = float(fresh.square().mean().sqrt())
+        # Live units do not read them; fresh ones may, for they are silent themselves.
+        outgoing = learner.networks.own.weights[1][:, : fresh_scale.ALIVE, fresh_scale.ALIVE :]
+        assert not outgoing.any()
+        learner.networks.forward(example.expand(2, -1, -1))
+        fires = learner.networks.activations(0)[..., fresh_scale.ALIVE :] > 0
+        assert fires.sum(1).unique().tolist() == [4]
+    bound = 64**-0.5 / 3**0.5
+    assert sizes["as nn.Linear"] == pytest.approx(bound, rel=0.05)
+    assert sizes["matched"] == pytest.approx(3 * bound, rel=0.1)
+    assert sizes["Kaiming"] == pytest.approx(6**0.5 * bound, rel=0.05)

@@ -66,7 +66,8 @@ def enlarged(fresh: Tensor, size: float) -> Tensor:
     What `nn.Linear` and `nn.Conv2d` draw shrinks a signal to 0.4 of its size, layer by layer. Among
     trained neighbours, and with outgoing weights that start from zero and learn in proportion to
     what the unit gives, such a unit comes back late: 0.8 to 2.4 points of accuracy below a healthy
-    start after 30 epochs of digits, none at Kaiming's scale (``tests/benchmarks/repair.py``).
+    start after 30 epochs of digits, at most 0.5 at Kaiming's scale
+    (``tests/benchmarks/fresh_scale.py``).
 
     Args:
         fresh: All weights that the unit has in one parameter.

@@ -1,12 +1,10 @@
 """Give every rule the same number of settings to choose from, then run its choice on fresh seeds.
 
-Nine settings per rule, problem and optimizer; twelve on the problems of `WIDER`, where nine had
-left the best of most rules, ours included, at the end of their range. A rule with something of its
-own to set gets three learning rates times three (four) settings of its own; one without gets nine
-(twelve) learning rates between the same ends. All are run on the seeds from 1000 on; the best mean
-score wins, and is run on the seeds from 0 on, which no setting has seen. "random units" shares the
-settings of ours, and chooses its own among them; it is run beside that lane of ours whose number
-of resets it copies.
+Nine settings per rule, problem and optimizer. A rule with something of its own to set gets three
+learning rates times three settings of its own; one without gets nine learning rates between the
+same ends. All are run on the seeds from 1000 on; the best mean score wins, and is run on the seeds
+from 0 on, which no setting has seen. "random units" shares the settings of ours, and chooses its
+own among them; it is run beside that lane of ours whose number of resets it copies.
 """
 
 from __future__ import annotations
@@ -69,19 +67,6 @@ OWN: dict[str, tuple[dict[str, float], ...]] = {
 }
 
 
-WIDER = ("online permuted digits", "random labels")
-FURTHER: dict[str, dict[str, float]] = {
-    "random units": {"every": 5.0},
-    "ours": {"every": 5.0},
-    "ReDo": {"every": 20.0, "tau": 0.1},
-    "ReGraMa": {"every": 20.0, "tau": 0.1},
-    "ours, dormant": {"every": 20.0, "tau": 0.1},
-    "continual backprop": {"rate": 1e-2, "maturity": 100.0},
-    "Self-Normalized Resets": {"eta": 1e-2, "floor": 5.0},
-    "L2-Init": {"strength": 1e-2},
-}
-
-
 _PRICE = {"random units": 1.7, "continual backprop": 1.9, "Self-Normalized Resets": 1.4}
 
 
@@ -124,15 +109,11 @@ class Job:
 
 
 def settings(job: Job) -> list[dict[str, float]]:
-    """Return the settings that a job chooses from, nine or twelve."""
+    """Return the nine settings that a job chooses from."""
     low, middle, high = RATES[job.problem, job.optimizer]
-    wider = job.problem in WIDER
     if job.rule in OWN:
-        own = (*OWN[job.rule], FURTHER[job.rule]) if wider else OWN[job.rule]
-        return [{"rate": r} | one for r, one in _pairs((low, middle, high), own)]
+        return [{"rate": r} | own for r, own in _pairs((low, middle, high), OWN[job.rule])]
     rates = [low * (high / low) ** (i / 8) for i in range(9)]
-    # Between the middle ones: the best of nine is never at an end where there are twelve.
-    rates += [low * (high / low) ** (i / 8) for i in (2.5, 3.5, 4.5)] if wider else []
     return [{"rate": float(f"{rate:.3g}")} for rate in rates]
 
 
