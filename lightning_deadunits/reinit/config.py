@@ -36,19 +36,20 @@ class ReinitConfig:
             By default 2 at validation; 1 with `every_n_train_steps`, where a window is evidence
             enough.
         every_n_train_steps: Decide after every so many training batches (a window), from counts on
-            these batches, and not at validation. For online and continual learning; 100 did best
-            on slowly-changing regression (Dohare et al. 2024, Nature 632:768).
+            these batches, and not at validation. For online and continual learning: a few hundred
+            examples, such as 20 batches of 16, did best (``tests/benchmarks/plasticity``).
         max_per_event: Most units of a layer per event, the longest dead first: a number, or a
             fraction of the layer's units if below 1. No limit by default.
         grace_period: For how many validations (or training windows) after its re-initialisation a
             unit is left alone. By default 2 at validation, 0 with `every_n_train_steps`.
         max_per_unit: How often one unit may be re-initialised at most. No limit by default.
         init: Fresh incoming weights: `default` draws from the layer's own distribution (its
-            `reset_parameters`, at the scale that its weights had when training began), `matched`
-            scales such a draw to the norm of live units' weights. Or the import path of a
-            function, or a function: called with fresh weights of shape (n, fan_in), those of live
-            units of shape (m, fan_in), and a CPU generator, it returns the weights to use, of
-            shape (n, fan_in). The bias is set so that half of the example makes the unit fire.
+            `reset_parameters`, at the scale that its weights had when training began, or at
+            Kaiming's for ReLU if that is larger), `matched` scales such a draw to the norm of live
+            units' weights. Or the import path of a function, or a function: called with fresh
+            weights of shape (n, fan_in), those of live units of shape (m, fan_in), and a CPU
+            generator, it returns the weights to use, of shape (n, fan_in). The bias is set so that
+            half of the example makes the unit fire.
         layers: Patterns (as in fnmatch) of layers whose units may be re-initialised; all by
             default.
         exclude: Patterns of layers to leave alone.

@@ -1,4 +1,4 @@
-"""Draws what re-initialisation is good for, from the result files of two benchmarks.
+"""Draws what re-initialisation is good for, from the result files of three benchmarks.
 
 Run with::
 
@@ -63,6 +63,45 @@ def draw_adam_revival(results: dict[str, Any], picture: Path) -> None:
     finish(axis, picture)
 
 
+def draw_plasticity(results: dict[str, Any], picture: Path) -> None:
+    """Draw every rule on every problem: mean and 95 % interval, better ones to the right."""
+    columns = results["columns"]
+    problems = list(dict.fromkeys(name.rsplit(", ", 1)[0] for name in columns))
+    optimizers = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in columns))
+    rules = list(max((found["rules"] for found in columns.values()), key=len))
+    figure = plt.figure(figsize=(9, 2.5 * len(problems)), layout="constrained")
+    axes = figure.subplots(len(problems), len(optimizers), squeeze=False, sharey=True)
+    for row, problem in zip(axes, problems, strict=True):
+        for axis, optimizer in zip(row, optimizers, strict=True):
+            if found := columns.get(f"{problem}, {optimizer}"):
+                panel(axis, found, f"{problem}, {optimizer}", rules)
+            else:
+                axis.set_visible(False)
+    save(axes[0][0], picture)
+
+
+def panel(axis: Axes, found: dict[str, Any], title: str, rules: list[str]) -> None:
+    """Draw one problem under one optimizer, the rule on the vertical axis."""
+    for place, rule in enumerate(rules):
+        if (cell := found["rules"].get(rule)) is None:
+            continue
+        colour = "#d55e00" if rule.startswith("ours") else "#0072b2"
+        colour = "#555555" if rule in ("nothing", "random units") else colour
+        filled = colour if cell["tied_with_the_best"] else "white"
+        options = {"color": colour, "markerfacecolor": filled, "capsize": 2, "markersize": 5}
+        axis.errorbar(cell["mean"], place, xerr=cell["ci95"], fmt="o", **options)
+    axis.set_yticks(range(len(rules)), rules)
+    axis.set_title(title, fontsize=9)
+    if not axis.yaxis_inverted():
+        axis.invert_yaxis()
+    if not found["higher_is_better"]:
+        axis.invert_xaxis()
+        axis.set_xlabel("squared error (smaller to the right)", fontsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.tick_params(labelsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
 def new_axis() -> Axes:
     return plt.figure(figsize=(7.2, 3.4), layout="constrained").add_subplot()
 
@@ -70,6 +109,10 @@ def new_axis() -> Axes:
 def finish(axis: Axes, picture: Path) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
+    save(axis, picture)
+
+
+def save(axis: Axes, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     axis.figure.savefig(picture, dpi=120)  # type: ignore[union-attr]
 
@@ -83,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     for draw, name in (
         (draw_slowly_changing, "continual"),
         (draw_adam_revival, "adam_revival"),
+        (draw_plasticity, "plasticity"),
     ):
         results = json.loads((options.results / f"{name}.json").read_text())
         draw(results, options.pictures / f"{name}.png")

@@ -35,7 +35,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_deadunits import DeadUnitCallback
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from tests.benchmarks.result_file import mean_and_ci, write_results
 
 TRAINED, HELD_OUT, EPOCHS, BATCH = 1400, 397, 30, 64
@@ -45,6 +45,10 @@ LATE, SPIKE, FACTOR = 10, 40, 100.0
 NETS = ("MLP", "CNN", "CNN with norms")
 KILLS = ("biases", "weights", "biases, late", "learning rate")
 FATES = ("killed", "revived", "random units")
+INITS = ("as drawn",)
+"""Draws of fresh weights other than the default one, each a fate of its own."""
+
+ALL_FATES = (*FATES, *(f"revived, {init}" for init in INITS))
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
@@ -206,10 +210,11 @@ def trained(run: Run) -> dict[str, Any]:
     seed_everything(run.seed, verbose=False)
     model, start = Digits(run), time.perf_counter()
     callbacks: list[Callback] = []
-    if run.fate in ("revived", "random units"):
-        callbacks.append(DeadUnitCallback(reinit=run.fate == "revived"))
+    if run.fate.startswith("revived"):
+        callbacks.append(DeadUnitCallback(reinit=config(run.fate)))
     if run.fate == "random units":
-        callbacks.append(RandomUnits(callbacks[0]))
+        watcher = DeadUnitCallback()
+        callbacks += [watcher, RandomUnits(watcher)]
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
@@ -222,7 +227,7 @@ def trained(run: Run) -> dict[str, Any]:
     )
     train, held_out = loaders(run.seed)
     trainer.fit(model, train, held_out)
-    reviver = callbacks[0].reviver if run.fate == "revived" else None
+    reviver = callbacks[0].reviver if run.fate.startswith("revived") else None
     events = [] if reviver is None else reviver.events
     return {
         **asdict(run),
@@ -232,6 +237,17 @@ def trained(run: Run) -> dict[str, Any]:
         },
         "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def config(fate: str) -> bool | ReinitConfig:
+    """Return what the callback is given: True for its defaults."""
+    return ReinitConfig(init=as_drawn) if fate.endswith("as drawn") else True
+
+
+def as_drawn(fresh: Tensor, live: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw at the scale of `nn.Linear` and `nn.Conv2d` themselves, which is 0.4 of Kaiming's."""
+    drawn = torch.rand(fresh.shape, generator=generator) * 2 - 1
+    return drawn / fresh.shape[1] ** 0.5
 
 
 def loaders(seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -247,12 +263,14 @@ def loaders(seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     return DataLoader(train, BATCH, shuffle=True), DataLoader(held_out, HELD_OUT)
 
 
-def runs(seeds: int, nets: list[str], optimizers: list[str], kills: list[str]) -> list[Run]:
+def runs(
+    seeds: int, nets: list[str], optimizers: list[str], kills: list[str], fates: list[str]
+) -> list[Run]:
     """Return all trainings."""
     found = []
     for seed, net, optimizer in product(range(seeds), nets, optimizers):
         found.append(Run(net, optimizer, "", "healthy", seed))
-        found += [Run(net, optimizer, *end, seed) for end in product(kills, FATES)]
+        found += [Run(net, optimizer, *end, seed) for end in product(kills, fates)]
     return found
 
 
@@ -263,54 +281,61 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     a new network would have reached in the epochs that were left is read from the healthy runs:
     their accuracy after as many epochs.
     """
-    curves = {Run(*(r[key] for key in Run.__annotations__)): r for r in results}
+    found = {Run(*(r[key] for key in Run.__annotations__)): r for r in results}
+    seeds = sorted({run.seed for run in found})
     rows = []
     for net, optimizer, kill in product(NETS, OPTIMIZERS, KILLS):
-        cells: dict[str, list[float]] = {name: [] for name in ("healthy", *FATES, "as long")}
-        for seed in sorted({run.seed for run in curves}):
-            found = [curves.get(Run(net, optimizer, "", "healthy", seed))]
-            found += [curves.get(Run(net, optimizer, kill, fate, seed)) for fate in FATES]
-            whole = [run for run in found if run is not None]
-            if len(whole) < len(found):
+        row: dict[str, Any] = {"net": net, "optimizer": optimizer, "kill": kill}
+        for fate in ALL_FATES:
+            pairs = [
+                (found[own], found[healthy])
+                for seed in seeds
+                if (own := Run(net, optimizer, kill, fate, seed)) in found
+                and (healthy := Run(net, optimizer, "", "healthy", seed)) in found
+            ]
+            if not pairs:
                 continue
-            healthy, *ends = whole
-            for name, run in zip(("healthy", *FATES), (healthy, *ends), strict=True):
-                cells[name].append(run["accuracies"][-1])
-            first = min((int(epoch) for epoch in ends[1]["reinitialised"]), default=0)
-            cells["as long"].append(healthy["accuracies"][EPOCHS - first - 1])
-        if cells["healthy"]:
-            rows.append(
-                {
-                    "net": net,
-                    "optimizer": optimizer,
-                    "kill": kill,
-                    "seeds": len(cells["healthy"]),
-                    **{name: mean_and_ci(cells[name]) for name in ("healthy", *FATES)},
-                    "revived minus healthy": gap(cells, "healthy"),
-                    "revived minus a fresh start then": gap(cells, "as long"),
-                    "revived minus random units": gap(cells, "random units"),
-                }
-            )
+            row["healthy"] = mean_and_ci([healthy["accuracies"][-1] for _, healthy in pairs])
+            row[fate] = mean_and_ci([own["accuracies"][-1] for own, _ in pairs])
+            row[f"{fate} minus healthy"] = gap(pairs, lambda own: EPOCHS)
+            if fate.startswith("revived"):
+                row["seeds"] = len(pairs)
+                row[f"{fate} minus a fresh start then"] = gap(pairs, epochs_since)
+        if "revived" in row:
+            rows.append(row)
     return rows
 
 
-def gap(cells: dict[str, list[float]], other: str) -> dict[str, float]:
-    """Return by how much the revived are better than others, seed by seed."""
-    return mean_and_ci([a - b for a, b in zip(cells["revived"], cells[other], strict=True)])
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+def epochs_since(own: dict[str, Any]) -> int:
+    """Return in how many epochs a network has learnt since it was revived first."""
+    return EPOCHS - min((int(epoch) for epoch in own["reinitialised"]), default=0)
+
+
+def gap(pairs: list[Pair], epochs: Callable[[dict[str, Any]], int]) -> dict[str, float]:
+    """Return by how much runs are better than healthy ones after so many epochs, seed by seed."""
+    return mean_and_ci(
+        [own["accuracies"][-1] - healthy["accuracies"][epochs(own) - 1] for own, healthy in pairs]
+    )
 
 
 def said(rows: list[dict[str, Any]]) -> str:
-    """Return the table in Markdown, and in how many rows the gap is at most a point."""
+    """Return the table in Markdown, and in how many rows a gap is at most a point."""
     gaps = ("revived minus healthy", "revived minus a fresh start then")
-    columns = ("healthy", *FATES, *gaps)
+    columns = ("healthy", *ALL_FATES, *gaps)
     head = ["net", "optimizer", "killed by", *columns]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for row in rows:
-        cells = [f"{row[name]['mean']:.1f} +- {row[name]['ci95']:.1f}" for name in columns]
+        cells = [
+            f"{row[name]['mean']:.1f} +- {row[name]['ci95']:.1f}" if name in row else "-"
+            for name in columns
+        ]
         lines.append(f"| {row['net']} | {row['optimizer']} | {row['kill']} | {' | '.join(cells)} |")
-    for name in gaps:
-        close = sum(row[name]["mean"] >= -1.0 for row in rows)
-        lines.append(f"{name}: at least -1.0 in {close} of {len(rows)}.")
+    for name in dict.fromkeys(key for row in rows for key in row if " minus " in key):
+        own = [row[name]["mean"] for row in rows if name in row]
+        lines.append(f"{name}: at least -1.0 in {sum(g >= -1.0 for g in own)} of {len(own)}.")
     return "\n".join(lines)
 
 
@@ -320,10 +345,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument("--kills", nargs="+", choices=KILLS, default=list(KILLS))
+    parser.add_argument("--fates", nargs="+", choices=ALL_FATES, default=list(ALL_FATES))
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path)
     options = parser.parse_args(arguments)
-    due = runs(options.seeds, options.nets, options.optimizers, options.kills)
+    due = runs(options.seeds, options.nets, options.optimizers, options.kills, options.fates)
     results: list[dict[str, Any]] = []
     if options.output and options.output.exists():
         results = json.loads(options.output.read_text())["runs"]

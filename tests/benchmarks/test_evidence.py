@@ -123,5 +123,5 @@ def test_an_event_revives_all_of_fifty_units_and_a_second_one_searches_no_more()
 def test_the_benefit_is_drawn_from_the_committed_results(tmp_path: Path) -> None:
     benefit.main(["--pictures", str(tmp_path)])
     pictures = [path.read_bytes() for path in tmp_path.glob("*.png")]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import copy_context
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_deadunits import find_dead_units
+from lightning_deadunits.observation.compiled import room_for_graphs
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sums import LayerCounts
 
@@ -142,3 +144,17 @@ def test_a_graph_break_does_not_lose_a_count() -> None:
     truth = epoch(Observer(net), net, inputs)
     compiled = torch.compile(net, backend="eager")
     assert_same(epoch(Observer(compiled), compiled, inputs), truth)
+
+
+def test_an_observed_batch_leaves_nothing_in_the_context_and_the_limits_as_they_were() -> None:
+    config = torch._dynamo.config
+    limits = (config.recompile_limit, config.accumulated_recompile_limit)
+    for _ in range(2):
+        with room_for_graphs(), room_for_graphs():
+            assert config.recompile_limit > limits[0]
+        assert (config.recompile_limit, config.accumulated_recompile_limit) == limits
+    before = len(copy_context())
+    for _ in range(10):
+        with room_for_graphs():
+            pass
+    assert len(copy_context()) == before

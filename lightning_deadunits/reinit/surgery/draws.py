@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_deadunits.reinit.config import Init
 from lightning_deadunits.reinit.dataflow.passes import Passes
 from lightning_deadunits.reinit.dataflow.trace import Part
-from lightning_deadunits.reinit.surgery.initial_scale import rescaled, rms
+from lightning_deadunits.reinit.surgery.initial_scale import enlarged, rescaled, rms
 
 _MOST_LIVE = 256
 
@@ -96,7 +96,9 @@ class Draws:
         else:
             fresh = whole.flatten()[part.weights.positions.cpu()]
         began = self._scales.get(self._passes.parameters.named(parameter).names[0])
-        return rescaled(fresh, rms(whole), began)
+        own = rescaled(fresh, rms(whole), began)
+        factor = float(rms(own) / rms(fresh)) if fresh.any() else 1.0
+        return enlarged(own, float(rms(whole)) * factor)
 
     def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
         """Draw for a parameter without ``reset_parameters``: the distribution of nn.Linear."""

@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from tests.benchmarks.plasticity.rules import RULES
-from tests.benchmarks.plasticity.tuning import ALL, OPTIMIZERS, jobs, worked
+from tests.benchmarks.plasticity.tuning import ALL, OPTIMIZERS, is_done, jobs, worked
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,8 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     due = [
         job
         for job in wanted
-        if job.optimizer in options.optimizers
-        and not (options.output / f"{job.name}.json").exists()
+        if job.optimizer in options.optimizers and not is_done(job, options.output)
     ]
     start = time.perf_counter()
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:

@@ -148,7 +148,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps({"columns": columns}, indent=1) + "\n")
-    print(markdown(columns), differences(columns), sep="\n\n")
+    for optimizer in OPTIMIZERS:
+        own = {name: found for name, found in columns.items() if name.endswith(f", {optimizer}")}
+        print(markdown(own), end="\n\n")
+    print(differences(columns))
     return columns
 
 

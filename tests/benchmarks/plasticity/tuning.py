@@ -165,58 +165,91 @@ class Outcome:
 
     def final(self, last: int | None) -> Tensor:
         """Return the scores that count, shape ``(settings, seeds)``."""
-        counted = self.scores if last is None else self.scores[-last:]
-        # A lane that has diverged is worse than any other.
-        return counted.mean(0)
+        return (self.scores if last is None else self.scores[-last:]).mean(0)
 
 
-def worth(final: Tensor, higher_is_better: bool) -> Tensor:
-    """Return how good each setting is, the mean over seeds; diverged ones are worst."""
-    signed = final if higher_is_better else -final
-    return signed.nan_to_num(nan=-math.inf, posinf=-math.inf, neginf=-math.inf).mean(1)
+def worth(score: float, higher_is_better: bool) -> float:
+    """Return how good a mean score is; one of diverged lanes is worse than any other."""
+    if not math.isfinite(score):
+        return -math.inf
+    return score if higher_is_better else -score
 
 
-def tuned(job: Job) -> dict[str, Any]:
-    """Choose a setting on some seeds, run it on others; return all that the table needs."""
+def tuned(job: Job, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Choose a setting on some seeds, run it on others; return all that the table needs.
+
+    Args:
+        job: What is to be run.
+        before: An earlier result of the same job: settings that it has tried are not tried again,
+            and if none is better than its choice, that stands.
+    """
     start, problem = time.perf_counter(), ALL[job.problem]
     candidates, tasks = settings(job), job.tasks()
     share = 0.2 if job.problem == "slowly-changing regression" else 0.5
     trial_tasks = max(2, round(tasks * share))
-    last = None if problem.last is None else max(1, trial_tasks // 4)
-    trial = run(job, candidates, [FIRST_TUNED + i for i in range(TUNED)], trial_tasks)
-    trial_final = trial.final(last)
-    best = int(worth(trial_final, problem.higher_is_better).argmax())
-    outcome = run(job, [candidates[best]], list(range(job.seeds)), tasks)
-    final = outcome.final(None if problem.last is None else max(1, round(tasks * 0.1)))
+    known = (
+        list(zip(*(before["tuning"][key] for key in ("settings", "scores")), strict=True))
+        if before
+        else []
+    )
+    tried = [setting for setting, _ in known]
+    if due := [setting for setting in candidates if setting not in tried]:
+        last = None if problem.last is None else max(1, trial_tasks // 4)
+        trial = run(job, due, [FIRST_TUNED + i for i in range(TUNED)], trial_tasks)
+        known += zip(due, rounded(trial.final(last).mean(1)), strict=True)
+    best = max(known, key=lambda pair: worth(pair[1], problem.higher_is_better))[0]
+    if before is not None and best == before["setting"]:
+        final = {key: before[key] for key in ("final", "resets", "curve")}
+    else:
+        final = finished(job, best, tasks)
     return {
         "problem": job.problem,
         "optimizer": job.optimizer,
         "rule": job.rule,
-        "setting": candidates[best],
+        "setting": best,
         "tasks": tasks,
         "steps_per_task": problem.steps,
-        "final": rounded(final[0]),
-        "resets": outcome.resets[0].tolist(),
-        "curve": rounded(outcome.scores[:, 0].mean(1)),
+        **final,
         "tuning": {
-            "settings": candidates,
+            "settings": [setting for setting, _ in known],
             "seeds": TUNED,
             "tasks": trial_tasks,
-            "scores": rounded(trial_final.mean(1)),
+            "scores": [score for _, score in known],
         },
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(time.perf_counter() - start + (before["seconds"] if before else 0), 1),
+    }
+
+
+def finished(job: Job, setting: dict[str, float], tasks: int) -> dict[str, Any]:
+    """Run the chosen setting on fresh seeds."""
+    outcome = run(job, [setting], list(range(job.seeds)), tasks)
+    last = None if ALL[job.problem].last is None else max(1, round(tasks * 0.1))
+    return {
+        "final": rounded(outcome.final(last)[0]),
+        "resets": outcome.resets[0].tolist(),
+        "curve": rounded(outcome.scores[:, 0].mean(1)),
     }
 
 
 def worked(job: Job, folder: Path) -> str:
     """Run one job in a process of its own, and write its result."""
     torch.set_num_threads(1)
-    result = {"machine": machine(), **tuned(job)}
     path = folder / f"{job.name}.json"
+    before = json.loads(path.read_text()) if path.exists() else None
+    result = {"machine": machine(), **tuned(job, before)}
     # Written beside and renamed: a run that is cut off leaves no half file.
     path.with_suffix(".part").write_text(json.dumps(result) + "\n")
     path.with_suffix(".part").replace(path)
     return f"{job.name:70s} {result['seconds']:7.1f} s"
+
+
+def is_done(job: Job, folder: Path) -> bool:
+    """Say whether a job has a result for which all of its settings were tried."""
+    path = folder / f"{job.name}.json"
+    if not path.exists():
+        return False
+    tried = json.loads(path.read_text())["tuning"]["settings"]
+    return all(setting in tried for setting in settings(job))
 
 
 def rounded(values: Tensor) -> list[float]:

@@ -15,6 +15,9 @@ from lightning_deadunits.reinit.revive import record_both
 from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
 from tests.zoo import kill
 
+KAIMING = 6**0.5
+"""How much larger Kaiming's weights for ReLU are than those of `nn.Linear` and `nn.Conv2d`."""
+
 
 def revived(net: nn.Module, x: Tensor, units: list[int], scales: dict[str, float]) -> Any:
     tapes = record_both(net, x)
@@ -26,10 +29,18 @@ def revived(net: nn.Module, x: Tensor, units: list[int], scales: dict[str, float
 
 @pytest.mark.parametrize(
     ("factor", "expected"),
-    [(2.45, 2.45), (0.4, 0.4), (1.1, 1.0), (40.0, 1.0), (0.01, 1.0), (0.0, 1.0)],
-    ids=["kaiming", "small", "the same", "explosive", "vanishing", "zero"],
+    [
+        (3.5, 3.5),
+        (KAIMING, KAIMING),
+        (1.1, KAIMING),
+        (0.5, 0.5),
+        (40.0, KAIMING),
+        (0.01, KAIMING),
+        (0.0, KAIMING),
+    ],
+    ids=["large", "kaiming", "as drawn", "small", "explosive", "vanishing", "zero"],
 )
-def test_fresh_weights_are_as_large_as_those_that_training_began_with(
+def test_fresh_weights_are_as_large_as_those_that_training_began_with_or_as_kaimings(
     factor: float, expected: float
 ) -> None:
     torch.manual_seed(0)
@@ -54,6 +65,15 @@ def test_scales_are_those_of_every_weight_that_is_no_vector() -> None:
     assert scales.keys() == {"0.weight", "2.weight"}
     expected = float((net[0].weight.detach().double() ** 2).mean() ** 0.5)
     assert scales["0.weight"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_fresh_weights_of_a_small_convolution_are_as_large_as_kaimings() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Conv2d(32, 2, 3))
+    kill(net[0], *range(16))
+    revived(net, torch.randn(8, 16, 8, 8), list(range(16)), {})
+    size = float(net[0].weight[:16].detach().pow(2).mean().sqrt())
+    assert size == pytest.approx((2 / (16 * 9)) ** 0.5, rel=0.05)
 
 
 NETS = {
