@@ -23,12 +23,16 @@ class Case:
         batches: What it is called with.
         truth: Share of the units that fire on no sample at all, one per activation call.
         channels_last: Whether the units are on the last axis of three.
+        stacked: Whether the first axis tells members apart, whose units are others.
+        routed: Whether not every layer is called in every pass.
     """
 
     model: nn.Module
     batches: list[Tensor]
     truth: tuple[float, ...]
     channels_last: bool = False
+    stacked: bool = False
+    routed: bool = False
 
 
 class Functional(nn.Module):
@@ -197,7 +201,7 @@ def experts() -> Case:
     batches = list(torch.rand(6, 30, 32))
     for index, batch in enumerate(batches):  # some batches leave an expert out
         batch[:, 0] = torch.tensor([(index + k % 2) % 3 for k in range(30)]) / 1000 + 1e-4
-    return Case(model, batches, (0.25, 0.25, 0.25))
+    return Case(model, batches, (0.25, 0.25, 0.25), routed=True)
 
 
 def ensemble() -> Case:
@@ -205,7 +209,7 @@ def ensemble() -> Case:
     with torch.no_grad():
         model.bias[0, 0, :3] = NEVER * 100
         model.bias[:, 0, 5] = NEVER * 100
-    return Case(model, list(torch.randn(4, 64, 32)), (0.25,), channels_last=True)
+    return Case(model, list(torch.randn(4, 64, 32)), (0.25,), channels_last=True, stacked=True)
 
 
 def rank_of_two(rank: int) -> Case:

@@ -47,6 +47,9 @@ def test_the_truth_of_a_case_is_true(name: str, activations: list[Tensor]) -> No
     for call, truth in enumerate(case.truth):
         fired = torch.cat(activations[call::calls]) > 0
         axis = fired.ndim - 1 if case.channels_last else 1
+        if case.stacked:
+            fired = torch.stack([own > 0 for own in activations]).movedim(1, -1).flatten(-2)
+            axis = fired.ndim - 1
         alive = fired.movedim(axis, 0).flatten(1).any(1)
         assert float((~alive).double().mean()) == truth
 
