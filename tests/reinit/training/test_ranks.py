@@ -172,10 +172,10 @@ class BreaksOnOneRank(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.global_rank == 1:
-            average = copy.deepcopy(pl_module.c)
+            average = copy.deepcopy(pl_module.b)
             with torch.inference_mode():
                 average.weight = nn.Parameter(average.weight.clone(), requires_grad=False)
-            self.average_of_c = average
+            self.average_of_b = average
 
 
 @pytest.mark.parametrize("criterion", ["dead", "dormant"])
