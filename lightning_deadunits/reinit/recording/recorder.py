@@ -61,10 +61,18 @@ class Recorder(SiteMode):
     Args:
         model: The module whose layers and parameters are meant.
         layers: Patterns of layers that the user has named; a module of that very name is a layer.
+        is_step: Tells whether what is meant is running; what runs between ``begin`` and ``end``
+            beside it, other callbacks, say, is not recorded.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: tuple[str, ...] | None = None,
+        is_step: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__(model, None if layers is None else ("*", *layers), never_zero=True)
+        self._is_step = is_step
         self._stack = ExitStack()
         self._tape: Tape | None = None
         self._known = KnownTensors()
@@ -181,6 +189,8 @@ class Recorder(SiteMode):
         kwargs = dict(kwargs or {})
         if self._tape is None or self._inside_optimizer or is_running_backward():
             return func(*args, **kwargs)
+        if not self._is_step():
+            return func(*args, **kwargs)
         with without_torch_function():
             try:
                 self._pending = self._noted(self._tape, func, args, kwargs)
@@ -212,6 +222,10 @@ class Recorder(SiteMode):
         if is_metadata(name) or func in BACKWARD:
             return None
         if sets_attribute(func) and name != "data":
+            return None
+        if str(getattr(func, "__module__", "")).startswith("torch.distributed"):
+            # A replay would wait for the other processes.
+            self._obstacle("exchanges tensors with other processes")
             return None
         leaves = leaves_of((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

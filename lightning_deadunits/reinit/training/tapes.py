@@ -36,7 +36,7 @@ class Tapes:
         self.model = model
         self.evaluation: list[Tape] = []
         self.training: list[Tape] = []
-        self._recorder = Recorder(model, layers)
+        self._recorder = Recorder(model, layers, lambda: is_in_step(model))
         self._coverage = Coverage(model)
         self._recorded: set[int] = set()
         self._searches = 0
@@ -150,3 +150,12 @@ class Tapes:
 
 _TRAINING = -1
 """Stands for the training loader among the numbers of validation loaders."""
+
+
+def is_in_step(model: nn.Module) -> bool:
+    """Tell whether a LightningModule's step is running, rather than hooks before and after it.
+
+    Lightning's own note of what it calls; without it everything between two hooks is recorded.
+    """
+    name = getattr(model, "_current_fx_name", None)
+    return name is None or name.endswith("_step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
@@ -157,7 +158,7 @@ class Differ(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
         if trainer.global_rank == 1:
             with torch.no_grad():
-                pl_module.a.weight[1] += 1.0
+                pl_module.a.weight[2] += 1.0
 
 
 def test_processes_that_differ_all_stop(tmp_path: Path) -> None:
@@ -166,13 +167,15 @@ def test_processes_that_differ_all_stop(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"raised-0", "raised-1"}
 
 
-class FailsOnOneRank(Mortal):
-    """Cannot be run on an example, on one process."""
+class BreaksOnOneRank(Callback):
+    """Has the second process keep an average that cannot be written to."""
 
-    def validation_step(self, batch: list[Any], batch_idx: int) -> None:
-        if self.global_rank == 1 and len(batch[0]) < 16:
-            raise ValueError("only whole batches please")
-        super().validation_step(batch, batch_idx)
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.global_rank == 1:
+            average = copy.deepcopy(pl_module.b)
+            with torch.inference_mode():
+                average.weight = nn.Parameter(average.weight.clone(), requires_grad=False)
+            self.average_of_b = average
 
 
 @pytest.mark.parametrize("criterion", ["dead", "dormant"])
@@ -184,7 +187,7 @@ def test_a_failure_on_one_process_undoes_the_event_on_all(criterion: Any) -> Non
 
     config = ReinitConfig(patience=1, criterion=criterion)
     callback = DeadUnitCallback(reinit=config)
-    trained(FailsOnOneRank(), callback, Undone(0), **two(), max_epochs=3)
+    trained(Mortal(), callback, BreaksOnOneRank(), Undone(0), **two(), max_epochs=3)
 
 
 class FailingLogger(Logger):
