@@ -19,7 +19,7 @@ FLOORS = [
     ["counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
-    ["scan"],
+    ["scan", "watch"],
     ["distributed"],
     ["reinit"],
     ["tensorboard_plugin"],
