@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.observation.forward_only import ForwardObserver, in_backward
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.selection import (
     SelectionError,
@@ -106,6 +107,7 @@ class DeadUnitWatch:
         self._observer = _LoopObserver(wrapped[-1], layers, exclude, atol=atol)
         self._entries = wrapped
         self._rules: dict[str, Any] = dict(dead_threshold=dead_threshold, atol=atol)
+        self._names = LayerNames()
         self._told: set[str] = set()
         self._checked = False
         self._processes = 1
@@ -150,7 +152,7 @@ class DeadUnitWatch:
         device = _sum_device()
         report = report_of(
             observer.counts, observer.unjudged, observer.unseen(), device=device,
-            gather=_gather, reduce=_sum, **self._rules,
+            gather=_gather, reduce=_sum, names=self._names, **self._rules,
         )  # fmt: skip
         self._warn(report)
         return report
@@ -160,7 +162,8 @@ class DeadUnitWatch:
         observer = self._observer
         if not self._checked and (observer.met or observer.never_met):
             self._checked = True
-            found = [*observer.met, *report.layers]
+            elsewhere = [self._names.key(name) or name for name in report.layers]
+            found = [*observer.met, *elsewhere]
             try:
                 check_found(found, observer.never_met, observer.layers, observer.exclude)
             except SelectionError as error:

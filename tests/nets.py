@@ -34,18 +34,18 @@ class Functional(Taped):
         self.fc = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.note("relu", F.relu(self.conv(x)), 1)
-        x = self.note("relu-2", torch.relu(x - 0.1), 1)
-        x = self.note("relu-3", (x - 0.1).relu(), 1)
-        x = self.note("relu-4", (x - 0.1).relu_(), 1)
+        x = self.note("relu.conv", F.relu(self.conv(x)), 1)
+        x = self.note("relu.conv-relu-sub", torch.relu(x - 0.1), 1)
+        x = self.note("relu.conv-relu-sub-2", (x - 0.1).relu(), 1)
+        x = self.note("relu.conv-relu-sub-3", (x - 0.1).relu_(), 1)
         x = self.note("clamp", (x - 0.05).clamp(min=0), 1)
-        x = self.note("clamp-2", torch.clamp(x - 0.05, 0), 1)
+        x = self.note("clamp-clamp-relu-sub", torch.clamp(x - 0.05, 0), 1)
         x = self.note("clamp_min", (x - 0.01).clamp_min(0), 1)
         x = self.note("relu6", F.relu6(x), 1)
         x = self.note("threshold", F.threshold(x, 0.02, 0.0), 1)
         x = self.note("hardtanh", F.hardtanh(x, 0.0, 4.0), 1)
         x = self.note("hardswish", F.hardswish(self.fc(x.mean((2, 3)))), 1)
-        return self.note("relu-5", F.relu_(x - 0.1), 1)
+        return self.note("relu.fc", F.relu_(x - 0.1), 1)
 
 
 class ReusedReLU(Taped):
@@ -59,9 +59,9 @@ class ReusedReLU(Taped):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.note("relu", self.relu(self.bn(self.conv1(x))), 1)
-        x = self.note("relu-2", self.relu(self.conv2(x)), 1)
-        return self.note("relu-3", self.relu(self.fc(x.mean((2, 3)))), 1)
+        x = self.note("relu.bn", self.relu(self.bn(self.conv1(x))), 1)
+        x = self.note("relu.conv2", self.relu(self.conv2(x)), 1)
+        return self.note("relu.fc", self.relu(self.fc(x.mean((2, 3)))), 1)
 
 
 class SquareShapes(Taped):
@@ -75,13 +75,13 @@ class SquareShapes(Taped):
 
     def forward(self, x: Tensor) -> Tensor:
         signal, tokens = self.conv(x), self.fc(x)
-        signal = self.note("act", self.act(signal), 1)
-        tokens = self.note("act-2", self.act(tokens), 2)
-        swapped = self.note("act-3", self.act(signal.transpose(1, 2) - 0.1), 2)
-        back = self.note("act-4", self.act(swapped.permute(0, 2, 1) - 0.1), 1)
-        merged = self.note("act-5", self.act(tokens.reshape(-1, 8) - 0.1), 1)
-        moved = self.note("act-6", self.act(torch.movedim(back, 1, 2) - 0.01), 2)
-        return self.note("act-7", self.act((moved + merged.view(8, 8, 8)).mT - 0.01), 1)
+        signal = self.note("act.conv", self.act(signal), 1)
+        tokens = self.note("act.fc", self.act(tokens), 2)
+        swapped = self.note("act.conv-relu-sub", self.act(signal.transpose(1, 2) - 0.1), 2)
+        back = self.note("act.conv-relu-sub-2", self.act(swapped.permute(0, 2, 1) - 0.1), 1)
+        merged = self.note("act.fc-relu-sub", self.act(tokens.reshape(-1, 8) - 0.1), 1)
+        moved = self.note("act.conv-relu-sub-3", self.act(torch.movedim(back, 1, 2) - 0.01), 2)
+        return self.note("act.conv-fc", self.act((moved + merged.view(8, 8, 8)).mT - 0.01), 1)
 
 
 class ChannelsLast(Taped):
@@ -108,8 +108,8 @@ class Unbatched(Taped):
         self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 6)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.note("relu", F.relu(self.conv(x)), 0)
-        return self.note("relu-2", F.relu(self.fc(x.mean((1, 2)))), 0)
+        x = self.note("relu.conv", F.relu(self.conv(x)), 0)
+        return self.note("relu.fc", F.relu(self.fc(x.mean((1, 2)))), 0)
 
 
 class RawParameters(Taped):
@@ -122,11 +122,11 @@ class RawParameters(Taped):
         self.kernel = nn.Parameter(torch.randn(6, 1, 2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.note("relu", F.relu(x @ self.a), 2)
-        x = self.note("relu-2", F.relu(torch.einsum("bti,oi->bto", x, self.b) - 1), 2)
-        x = self.note("relu-3", F.relu(self.a @ x.mT - 1), 1)
-        x = self.note("relu-4", F.relu(F.linear(x.mT, self.b)), 2)
-        return self.note("relu-5", F.relu(F.conv2d(x.unsqueeze(1), self.kernel)), 1)
+        x = self.note("relu.a", F.relu(x @ self.a), 2)
+        x = self.note("relu.b-sub", F.relu(torch.einsum("bti,oi->bto", x, self.b) - 1), 2)
+        x = self.note("relu.a-sub", F.relu(self.a @ x.mT - 1), 1)
+        x = self.note("relu.b", F.relu(F.linear(x.mT, self.b)), 2)
+        return self.note("relu.kernel", F.relu(F.conv2d(x.unsqueeze(1), self.kernel)), 1)
 
 
 class SquaredReLU(nn.Module):
@@ -166,13 +166,17 @@ class Mixed(Taped):
         x = torch.cat([self.a(x), self.b(x)], 1)
         n, c, h, w = x.shape
         x = x.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
-        x = self.note("relu", F.relu(self.drop(x)), 1)
-        x = self.note("relu-2", F.relu(self.pool(x) - 0.1), 1)
+        x = self.note("relu.a-b", F.relu(self.drop(x)), 1)
+        x = self.note("relu.a-b-relu-sub", F.relu(self.pool(x) - 0.1), 1)
         first, second = x[:, :6].chunk(2, 1)
-        x = self.note("relu-3", F.relu(first - second), 1)
-        x = self.note("relu-4", F.relu(torch.stack([x, x - 0.5]) - 0.1), 2)
-        x = self.note("relu-5", F.relu(x[1] - 0.1), 1)
-        return self.note("relu-6", F.relu(self.shuffle(self.b(F.pad(x, (0, 0, 0, 0, 0, 1))))), 1)
+        x = self.note("relu.a-b-neg-part0_6.0-part0_6.1-relu-sub", F.relu(first - second), 1)
+        x = self.note(
+            "relu.a-b-neg-part0_6.0-part0_6.1-relu-sub-2",
+            F.relu(torch.stack([x, x - 0.5]) - 0.1),
+            2,
+        )
+        x = self.note("relu.a-b-neg-part0_6.0-part0_6.1-relu-sub-3", F.relu(x[1] - 0.1), 1)
+        return self.note("relu.b", F.relu(self.shuffle(self.b(F.pad(x, (0, 0, 0, 0, 0, 1))))), 1)
 
 
 class Flattened(Taped):
@@ -185,7 +189,7 @@ class Flattened(Taped):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(x)
         first = self.note("relu", F.relu(x.flatten(1)), 1)
-        second = self.note("relu-2", F.relu(x.permute(0, 2, 3, 1).flatten(1) - 0.1), 1)
+        second = self.note("relu-sub", F.relu(x.permute(0, 2, 3, 1).flatten(1) - 0.1), 1)
         return first + second
 
 
@@ -197,7 +201,7 @@ class Branching(Taped):
         self.a, self.b = nn.Linear(5, 4), nn.Linear(5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        layer, name = (self.a, "relu") if x.mean() > 0 else (self.b, "relu")
+        layer, name = (self.b, "relu.b") if len(x) % 2 else (self.a, "relu.a")
         return self.note(name, F.relu(layer(x)), 1)
 
 

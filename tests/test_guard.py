@@ -100,7 +100,7 @@ def test_a_model_may_be_copied_and_pickled_while_it_is_watched(make_trainer: Mak
         with torch.no_grad(), observer.watching(), observer.one_pass():
             assert torch.equal(net(batch), expected)
         # The hooks of a copy name nothing: it is not the model that is watched.
-        assert list(observer.counts) == ["relu", "relu-2"]
+        assert list(observer.counts) == ["relu", "relu#2"]
         assert not observer._frames
         observer.reset()
     assert callback.report.layers["net.act"].observations == 64

@@ -172,7 +172,7 @@ class Widths(Lit):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         hidden: Tensor = self.net.fc1(batch[0])
-        F.relu6(hidden[:, : 4 + self.global_rank])
+        F.relu6(hidden[:, torch.arange(4 + self.global_rank)])
         self(batch[0])
 
 

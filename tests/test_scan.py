@@ -54,6 +54,32 @@ def assert_equal_states(one: list[Any], two: list[Any]) -> None:
     assert one == two
 
 
+class Sparse(nn.Module):
+    """A sparse buffer that is changed in place, one that is resized."""
+
+    def __init__(self, csr: bool) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        eye = torch.eye(3)
+        self.register_buffer("graph", eye.to_sparse_csr() if csr else eye.to_sparse())
+        self.register_buffer("queue", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.graph.values().mul_(2) if self.graph.layout == torch.sparse_csr else (
+            self.graph._values().mul_(2)
+        )
+        self.queue.resize_(5).fill_(1)
+        return torch.relu(self.fc(x))
+
+
+@pytest.mark.parametrize("csr", [False, True], ids=["COO", "CSR"])
+def test_sparse_and_resized_buffers_are_as_before(csr: bool) -> None:
+    model = Sparse(csr)
+    find_dead_units(model, [torch.randn(2, 3)])
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))
+    assert torch.equal(model.queue, torch.zeros(2))
+
+
 @pytest.mark.parametrize("error", [None, ValueError, KeyboardInterrupt])
 def test_everything_is_as_before(error: type[BaseException] | None) -> None:
     model = Restless(error)
@@ -115,13 +141,13 @@ def test_patterns_select_and_exclude() -> None:
         find_dead_units(net, batch, exclude="head")
 
 
-def test_a_later_call_is_selected_with_its_layer() -> None:
+def test_an_activation_is_selected_with_all_layers_that_it_serves() -> None:
     class Twice(TwoInputs):
         def forward(self, a: Tensor, b: Tensor) -> Tensor:
             return super().forward(torch.relu(super().forward(a, b)[:, :3]), b)
 
     found = find_dead_units(Twice(), [(torch.randn(2, 3), torch.randn(2, 3))], layers="relu")
-    assert list(found.layers) == ["relu", "relu-2", "relu-3"]
+    assert list(found.layers) == ["relu", "relu-part0_3-relu"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.lightning.train_windows import TrainWindows
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.selection import (
@@ -123,7 +124,8 @@ class DeadUnitMonitor:
 
     def _begin_afresh(self) -> None:
         """Forget every training before: what a resumed one needs is loaded afterwards."""
-        watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol)
+        self._names = LayerNames()
+        watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol, self._names)
         self.report: DeadUnitsReport | None = None
         self.history = History()
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
@@ -292,7 +294,9 @@ class DeadUnitMonitor:
         if trainer.sanity_checking:
             return None
         seen = self._seen() or ({}, {}, {})
-        rules: dict[str, Any] = dict(dead_threshold=self.dead_threshold, atol=self.atol)
+        rules: dict[str, Any] = dict(
+            dead_threshold=self.dead_threshold, atol=self.atol, names=self._names
+        )
         report = report_of_all(
             trainer, pl_module, seen, self._guard, agreement=self._agreement, **rules
         )
@@ -454,8 +458,8 @@ class DeadUnitMonitor:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
         windows = {} if self._windows is None else self._windows.state_dict()
-        history = self.history.state_dict()
-        return {"history": history, "reviver": reviver, "windows": windows}
+        history, names = self.history.state_dict(), self._names.state_dict()
+        return {"history": history, "reviver": reviver, "windows": windows, "names": names}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
@@ -467,6 +471,14 @@ class DeadUnitMonitor:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        if "names" not in state_dict:
+            warnings.warn(
+                "DeadUnitCallback: the checkpoint is of a version that named layers by the order "
+                "of their calls; the history of its units and its re-initialisations start anew.",
+                stacklevel=2,
+            )
+            return
+        self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])

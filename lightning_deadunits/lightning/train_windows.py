@@ -103,6 +103,7 @@ class TrainWindows:
             agreement=self._agreement,
             dead_threshold=watch.dead_threshold,
             atol=watch.atol,
+            names=watch.names,
         )
         self._restart()
         if report is not None:

@@ -69,9 +69,15 @@ def _threshold_to_zero(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool
     return _is_number(args[2] if len(args) > 2 else kwargs.get("value"), 0)
 
 
+def _leaky_of_slope_zero(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    return _is_number(args[1] if len(args) > 1 else kwargs.get("negative_slope", 0.01), 0)
+
+
 def _is_number(value: Any, equal_to: float | None = None) -> bool:
     return isinstance(value, (int, float)) and (equal_to is None or value == equal_to)
 
+
+_LEAKY = {F.leaky_relu, F.leaky_relu_}
 
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = _kinds()
 
@@ -118,6 +124,8 @@ def function_kind(
 ) -> Kind | None:
     """Return what kind of activation a call is, None for a call that is no activation."""
     kind = FUNCTION_KINDS.get(function)
+    if kind == "never" and function in _LEAKY and _leaky_of_slope_zero(args, kwargs):
+        return "exact"
     if kind is None and function in BOUNDED:
         return "exact" if BOUNDED[function](args, kwargs) else None
     return kind
@@ -126,6 +134,8 @@ def function_kind(
 def module_kind(module: nn.Module) -> Kind | None:
     """Return what kind of activation a module is, subclasses included, None if it is none."""
     if isinstance(module, nn.Hardtanh) and module.min_val == 0:
+        return "exact"
+    if isinstance(module, nn.LeakyReLU) and module.negative_slope == 0:
         return "exact"
     if isinstance(module, nn.Threshold) and module.value == 0:
         return "exact"

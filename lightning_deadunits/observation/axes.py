@@ -8,9 +8,12 @@ None that nothing is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_deadunits.observation.identity import Descent
 
 Axes = tuple[int, ...]
 Args = tuple[Any, ...]
@@ -18,13 +21,22 @@ Kwargs = Mapping[str, Any]
 
 
 class KnownAxes(Protocol):
-    """What a producer may ask: the unit axes of one of its arguments."""
+    """What a rule may ask of the arguments of a call."""
 
     def axes(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes of a tensor."""
 
+    def descent(self, tensor: Any) -> Descent | None:
+        """Return where the units of a tensor come from, None if nothing is known of it."""
 
-Producer = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | None"]
+    def is_weight(self, tensor: Any) -> bool:
+        """Tell whether a tensor is a parameter, or computed from parameters alone."""
+
+    def is_zero(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is known to hold nothing but zeros."""
+
+
+MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | None"]
 """``(known, args, kwargs, out) -> axes`` of a function that makes units."""
 Move = Callable[[Axes, Tensor, Args, Kwargs, Tensor], "Axes | None"]
 """``(axes, source, args, kwargs, out) -> axes`` of one that carries them elsewhere."""

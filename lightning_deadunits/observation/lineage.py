@@ -1,4 +1,4 @@
-"""Which axes of a tensor index the units: set by a conv, linear or norm, followed through views.
+"""Follows the units of a pass: which axes index them, which weights make them, on which way.
 
 Shape alone cannot tell: ``(8, 16, 16)`` is a batch of 1-d signals with 16 channels, or of
 sequences of 16 tokens with 16 features. What produced the tensor can.
@@ -7,122 +7,455 @@ sequences of 16 tokens with 16 features. What produced the tensor can.
 from __future__ import annotations
 
 import functools
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move, Producer
+from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import keep_same_rank
+from lightning_deadunits.observation.gates import COMPARISONS, ZEROS, gate_after, makes_zero
+from lightning_deadunits.observation.identity import (
+    ZERO,
+    Descent,
+    Members,
+    Producer,
+    added,
+    joined,
+    negated,
+    part_of,
+)
 from lightning_deadunits.observation.moves import MOVES
-from lightning_deadunits.observation.producers import PRODUCERS
+from lightning_deadunits.observation.producers import PRODUCERS, Maker
+from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
+from lightning_deadunits.observation.ways import (
+    CHOICES,
+    JOINS,
+    PIECES,
+    WRITES,
+    negated_by,
+    way_of,
+)
 
-_ATTRIBUTE = "_deadunits_axes"
+_ATTRIBUTE = "_deadunits_descent"
+_WEIGHT = "_deadunits_weight"
+_ZERO = "_deadunits_zero"
 
 
 class _Rule(NamedTuple):
-    """What a function does to unit axes: makes them, if it can tell them, else moves them."""
+    """What a function does to units: makes them, if it can tell their axes, else moves them."""
 
-    produce: Producer | None
+    maker: Maker | None
     move: Move
+    moves: bool
+    way: str
 
 
 def _rule(function: Callable[..., Any]) -> _Rule:
-    return _Rule(PRODUCERS.get(function), MOVES.get(function, keep_same_rank))
+    return _Rule(
+        PRODUCERS.get(function),
+        MOVES.get(function, keep_same_rank),
+        function in MOVES,
+        way_of(function),
+    )
 
 
 _rule_once = functools.lru_cache(maxsize=4096)(_rule)  # Dynamo looks up anew, it traces no cache
 
 
 class Lineage:
-    """Remembers which axes of the tensors of one forward pass index the units.
+    """Remembers where the units of the tensors of one forward pass come from.
 
     In an attribute of each tensor, which Dynamo can trace; tensors that leave a compiled region
     carry it on.
     """
 
-    def axes(self, tensor: Tensor) -> Axes | None:
-        """Return the unit axes of a tensor, () if it is known to have none, None if unknown."""
-        return getattr(tensor, _ATTRIBUTE, None)
+    def descent(self, tensor: Any) -> Descent | None:
+        """Return where the units of a tensor come from, None if nothing is known of it."""
+        known: Descent | None = getattr(tensor, _ATTRIBUTE, None)
+        if known is None and (named := getattr(tensor, _WEIGHT, None)) is not None:
+            return Descent(None, (Producer(*named),), weight=True)
+        return known
+
+    def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
+        """Remember where the units of a tensor come from: weights made them, or they were moved."""
+        setattr(tensor, _ATTRIBUTE, descent)
 
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes that a tensor of unknown descent is likely to have."""
         return None
 
-    def remember(self, tensor: Tensor, axes: Axes, produced: bool) -> None:
-        """Remember the unit axes of a tensor, which a layer produced or another function moved."""
-        setattr(tensor, _ATTRIBUTE, axes)
+    # --- what rules may ask -------------------------------------------------------------------
+
+    def axes(self, tensor: Tensor) -> Axes | None:
+        """Return the unit axes of a tensor, () if it is known to have none, None if unknown."""
+        descent = self.descent(tensor)
+        return None if descent is None else descent.axes
+
+    def is_weight(self, tensor: Any) -> bool:
+        """Tell whether a tensor is a parameter, or computed from parameters alone."""
+        descent = self.descent(tensor)
+        return descent is not None and descent.weight
+
+    def is_zero(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is known to hold nothing but zeros."""
+        return getattr(tensor, _ZERO, False)
+
+    # --- one call -----------------------------------------------------------------------------
 
     def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
-        """Take note of one call: work out the unit axes of what it returned."""
+        """Take note of one call: work out where the units of what it returned come from."""
         if isinstance(out, Tensor):
-            self._follow_tensor(_rule(function), args, kwargs, out)
+            self._follow(function, _rule(function), args, kwargs, out, None)
+            if function in ZEROS and makes_zero(function, args):
+                setattr(out, _ZERO, True)
+        elif out is None and function in WRITES:
+            self._write(args)
 
-    def _follow_tensor(self, rule: _Rule, args: Args, kwargs: Kwargs, out: Tensor) -> None:
-        if rule.produce is not None:
-            axes = rule.produce(self, args, kwargs, out)
-            if axes is not None:
-                self.remember(out, axes, produced=True)
-                return
-        source, known = self._source(args, kwargs, out)
-        if source is None or known is None:
-            return
-        axes = rule.move(known, source, args, kwargs, out)
-        if axes is not None:
-            self.remember(out, axes, produced=False)
+    def activated(self, known: Descent, out: Tensor, way: str) -> None:
+        """Note that units have passed an activation.
 
-    def _source(self, args: Args, kwargs: Kwargs, out: Tensor) -> tuple[Tensor | None, Axes | None]:
-        """Return the argument that the result takes after, and its axes.
-
-        One with a unit axis and the result's own shape, else the first that has a unit axis, else
-        one that is known to have none.
+        Args:
+            known: Where they come from.
+            out: What the activation returned.
+            way: The activation's name.
         """
-        best: tuple[Tensor | None, Axes | None] = (None, None)
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            for tensor in value if isinstance(value, (list, tuple)) else (value,):
-                axes = self.axes(tensor) if isinstance(tensor, Tensor) else None
-                if axes and tensor.shape == out.shape:
-                    return tensor, axes
-                if axes is not None and (best[0] is None or (axes and not best[1])):
-                    best = (tensor, axes)
-        return best
+        passed = known._replace(activated=True, way=joined(known.way, (way,)), gate=0)
+        self.remember(out, passed, made=False)
+
+    def _follow(
+        self,
+        function: Callable[..., Any],
+        rule: _Rule,
+        args: Args,
+        kwargs: Kwargs,
+        out: Tensor,
+        piece: int | None,
+    ) -> None:
+        if rule.maker is not None:
+            made = self._made(rule.maker, args, kwargs, out)
+            if made is not None:
+                self.remember(out, made, made=not made.weight)
+                return
+        data: list[tuple[Tensor, Descent]] = []
+        weights: list[tuple[Tensor, Descent]] = []
+        unknown = False
+        minus = negated_by(function, args) if rule.way or not rule.moves else None
+        for tensor in _tensors(args, kwargs):
+            known = self.descent(tensor)
+            if known is not None and tensor is minus and not known.weight:
+                known = known._replace(producers=negated(known.producers))
+            if known is None:
+                unknown = True
+            elif known.weight:
+                weights.append((tensor, known))
+            else:
+                data.append((tensor, known))
+        if not data:
+            self._follow_weights(function, weights, unknown, args, out, piece)
+            return
+        source, known = _like(data, out)
+        axes = rule.move(known.axes or (), source, args, kwargs, out)
+        if known.axes is None or axes is None:
+            return
+        chosen = _joining(function, rule, data) if len(data) > 1 else [known]
+        descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
+        if weights and not rule.moves and function not in COMPARISONS:
+            descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
+        if rule.way:
+            descent = descent._replace(way=joined(descent.way, (rule.way,)))
+        if rule.moves:
+            descent = _moved(function, descent, known, source, args, out, piece)
+        gate = gate_after(function, known.gate, bool(args) and source is args[0])
+        if gate != descent.gate:
+            descent = descent._replace(gate=gate)
+        self.remember(out, descent, made=False)
+
+    def _made(self, maker: Maker, args: Args, kwargs: Kwargs, out: Tensor) -> Descent | None:
+        """Return the descent of what a function makes by weights, None if it makes nothing here."""
+        axes = maker.axes(self, args, kwargs, out)
+        if axes is None:
+            return None
+        given = maker.weights(args, kwargs)
+        known = [own for own in (self.descent(tensor) for tensor in given) if own is not None]
+        weights = [own for own in known if own.weight]
+        if maker.mixes and weights and len(weights) == len(list(_tensors(args, kwargs))):
+            return _of_weights(weights)  # such as LoRA's product of two parameters
+        producers = weights[0].producers if weights else ()
+        for own in weights[1:]:
+            if own.producers != weights[0].producers:  # its module's own bias is no other producer
+                producers = joined(producers, _beside(own))
+        levels: tuple[int, ...] = ()
+        for own in weights:
+            levels = joined(levels, own.levels)
+        members = next((own.members for own in weights if own.members is not None), None)
+        if maker.grouped is not None and members is None:
+            members = maker.grouped(args, kwargs)
+        if not maker.mixes:
+            return self._normalised(args, kwargs, axes, producers)
+        if not weights:
+            # Weights that are computed from data (a hypernetwork), or two activations.
+            carriers = [own for own in known if own.axes]
+            if len(carriers) > 1:
+                return added(carriers, axes)._replace(activated=False, calls=([],))
+            if carriers:
+                return Descent(axes, carriers[0].producers, (), ([],))
+        return Descent(axes, producers, (), ([],), members=members, levels=levels)
+
+    def _normalised(
+        self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...]
+    ) -> Descent:
+        source = self.descent(args[0] if args else kwargs["input"])
+        if source is None or source.weight:
+            return Descent(axes, producers, (), ([],))
+        if not producers:  # no scale and shift of its own
+            return source._replace(axes=axes, activated=False)
+        if source.summed:
+            return Descent(axes, producers, (), ([],))
+        return source._replace(
+            axes=axes, producers=joined(source.producers, producers), activated=False
+        )
+
+    def _follow_weights(
+        self,
+        function: Callable[..., Any],
+        weights: list[tuple[Tensor, Descent]],
+        unknown: bool,
+        args: Args,
+        out: Tensor,
+        piece: int | None,
+    ) -> None:
+        """Take note of what is computed from weights alone: a view, a row, a norm of them."""
+        if not weights:
+            return
+        source, known = weights[0]
+        if function in CHOICES and args and source is args[0]:
+            index = args[-1]
+            if isinstance(index, Tensor) and index.ndim and not index.is_floating_point():
+                if index.dtype != torch.bool:
+                    chosen = Members(source.shape[0], index, ends=False)
+                    self.remember(out, known._replace(members=chosen), made=False)
+                return
+            piece = self.row(source, out) if isinstance(index, Tensor) else index
+        elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
+            return  # data and a parameter: a position embedding, say
+        descent = _of_weights([own for _, own in weights])
+        if isinstance(piece, int):
+            named = tuple(p._replace(name=f"{p.name}.{piece}") for p in descent.producers)
+            descent = descent._replace(producers=named)
+        self.remember(out, descent, made=False)
+
+    def row(self, source: Tensor, out: Tensor) -> int | None:
+        """Return which row of stacked weights a view is, None if that cannot be told."""
+        return None
+
+    def _write(self, args: Args) -> None:
+        """``target[...] = value``: the units of the value are the target's from now on."""
+        target, value = args[0], args[-1]
+        known = self.descent(value) if isinstance(value, Tensor) else None
+        if known is None or known.weight or not known.axes or not isinstance(target, Tensor):
+            return
+        # Aligned at the end, as values are broadcast into what they are written to.
+        axes = tuple(axis + target.ndim - value.ndim for axis in known.axes)
+        if any(axis < 0 or target.shape[axis] != value.shape[own]
+               for axis, own in zip(axes, known.axes, strict=True)):  # fmt: skip
+            return
+        before = self.descent(target)
+        own = known._replace(axes=axes)
+        if before is not None and not before.weight and before.axes == axes:
+            own = added([before, own], axes)
+        self.remember(target, own, made=False)
 
 
 class EagerLineage(Lineage):
     """Remembers in a table that holds no tensor alive and leaves none marked."""
 
     def __init__(self) -> None:
-        self._axes: dict[int, tuple[weakref.ref[Tensor], Axes]] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], Descent]] = {}
+        self._weights: dict[int, tuple[weakref.ref[Tensor], Descent]] = {}
         self._latest: dict[tuple[int, ...], Axes] = {}
+        self._zeros: dict[int, weakref.ref[Tensor]] = {}
+
+    def know_weights(self, named: Mapping[Tensor, Producer]) -> None:
+        """Know the parameters of a model, over all passes."""
+        self._weights = {
+            id(t): (weakref.ref(t), Descent(None, (own,), weight=True)) for t, own in named.items()
+        }
 
     def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
         if isinstance(out, Tensor):
-            self._follow_tensor(_rule_once(function), args, kwargs, out)
+            self._follow(function, _rule_once(function), args, kwargs, out, None)
+            if function in ZEROS and makes_zero(function, args):
+                self._zeros[id(out)] = weakref.ref(out)
         elif isinstance(out, (tuple, list)):
-            for item in out:
+            for number, item in enumerate(out):
                 if isinstance(item, Tensor):
-                    self._follow_tensor(_rule_once(function), args, kwargs, item)
+                    piece = number if function in PIECES else None
+                    self._follow(function, _rule_once(function), args, kwargs, item, piece)
+        elif out is None and function in WRITES:
+            self._write(args)
 
     def forget(self) -> None:
         """Start the next forward pass with an empty memory."""
-        self._axes.clear()
+        self._known.clear()
         self._latest.clear()
+        self._zeros.clear()
 
-    def axes(self, tensor: Tensor) -> Axes | None:
-        """Return the unit axes of a tensor, () if it is known to have none, None if unknown."""
-        entry = self._axes.get(id(tensor))
+    def descent(self, tensor: Any) -> Descent | None:
+        """Return where the units of a tensor come from, None if nothing is known of it."""
+        key = id(tensor)
+        entry = self._known.get(key) or self._weights.get(key)
         if entry is not None and entry[0]() is tensor:
             return entry[1]
+        if is_wrapped(tensor):
+            return self._of_stacked(tensor)
         return getattr(tensor, _ATTRIBUTE, None)
+
+    def _of_stacked(self, tensor: Tensor) -> Descent | None:
+        """Return the descent of weights over which ``torch.vmap`` is mapped."""
+        stacked = outside(tensor)
+        entry = self._weights.get(id(stacked))
+        if entry is None or entry[0]() is not stacked:
+            return None
+        return entry[1]._replace(levels=tuple(sorted(levels_of(tensor))))
+
+    def is_zero(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is known to hold nothing but zeros."""
+        made = self._zeros.get(id(tensor))
+        if made is not None and made() is tensor:
+            return True
+        # One number in host memory is looked at; elsewhere that would wait for the device.
+        return tensor.is_cpu and tensor.numel() == 1 and not bool(tensor)
 
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes of the last conv, linear or norm output of the same shape."""
         return self._latest.get(tensor.shape)
 
-    def remember(self, tensor: Tensor, axes: Axes, produced: bool) -> None:
-        """Remember the unit axes of a tensor, which a layer produced or another function moved."""
-        self._axes[id(tensor)] = (weakref.ref(tensor), axes)
-        if produced:
-            self._latest[tensor.shape] = axes
+    def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
+        """Remember where the units of a tensor come from: weights made them, or they were moved."""
+        self._known[id(tensor)] = (weakref.ref(tensor), descent)
+        if made and descent.axes is not None:
+            self._latest[tensor.shape] = descent.axes
+
+    def row(self, source: Tensor, out: Tensor) -> int | None:
+        """Return which row of stacked weights a view is, None if that cannot be told."""
+        if out._base is None or not source.stride(0):
+            return None
+        return (out.storage_offset() - source.storage_offset()) // source.stride(0)
+
+
+@contextmanager
+def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
+    """Have parameters tell their names for a while, where Dynamo traces and no table is read.
+
+    By plain tuples: whoever pickles a parameter meanwhile must not need this package to load it.
+    """
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    for weight, own in named.items():
+        setattr(weight, _WEIGHT, (False, own.order, own.name))
+    try:
+        yield
+    finally:
+        for weight in named:
+            if hasattr(weight, _WEIGHT):
+                delattr(weight, _WEIGHT)
+
+
+def _tensors(args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                if isinstance(item, Tensor):
+                    yield item
+
+
+def _beside(weights: Descent) -> tuple[Producer, ...]:
+    """Return producers that join what others make, value by value."""
+    return tuple([own._replace(joined=True) for own in weights.producers])
+
+
+def _of_weights(weights: list[Descent]) -> Descent:
+    """Return the descent of what is computed from several weights."""
+    producers = weights[0].producers
+    for own in weights[1:]:
+        producers = joined(producers, own.producers)
+    members = next((own.members for own in weights if own.members is not None), None)
+    levels: tuple[int, ...] = ()
+    for own in weights:
+        levels = joined(levels, own.levels)
+    return Descent(None, producers, weight=True, members=members, levels=levels)
+
+
+def _like(data: list[tuple[Tensor, Descent]], out: Tensor) -> tuple[Tensor, Descent]:
+    """Return the argument that the result takes after.
+
+    One with a unit axis and the result's own shape, else the first that has a unit axis, else one
+    that is known to have none.
+    """
+    best = data[0]
+    for tensor, known in data:
+        if known.axes and tensor.shape == out.shape:
+            return tensor, known
+        if known.axes and not best[1].axes:
+            best = (tensor, known)
+    return best
+
+
+def _joining(
+    function: Callable[..., Any], rule: _Rule, data: list[tuple[Tensor, Descent]]
+) -> list[Descent]:
+    """Return the descents of those arguments whose units come together in the result."""
+    if rule.moves and function not in JOINS:
+        return [data[0][1]]  # an index, or a shape to take after
+    joining = [known for _, known in data if known.axes and known.gate != ZERO]
+    return joining or [data[0][1]]
+
+
+def _moved(
+    function: Callable[..., Any],
+    descent: Descent,
+    known: Descent,
+    source: Tensor,
+    args: Args,
+    out: Tensor,
+    piece: int | None,
+) -> Descent:
+    """Return a descent whose tensor was cut or moved: a part of the units, or of the samples."""
+    if function in JOINS:
+        return descent
+    if (
+        descent.members is not None
+        and out.shape[: descent.members.rows.ndim] != (source.shape[: descent.members.rows.ndim])
+    ):
+        descent = descent._replace(members=None)
+    units = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
+    left = torch.Size([out.shape[axis] for axis in descent.axes or ()]).numel()
+    if function in PIECES or function in CHOICES:
+        if left < units:
+            part = str(piece) if piece is not None else _place(args)
+            return descent._replace(producers=part_of(descent.producers, part))
+        if out.numel() < source.numel():
+            # Other samples or positions of the same units: what is activated of these from now on
+            # says nothing of the others.
+            return descent._replace(calls=tuple([list(calls) for calls in descent.calls]))
+    return descent
+
+
+def _place(args: Args) -> str:
+    """Say which part an index chooses."""
+    words = []
+    for item in args[1] if isinstance(args[1], tuple) else args[1:]:
+        if isinstance(item, slice):
+            words.append(f"{item.start or 0}_{'' if item.stop is None else item.stop}")
+        elif isinstance(item, int) and not isinstance(item, bool):
+            words.append(str(item))
+    return "_".join(word for word in words if word != "0_") or "some"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+from torch import Tensor, nn
+
+from lightning_deadunits.observation.identity import Producer
+from lightning_deadunits.observation.layer_names import aliases
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_.-]")
-_CALL = re.compile(r"-\d+$")
+_LAYERS_OWN = {"weight", "bias", "weight_g", "weight_v", "weight_orig"}
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, str]:
@@ -42,14 +45,44 @@ def _unwrapped(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
-def called(base: str, earlier_calls: int) -> str:
-    """Name one call of a layer: the second and later ones get a suffix.
+def weights_of(names: Mapping[nn.Module, str]) -> dict[Tensor, Producer]:
+    """Return every parameter with the name of what it makes units for.
 
-    Example:
-        >>> called("layer1.0.relu", 0), called("layer1.0.relu", 1)
-        ('layer1.0.relu', 'layer1.0.relu-2')
+    That is its module where the parameters of a module make one set of units (torch's own layers,
+    and those that call it `weight` or `bias`), however they are parametrised; else its own name.
+
+    Args:
+        names: The modules by name, see :func:`module_names`.
     """
-    return base if earlier_calls == 0 else f"{base}-{earlier_calls + 1}"
+    found: dict[Tensor, Producer] = {}
+    places: dict[str, int] = {}
+
+    def note(weight: Tensor, name: str) -> None:
+        if weight not in found:
+            found[weight] = Producer(False, places.setdefault(name, len(places)), name)
+
+    for module, path in names.items():
+        home, parametrised, which = path.partition(".parametrizations.")
+        layer = type(module).__module__.startswith("torch.nn.modules.")
+        for own, parameter in module._parameters.items():
+            name = which.partition(".")[0] if parametrised else own
+            whole = home and (layer or name in _LAYERS_OWN)
+            if parameter is not None:
+                note(parameter, home if whole else clean(f"{home}.{name}".lstrip(".")))
+        for name, weight in _kept_apart(module):
+            note(weight, clean(f"{home}.{name}".lstrip(".")))
+    return found
+
+
+def _kept_apart(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights in plain containers, such as an ensemble's from ``stack_module_state``."""
+    for name, value in vars(module).items():
+        if name[0] == "_" or not isinstance(value, (dict, list, tuple)):
+            continue
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, Tensor) and item.is_leaf and item.requires_grad:
+                yield f"{name}.{key}".removesuffix(".weight").removesuffix(".bias"), item
 
 
 def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, ...] | None:
@@ -69,12 +102,13 @@ def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, 
     return patterns
 
 
+def selects(key: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+    """Tell whether a layer is to be tracked, whichever of its names a pattern is about."""
+    names = aliases(key)
+    wanted = layers is None or any(matches(name, pattern) for name in names for pattern in layers)
+    return wanted and not any(matches(n, pattern) for n in names for pattern in exclude or ())
+
+
 def matches(name: str, pattern: str) -> bool:
-    """Tell whether a pattern selects a layer; one for a layer selects its later calls too."""
-    return fnmatchcase(name, pattern) or fnmatchcase(_CALL.sub("", name), pattern)
-
-
-def selects(name: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
-    """Tell whether a layer is to be tracked."""
-    wanted = layers is None or any(matches(name, pattern) for pattern in layers)
-    return wanted and not any(matches(name, pattern) for pattern in exclude or ())
+    """Tell whether a pattern is about a name."""
+    return fnmatchcase(name, pattern)

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lightning_deadunits.counting import count_columns, count_values, is_captured
 from lightning_deadunits.observation.activations import KINDS, zero_atol
 from lightning_deadunits.observation.compiled import room_for_graphs
+from lightning_deadunits.observation.identity import read_key
+from lightning_deadunits.observation.members import COMPILED_MEMBERS, by_member
 from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.site import Site
@@ -21,12 +23,27 @@ from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
 from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
+from lightning_deadunits.observation.transforms import (
+    COMPILED_TRANSFORM,
+    is_mapped,
+    is_wrapped,
+    outside_of_transforms,
+    unwrapped,
+)
+
+
+def _changes(before: LayerCounts, now: LayerCounts) -> str:
+    return f"its number of units changes ({before.zeros.numel()}, then {now.zeros.numel()})"
 
 
 def uncountable(activation: Tensor) -> str | None:
     """Return why an activation cannot be counted here, None if it can."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(activation):
-        return "it runs inside a torch.func transform, whose values belong to many models at once"
+    if is_wrapped(activation):
+        return (
+            "it runs inside a torch.func transform, and nothing tells whether that is mapped over "
+            "stacked weights, whose units are others, or over samples; make the weights parameters "
+            "of the model"
+        )
     if activation.is_meta:
         return "its activation is on the meta device, which has no values"
     if is_captured(activation):
@@ -144,22 +161,30 @@ class Observer(SiteMode):
             if known is None:
                 self._counts[name] = count
             elif known.zeros.shape != count.zeros.shape:
-                before, now = known.zeros.numel(), count.zeros.numel()
-                self.unjudged[name] = f"its number of units changes ({before}, then {now})"
+                self.unjudged[name] = _changes(known, count)
             else:
                 self._counts[name] = known.plus(count)
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
         if torch.compiler.is_compiling():
-            self._count(site, output.detach(), self.padding())
+            if is_mapped(output):
+                self.unjudged[site.name] = COMPILED_TRANSFORM
+            elif site.members is not None:
+                self.unjudged[site.name] = COMPILED_MEMBERS
+            else:
+                self._count(site, output.detach(), self.padding())
             return output
         try:
             split = self._split and site.assumed  # what made it was a DTensor
             if not (split or self._paddings) and self._postpone(site, output):
                 return output
             refusal = REASON if split else uncountable(output)
-            if refusal is None:
+            if is_wrapped(output) and site.levels is not None:
+                values, dims = unwrapped(output, site.unit_dims, site.levels)
+                with outside_of_transforms():
+                    self._count(site._replace(unit_dims=dims), values.detach(), None)
+            elif refusal is None:
                 self._count(site, output.detach(), self.padding())
             else:
                 self.unjudged[site.name] = refusal
@@ -170,11 +195,24 @@ class Observer(SiteMode):
     def _postpone(self, site: Site, output: Tensor) -> bool:
         """Leave to the end of the pass what need not be done in the middle of it."""
         atol = self._atols[site.kind]
-        columns = count_columns(output, site.unit_dims, atol)
+        columns = None if site.members else count_columns(output, site.unit_dims, atol)
         if columns is None:
             return False
-        self._pending[site.name] = Pending(site, columns)
+        self._hold(site.name, Pending(site, columns))
         return True
+
+    def _hold(self, name: str, count: LayerCounts | Pending) -> None:
+        """Keep what one call has shown until the pass ends; a layer may be called again in it."""
+        if name in self._pending:
+            known, fresh = (
+                each.counts() if isinstance(each, Pending) else each
+                for each in (self._pending[name], count)
+            )
+            if known.zeros.shape != fresh.zeros.shape:
+                self.unjudged[name] = _changes(known, fresh)
+                return
+            count = known.plus(fresh)
+        self._pending[name] = count
 
     def _count(self, site: Site, values: Tensor, padding: Padding | None) -> None:
         padded = padded_values(padding, values)
@@ -183,20 +221,23 @@ class Observer(SiteMode):
             values, dims = dense(values, dims)
         if padded is not None:
             values = values.masked_fill(padded, torch.nan)
+        if site.members is not None:
+            for name, count in by_member(site, values, dims, self._atols[site.kind]):
+                self._hold(name, count)
+            return
         zeros, nonfinite = count_values(values, dims, self._atols[site.kind])
         seen: int | Tensor = values.numel() // max(1, zeros.numel())
         if padded is not None:
             hidden = padded.sum()
             nonfinite, seen = nonfinite - hidden * zeros.numel(), seen - hidden
-        self._pending[site.name] = LayerCounts(
-            zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed
-        )
+        counts = LayerCounts(zeros, nonfinite, seen, site.unit_dims[0], site.kind, site.assumed)
+        self._hold(site.name, counts)
 
     def _give_up(self, name: str, error: Exception) -> None:
         if name not in self.unjudged:
             warnings.warn(
-                f"Layer {name!r} cannot be observed, its units are not judged; the model is not "
-                f"affected.\n{''.join(traceback.format_exception(error))}",
+                f"Layer {read_key(name).base!r} cannot be observed, its units are not judged; the "
+                f"model is not affected.\n{''.join(traceback.format_exception(error))}",
                 stacklevel=2,
             )
         self.unjudged[name] = f"{type(error).__name__}: {error}"

@@ -1,7 +1,8 @@
-"""Tells what a module of unknown class does, by trying it: is it an elementwise activation?
+"""Tells what a module of unknown class does, by trying it: is it an activation?
 
 ``transformers`` writes GELU in six ways, four of them from ``tanh`` and ``erf``; users write
-squared ReLUs. Their behaviour tells, their names do not.
+squared ReLUs, thresholds with a gradient of their own (JumpReLU), layers that keep the k largest
+(TopK, as in sparse autoencoders). Their behaviour tells, their names do not.
 """
 
 from __future__ import annotations
@@ -15,55 +16,88 @@ from lightning_deadunits.observation.activations import SMOOTH_ATOL, Kind
 
 _FAR = 30.0
 _NEAR = -4.0
+_UNITS = 8
+_MOST_UNITS = 4096
 
 
 def probed_kind(module: nn.Module) -> Kind | None:
     """Return what kind of activation a module turns out to be, None if it is none.
 
-    Only a leaf without parameters and buffers that is not torch's own is tried, on a shallow copy
-    in eval mode, without its hooks; the random state is as before. It is an activation if it works
-    on each value alone and tends to zero for very negative ones, but not for all.
+    Only a leaf that is not torch's own, has no buffers and at most one parameter value per unit is
+    tried, on a shallow copy in eval mode, without its hooks; the random state is as before. It is
+    an activation if it works on each value alone and tends to zero for very negative ones, but not
+    for all; or if it passes some of the largest values on as they are, and nothing else.
 
     Args:
         module: Any module.
     """
-    if type(module).__module__.startswith(("torch.", "torchmetrics.")) or _has_parts(module):
+    units = _units_of(module)
+    if units is None or type(module).__module__.startswith(("torch.", "torchmetrics.")):
         return None
-    values = torch.cat([torch.linspace(-100, -_FAR, 8), torch.linspace(-8, 8, 17), torch.ones(7)])
     try:
-        result, mixed = _try(module, values.view(4, 8)), _try(module, values.flip(0).view(4, 8))
+        return _elementwise(module, units) or _keeps_largest(module, units)
     except Exception:  # whatever it wants as input, an activation takes a plain tensor
         return None
-    if (
-        result is None
-        or mixed is None
-        or not torch.equal(mixed.flatten().flip(0), result.flatten())
-    ):
+
+
+def _units_of(module: nn.Module) -> int | None:
+    """Return for how many units a module has parameters: 0 for any number, None if no leaf."""
+    if next(module.children(), None) is not None or next(module.buffers(), None) is not None:
         return None
-    return _kind_of(result.flatten(), values)
+    sizes = {parameter.numel() for parameter in module.parameters()} - {1}
+    shaped = all(parameter.ndim <= 1 for parameter in module.parameters())
+    if not shaped or len(sizes) > 1:
+        return None
+    return sizes.pop() if sizes else 0
 
 
-def _has_parts(module: nn.Module) -> bool:
-    parts = (module.children(), module.parameters(), module.buffers())
-    return any(next(part, None) is not None for part in parts)
-
-
-def _try(module: nn.Module, values: Tensor) -> Tensor | None:
-    clone = copy.copy(module)
-    clone.training = False
-    random_state = torch.get_rng_state()
-    try:
-        with torch.no_grad():
-            result = clone.forward(values.clone())
-    finally:
-        torch.set_rng_state(random_state)
-    same = isinstance(result, Tensor) and result.shape == values.shape
-    return result if same and result.isfinite().all() else None
-
-
-def _kind_of(result: Tensor, values: Tensor) -> Kind | None:
+def _elementwise(module: nn.Module, units: int) -> Kind | None:
+    """Return the kind of a module that works on each value alone."""
+    column = torch.cat([torch.linspace(-100, -_FAR, 8), torch.linspace(-8, 8, 17), torch.ones(7)])
+    values = column.view(4, 8) if not units else column.unsqueeze(1).repeat(1, units)
+    result, mixed = _try(module, values), _try(module, values.flip(0))
+    if result is None or mixed is None or not torch.equal(mixed.flip(0), result):
+        return None
+    shifted = values.clone()
+    shifted[:, 0] = shifted[:, 0].flip(0)
+    beside = _try(module, shifted)
+    if beside is None or not torch.equal(beside[:, 1:], result[:, 1:]):
+        return None  # what one unit is says something of the others
     at_rest = result[values <= -_FAR].abs().max()
     if result.abs().max() <= SMOOTH_ATOL or at_rest > SMOOTH_ATOL:
         return None
     # Far out GELU underflows to zero, too; at -4 only what is exactly zero is.
     return "exact" if (result[values <= _NEAR] == 0).all() else "smooth"
+
+
+def _keeps_largest(module: nn.Module, units: int) -> Kind | None:
+    """Return ``exact`` for a module that passes some positive values on and drops others."""
+    width = units or _UNITS
+    while width <= max(units, _MOST_UNITS):
+        values = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
+        try:
+            result = _try(module, values)
+        except RuntimeError:  # it keeps more than there are
+            result = None
+        if result is not None and not torch.equal(result, values):
+            passed = (result == values) | (result == 0)
+            dropped = (result == 0) & (values > 0)
+            kept = bool(passed.all()) and bool(dropped.any()) and bool((result > 0).any())
+            return "exact" if kept else None
+        width *= 8
+    return None
+
+
+def _try(module: nn.Module, values: Tensor) -> Tensor | None:
+    clone = copy.copy(module)
+    clone.training = False
+    like = next(module.parameters(), values)
+    given = values.to(like.device, like.dtype)
+    random_state = torch.get_rng_state()
+    try:
+        with torch.no_grad():
+            result = clone.forward(given.clone())
+    finally:
+        torch.set_rng_state(random_state)
+    same = isinstance(result, Tensor) and result.shape == values.shape
+    return result.to("cpu", values.dtype) if same and result.isfinite().all() else None

@@ -1,15 +1,39 @@
-"""Where units are made: the unit axes of what a convolution, linear layer or norm returns."""
+"""Where units are made: the unit axes of what a convolution, linear layer or norm returns.
+
+And by which of their arguments. A stack of weights ``(E, in, out)`` makes E x out units, as in
+ensembles, vectorised critics and batched experts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, KnownAxes, Kwargs, Producer
+from lightning_deadunits.observation.axes import Args, Axes, KnownAxes, Kwargs, MakerAxes
+from lightning_deadunits.observation.identity import Members
+
+
+class Maker(NamedTuple):
+    """A function that makes units.
+
+    Attributes:
+        axes: Tells their axes.
+        weights: Returns the arguments that may be the weights.
+        mixes: Whether it sums over what it reads, so that what came before makes nothing of it.
+        grouped: Returns which of several stacked weights made each row, where an argument tells.
+    """
+
+    axes: MakerAxes
+    weights: Callable[[Args, Kwargs], list[Tensor]]
+    mixes: bool = True
+    grouped: Callable[[Args, Kwargs], Members | None] | None = None
+
+
+# --- which axes -----------------------------------------------------------------------------------
 
 
 def _last(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -20,7 +44,7 @@ def _second(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     return (1,) if out.ndim > 1 else None
 
 
-def _before_space(spatial: int) -> Producer:
+def _before_space(spatial: int) -> MakerAxes:
     """A convolution's channels stand right before its spatial axes, batched or not."""
 
     def channels(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -42,22 +66,36 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
         return None
     left, right = operands[-2:]
     of_left, of_right = known.axes(left), known.axes(right)
-    if not of_left and of_right and right.ndim - 1 in of_right:
+    if not of_left and of_right and right.ndim - 1 in of_right and not known.is_weight(right):
         # The left one mixes rows only (a graph's neighbours): the features stay what they are.
         shift = out.ndim - right.ndim
         return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
-    if isinstance(right, nn.Parameter) or (of_right is None and not isinstance(left, nn.Parameter)):
-        return (out.ndim - 1,)
-    if isinstance(left, nn.Parameter) or of_left is None:
-        return (max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1,)
+    if known.is_weight(right) or (of_right is None and not known.is_weight(left)):
+        return (*_stacked(known, right, out), out.ndim - 1)
+    if known.is_weight(left) or of_left is None:
+        own = max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1
+        return (*_stacked(known, left, out), own)
     assert of_right is not None
     batch = {axis + out.ndim - left.ndim for axis in of_left if axis < left.ndim - 1}
     batch |= {axis + out.ndim - right.ndim for axis in of_right if axis != right.ndim - 2}
     return tuple(sorted(axis for axis in batch if 0 <= axis < out.ndim))
 
 
+def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
+    """Return the axes of a product that tell its stacked weights apart."""
+    own = known.descent(weight)
+    if weight.ndim < 3 or own is None or not own.weight or own.members is not None:
+        return ()  # with members each row has one of them, and none has all
+    shift = out.ndim - weight.ndim
+    return tuple(
+        axis + shift
+        for axis in range(weight.ndim - 2)
+        if weight.shape[axis] > 1 and weight.stride(axis) and axis + shift >= 0
+    )
+
+
 def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
-    """Letters that only a weight brings, or that index units already, index the units."""
+    """Letters that a weight brings, or that index units already, index the units."""
     if not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
         return None
     inputs, result = args[0].replace(" ", "").split("->")
@@ -65,13 +103,20 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     data: set[str] = set()
     units: set[str] = set()
     for letters, operand in zip(inputs.split(","), operands, strict=True):
-        axes = None if isinstance(operand, nn.Parameter) else known.axes(operand)
+        own = known.descent(operand)
+        if own is not None and own.weight:
+            rows = 0 if own.members is None else own.members.rows.ndim
+            data |= set(letters[:rows])
+            sizes = zip(letters[rows:], operand.shape[rows:], strict=True)
+            units |= {letter for letter, size in sizes if size > 1}
+            continue
+        axes = known.axes(operand)
         if axes is not None:
             data |= set(letters)
             units |= {letters[axis] for axis in axes}
     if not data:
         given = zip(inputs.split(","), operands, strict=True)
-        data = set(next((ls for ls, o in given if not isinstance(o, nn.Parameter)), ""))
+        data = set(next((ls for ls, o in given if not known.is_weight(o)), ""))
     fresh = units | (set(result) - data)
     return tuple(index for index, letter in enumerate(result) if letter in fresh)
 
@@ -81,25 +126,89 @@ def _of_value(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes
     return known.axes(args[2] if len(args) > 2 else kwargs["value"])
 
 
-PRODUCERS: dict[Callable[..., Any], Producer] = {
-    **dict.fromkeys((F.linear, F.bilinear, F.embedding, F.embedding_bag), _last),
-    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _last),
-    **dict.fromkeys((torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell), _last),
-    **dict.fromkeys((torch.rnn_relu_cell, F.multi_head_attention_forward), _last),
-    **dict.fromkeys((F.conv1d, F.conv_transpose1d), _before_space(1)),
-    **dict.fromkeys((F.conv2d, F.conv_transpose2d), _before_space(2)),
-    **dict.fromkeys((F.conv3d, F.conv_transpose3d), _before_space(3)),
-    **dict.fromkeys((F.batch_norm, F.instance_norm, F.group_norm), _second),
-    **dict.fromkeys((torch.batch_norm, torch.instance_norm, torch.group_norm), _second),
-    **dict.fromkeys((F.layer_norm, F.rms_norm, torch.layer_norm), _normalised),
-    **dict.fromkeys(
-        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm), _product
-    ),
-    **dict.fromkeys(
-        (torch.bmm, Tensor.bmm, Tensor.__rmatmul__, torch.addmm, Tensor.addmm), _product
-    ),
-    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _product),
-    torch.einsum: _einsum,
-    F.unfold: _second,
-    F.scaled_dot_product_attention: _of_value,
+# --- by which weights -----------------------------------------------------------------------------
+
+
+def _flat(values: Iterable[Any]) -> list[Tensor]:
+    found = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += [item for item in value if isinstance(item, Tensor)]
+    return found
+
+
+def _all(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    return _flat((*args, *kwargs.values()))
+
+
+def _product_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """``addmm(bias, left, right)``: what is added stands last."""
+    given = _all(args, kwargs)
+    return [*given[1:], *given[:1]]
+
+
+def _after_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """``f(input, weight, bias)``: a parameter as the input makes nothing."""
+    return _flat((*args[1:], *(value for name, value in kwargs.items() if name != "input")))
+
+
+def _value(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    return _flat((args[2] if len(args) > 2 else kwargs["value"],))
+
+
+def _groups(args: Args, kwargs: Kwargs) -> Members | None:
+    """``grouped_mm(rows, (E, in, out), offs)``: the rows of each weight end where it says."""
+    ends = kwargs.get("offs", args[2] if len(args) > 2 else None)
+    weight = kwargs.get("mat_b", kwargs.get("mat2", args[1] if len(args) > 1 else None))
+    if not isinstance(ends, Tensor) or not isinstance(weight, Tensor) or weight.ndim != 3:
+        return None
+    return Members(weight.shape[0], ends, ends=True)
+
+
+_GROUPED = tuple(
+    getattr(home, name)
+    for home, name in ((F, "grouped_mm"), (torch, "_grouped_mm"), (torch, "grouped_mm"))
+    if hasattr(home, name)
+)
+
+_LINEAR = (F.linear, F.embedding, F.embedding_bag, F.bilinear)
+_RECURRENT = (
+    *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell),
+    *(torch.rnn_tanh_cell, torch.rnn_relu_cell, F.multi_head_attention_forward),
+)
+_CONVOLUTIONS = {
+    1: (F.conv1d, F.conv_transpose1d),
+    2: (F.conv2d, F.conv_transpose2d),
+    3: (F.conv3d, F.conv_transpose3d),
 }
+_CHANNEL_NORMS = (
+    *(F.batch_norm, F.instance_norm, F.group_norm),
+    *(torch.batch_norm, torch.instance_norm, torch.group_norm),
+)
+_LAYER_NORMS = (F.layer_norm, F.rms_norm, torch.layer_norm)
+_PRODUCTS = (
+    *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
+    *(Tensor.__rmatmul__, torch.mv, Tensor.mv),
+)
+_SUMS_OF_PRODUCTS = (torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
+
+PRODUCERS: dict[Callable[..., Any], Maker] = {
+    **dict.fromkeys(_LINEAR, Maker(_last, _after_first)),
+    **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
+    **{
+        function: Maker(_before_space(spatial), _after_first)
+        for spatial, functions in _CONVOLUTIONS.items()
+        for function in functions
+    },
+    **dict.fromkeys(_CHANNEL_NORMS, Maker(_second, _after_first, mixes=False)),
+    **dict.fromkeys(_LAYER_NORMS, Maker(_normalised, _after_first, mixes=False)),
+    **dict.fromkeys(_PRODUCTS, Maker(_product, _all)),
+    **dict.fromkeys(_SUMS_OF_PRODUCTS, Maker(_product, _product_first)),
+    **dict.fromkeys(_GROUPED, Maker(_last, _after_first, grouped=_groups)),
+    torch.einsum: Maker(_einsum, _all),
+    F.unfold: Maker(_second, _all),
+    F.scaled_dot_product_attention: Maker(_of_value, _value),
+}
+"""Functions that make units."""

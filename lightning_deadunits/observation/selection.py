@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from lightning_deadunits.observation.activations import FUNCTION_NAMES
-from lightning_deadunits.observation.names import matches, module_names
+from lightning_deadunits.observation.gates import GATES
+from lightning_deadunits.observation.layer_names import aliases, names_of
+from lightning_deadunits.observation.names import matches, module_names, weights_of
 
 _LISTED = 40
 
@@ -42,8 +44,8 @@ def check_found(
     """Raise unless there are layers, and every pattern matches one of them.
 
     Args:
-        found: Names of all the layers that ran, those included that no pattern selects.
-        never_zero: Names of the activations that ran and are never zero at rest.
+        found: Keys of all the layers that ran, those included that no pattern selects.
+        never_zero: Keys of the activations that ran and are never zero at rest.
         layers: Patterns of the layers to track.
         exclude: Patterns of the layers not to track.
 
@@ -53,18 +55,18 @@ def check_found(
     names, smooth = list(found), list(never_zero)
     for argument, patterns in (("layers", layers), ("exclude", exclude)):
         for pattern in patterns or ():
-            if any(matches(name, pattern) for name in names):
+            if any(matches(name, pattern) for key in names for name in aliases(key)):
                 continue
-            if any(matches(name, pattern) for name in smooth):
+            if any(matches(name, pattern) for key in smooth for name in aliases(key)):
                 if argument == "exclude":
                     continue
                 raise SelectionError(
-                    f"Expected an `atol` for {pattern!r}: {listed(smooth)} are never exactly zero "
-                    f"at rest, so it must be said what counts as zero."
+                    f"Expected an `atol` for {pattern!r}: {listed(names_of(smooth))} are never "
+                    f"exactly zero at rest, so it must be said what counts as zero."
                 )
             raise SelectionError(
                 f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
-                f"matches none. Layers there are: {listed(names)}."
+                f"matches none. Layers there are: {listed(names_of(names))}."
             )
     if not names:
         raise SelectionError(
@@ -85,20 +87,38 @@ def check_possible(
     if layers is None and exclude is None:
         return
     modules = list(dict.fromkeys(module_names(model).values()))
-    functions = sorted(set(FUNCTION_NAMES.values()))
+    functions = sorted({*FUNCTION_NAMES.values(), *GATES.values()})
     possible = [f"{module}.{name}".lstrip(".") for module in modules for name in functions]
+    producers = {producer.name for producer in weights_of(module_names(model)).values()}
     for argument, patterns in (("layers", layers), ("exclude", exclude)):
         for pattern in patterns or ():
-            # What is called several times a pass has several layers: `relu`, `relu-2`, ...
-            patterns_of_calls = (pattern, re.sub(r"-\d+$", "", pattern))
             if not any(
-                matches(name, each) for name in (*modules, *possible) for each in patterns_of_calls
+                any(matches(name, base) for name in (*modules, *possible))
+                for base in _bases(pattern, producers)
             ):
                 raise SelectionError(
                     f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
                     f"can match none. Modules there are: {listed(modules)}; a functional call is "
                     f"named after its module and the function, as in 'block.relu'."
                 )
+
+
+def _bases(pattern: str, producers: Iterable[str]) -> Iterator[str]:
+    """Yield what may be the activation's part of a pattern: ``relu`` of ``relu.bn1-neg``."""
+    plain = pattern.partition("-")[0]
+    yield from (pattern, plain)
+    words = plain.split(".")
+    for cut in range(1, len(words)):
+        behind = ".".join(words[cut:])
+        if any(fnmatchcase(f".{name}", f"*.{behind}") or _is_row(name, behind)
+               for name in producers):  # fmt: skip
+            yield ".".join(words[:cut])
+
+
+def _is_row(name: str, behind: str) -> bool:
+    """Tell whether a name is that of one of several stacked weights: ``w.3`` of ``w``."""
+    stem, _, row = behind.rpartition(".")
+    return bool(stem) and row.isdigit() and fnmatchcase(f".{name}", f"*.{stem}")
 
 
 def listed(names: Sequence[str]) -> str:

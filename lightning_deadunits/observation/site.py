@@ -1,4 +1,4 @@
-"""What an activation site is: its name, its kind, which axes are the units."""
+"""What an activation site is: its layer, its kind, which axes are the units."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ from typing import NamedTuple
 
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.identity import Members
 
 
 class Site(NamedTuple):
-    """One activation call of a forward pass.
+    """One activation call of a forward pass; several calls may be of one layer.
 
     Attributes:
-        name: Qualified name of the layer, with a suffix from the second call on.
+        name: Key of the layer, see :mod:`identity`; :class:`LayerNames` gives it its name.
         kind: Whether its units can be zero at rest.
-        unit_dims: Axes that index the units; more than one after a head split.
+        unit_dims: Axes that index the units: several of them after a head split, or where stacked
+            weights make members x features.
         assumed: True if nothing told which axis it is, and convention was followed.
+        members: Which of several stacked weights made each row; each is a layer of its own.
+        levels: Levels of ``torch.vmap`` that hide an axis of the units, None if nothing tells.
     """
 
     name: str
     kind: Kind
     unit_dims: Axes
     assumed: bool
+    members: Members | None = None
+    levels: tuple[int, ...] | None = None

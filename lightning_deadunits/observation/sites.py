@@ -9,7 +9,7 @@ afterwards. Only names need hooks, which are there for as long as ``watching`` l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -30,9 +30,11 @@ from lightning_deadunits.observation.activations import (
 )
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
+from lightning_deadunits.observation.gates import GATES, is_gated
 from lightning_deadunits.observation.hooks import ModuleHooks
-from lightning_deadunits.observation.lineage import EagerLineage, Lineage
-from lightning_deadunits.observation.names import called, module_names, selects
+from lightning_deadunits.observation.identity import Descent, key_of, numbered, read_key
+from lightning_deadunits.observation.lineage import EagerLineage, Lineage, mark_weights
+from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
@@ -69,8 +71,11 @@ class SiteMode(TorchFunctionMode):
         self.unjudged: dict[str, str] = {}
         self._frames: Stack = []
         self._paddings: list[Padding] = []
+        self._sources: list[Any] = []
+        self._selected: dict[str, bool] = {}
         self._calls: dict[str, int] = {}
         self._ran: dict[str, Kind] = {}
+        self._marked = ExitStack()
         self._hooks: dict[nn.Module, ModuleHooks] = {}
         self._hooked: dict[nn.Module, str] = {}
 
@@ -96,6 +101,7 @@ class SiteMode(TorchFunctionMode):
         self.lineage.forget()
         self._frames.clear()
         self._paddings.clear()
+        self._sources.clear()
         self._calls.clear()
 
     def __torch_function__(
@@ -114,48 +120,95 @@ class SiteMode(TorchFunctionMode):
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
         if func in FUNCTION_NAMES:
             return self._activation(func, args, kwargs, out)
+        if func in GATES and self._is_gated(func, args, kwargs, out):
+            return self._activation(func, args, kwargs, out, gated=True)
         return self.on_call(func, args, kwargs, out)
 
+    def _is_gated(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> bool:
+        if torch.compiler.is_compiling():
+            return is_gated(self._traced_lineage, function, args, kwargs, out)
+        try:
+            return is_gated(self.lineage, function, args, kwargs, out)
+        except Exception:  # an unforeseen signature
+            return False
+
     def _activation(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
+        self,
+        function: Callable[..., Any],
+        args: Args,
+        kwargs: Kwargs,
+        out: Any,
+        gated: bool = False,
     ) -> Any:
         frame = self._frames[-1] if self._frames else ROOT
-        kind = function_kind(function, args, kwargs)
+        kind: Kind | None = "exact" if gated else function_kind(function, args, kwargs)
         if kind is None or frame.whole or frame.silent:
             return self.on_call(function, args, kwargs, out)
+        name = GATES[function] if gated else FUNCTION_NAMES[function]
         if frame.kind is not None:
-            return self._site(frame.name, frame.kind, out, certain=True)
-        name = FUNCTION_NAMES[function]
+            return self._site(frame.name, frame.kind, out, out, name, certain=True)
         base = f"{frame.name}.{name}" if frame.name else name
-        return self._site(base, kind, out, certain=function not in BOUNDED)
+        return self._site(base, kind, out, out, name, certain=function not in BOUNDED)
 
-    def _site(self, base: str, kind: Kind, output: Any, certain: bool) -> Any:
-        if kind == "never" and not self.never_zero:
-            self._ran[base] = kind
-            return output
+    def _site(
+        self, base: str, kind: Kind, output: Any, source: Any, way: str, certain: bool
+    ) -> Any:
+        """Receive an activation.
+
+        Args:
+            base: The activation's name.
+            kind: Its kind.
+            output: What it returned.
+            source: What has the descent of its units: the same, or what a module was given.
+            way: What its units have passed now.
+            certain: Whether it is an activation wherever it is called.
+        """
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
-        axes, assumed = self._unit_axes(output)
-        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
-        if not axes or (assumed and (not certain or output.ndim == 1)):
-            return output
-        earlier = self._calls.get(base, 0)
-        self._calls[base] = earlier + 1
-        name = called(base, earlier)
-        while name in self._ran:  # a module may bear the very name of another one's later call
-            earlier += 1
-            name = called(base, earlier)
-        self._ran[name] = kind
-        if not (self._all or torch.compiler.is_compiling() or self._selects(name)):
-            return output
-        return self.on_site(Site(name, kind, axes, assumed), output)
-
-    def _selects(self, name: str) -> bool:
-        return selects(name, self.layers, self.exclude)
-
-    def _unit_axes(self, output: Tensor) -> tuple[Axes | None, bool]:
         lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
-        known = lineage.axes(output)
+        descent = lineage.descent(output)
+        if descent is None and source is not output and _alike(source, output):
+            descent = lineage.descent(source)  # of what a kernel of one's own returned
+        if descent is not None and (descent.weight or descent.axes is None):
+            descent = None
+        axes, assumed = self._unit_axes(lineage, descent, output)
+        key = key_of(base, descent)
+        if kind == "never" and not self.never_zero:
+            self._ran[key] = kind
+        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
+        elif axes and not (assumed and (not certain or output.ndim == 1)):
+            key = numbered(key, self._number(key, descent))
+            self._ran[key] = kind
+            if self._all or torch.compiler.is_compiling() or self._selects(key):
+                members = None if descent is None else descent.members
+                levels = None if descent is None or not descent.producers else descent.levels
+                output = self.on_site(Site(key, kind, axes, assumed, members, levels), output)
+        if descent is not None:
+            lineage.activated(descent, output, way)
+        return output
+
+    def _number(self, key: str, descent: Descent | None) -> int:
+        """Return which call of the same values it is, or of an activation of unknown descent."""
+        if descent is None or not descent.producers:
+            self._calls[key] = number = self._calls.get(key, 0) + 1
+            return number
+        if not descent.calls:
+            return 1
+        number = 1 + min([calls.count(key) for calls in descent.calls])
+        for calls in descent.calls:
+            calls.append(key)
+        return number
+
+    def _selects(self, key: str) -> bool:
+        chosen = self._selected.get(key)
+        if chosen is None:
+            chosen = self._selected[key] = selects(key, self.layers, self.exclude)
+        return chosen
+
+    def _unit_axes(
+        self, lineage: Lineage, descent: Descent | None, output: Tensor
+    ) -> tuple[Axes | None, bool]:
+        known = None if descent is None else descent.axes
         if known is None and not output.is_nested:  # which has no shape
             known = lineage.guess(output)
         if known is not None:
@@ -165,7 +218,8 @@ class SiteMode(TorchFunctionMode):
 
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""
-        return {name: why for name, why in self.expected.items() if name not in self.met}
+        ran = {read_key(key).base for key in self.met}
+        return {name: why for name, why in self.expected.items() if name not in ran}
 
     def padding(self) -> Padding | None:
         """Return which positions are padding inside the module that is running, if it was told."""
@@ -177,6 +231,9 @@ class SiteMode(TorchFunctionMode):
         """Let the modules of the model tell when they run."""
         names = module_names(self.model)
         self._drop_hooks(names)
+        self._marked.close()
+        self._marked.enter_context(mark_weights(named := weights_of(names)))
+        self.lineage.know_weights(named)
         for module, name in names.items():
             if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
                 self.expected.setdefault(name, "its hidden units are inside of a fused kernel")
@@ -200,6 +257,7 @@ class SiteMode(TorchFunctionMode):
     def detach(self) -> None:
         """Take every hook away again."""
         self.pause()
+        self._marked.close()
         self.start_pass()
 
     @contextmanager
@@ -227,16 +285,35 @@ class SiteMode(TorchFunctionMode):
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
-            teller = Teller(module, frame, self._frames, self._paddings, self._whole_output)
+            teller = Teller(
+                module, frame, self._frames, self._paddings, self._sources, self._whole_output
+            )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
 
-    def _whole_output(self, frame: Frame, output: Any) -> Any:
+    def _whole_output(self, frame: Frame, source: Any, output: Any) -> Any:
         assert frame.kind is not None
+        if isinstance(output, (tuple, list)):
+            return self._first_of_whole(frame, source, output)
         if torch.compiler.is_compiling():
-            return self._site(frame.name, frame.kind, output, certain=True)
+            return self._site(frame.name, frame.kind, output, source, "act", certain=True)
         # A hook runs while the mode is on: what counting calls is none of the model's functions.
         with torch._C.DisableTorchFunction():
-            return self._site(frame.name, frame.kind, output, certain=True)
+            return self._site(frame.name, frame.kind, output, source, "act", certain=True)
+
+    def _first_of_whole(self, frame: Frame, source: Any, output: Any) -> Any:
+        """Count the first tensor of what a module returns, as in an LSTM's or a spiking layer's."""
+        place = next((i for i, item in enumerate(output) if isinstance(item, Tensor)), None)
+        if place is None:
+            return output
+        first = self._whole_output(frame, source, output[place])
+        if first is output[place]:
+            return output
+        items = [*output[:place], first, *output[place + 1 :]]
+        return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def _alike(source: Any, output: Tensor) -> bool:
+    return isinstance(source, Tensor) and source.shape == output.shape
 
 
 keep_eager(SiteMode.__torch_function__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_deadunits.observation.activations import Kind, module_kind
@@ -80,8 +80,9 @@ class Teller:
         frame: What is told of it.
         stack: Where it is told.
         paddings: Where it is told what is padding, by a module that knows.
-        whole_output: Called with frame and output of a module whose output counts as a whole; what
-            it returns takes the output's place.
+        sources: Where it is told what a module was given whose output counts as a whole.
+        whole_output: Called with frame, input and output of such a module; what it returns takes
+            the output's place.
     """
 
     def __init__(
@@ -90,13 +91,15 @@ class Teller:
         frame: Frame,
         stack: Stack,
         paddings: Paddings,
-        whole_output: Callable[[Frame, Any], Any],
+        sources: list[Any],
+        whole_output: Callable[[Frame, Any, Any], Any],
     ) -> None:
         self._active = True
         self._frame = frame
         self._silent = frame._replace(kind=None, whole=False, silent=True)
         self._stack = stack
         self._paddings = paddings if reads_padding(module) else None
+        self._sources = sources if frame.whole else None
         self._whole_output = whole_output
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -107,6 +110,8 @@ class Teller:
         stack.append(self._silent if stack and stack[-1].silent else self._frame)
         if self._paddings is not None:
             self._paddings.append(padding_of(module, args, kwargs))
+        if self._sources is not None:
+            self._sources.append(args[0] if args and isinstance(args[0], Tensor) else None)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Pop the frame."""
@@ -114,8 +119,9 @@ class Teller:
             return None
         if self._paddings is not None:
             self._paddings.pop()
+        source = self._sources.pop() if self._sources is not None else None
         whole = self._stack.pop().whole
-        return self._whole_output(self._frame, output) if whole else None
+        return self._whole_output(self._frame, source, output) if whole else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _inert, ()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind, zero_atol
+from lightning_deadunits.observation.identity import read_key
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
 
@@ -38,7 +40,7 @@ _NONE: Mapping[str, str] = {}
 
 
 def layout_of(counts: Mapping[str, LayerCounts]) -> Layout:
-    """Return name and shape of every layer, in the order in which they first ran."""
+    """Return key and shape of every layer, in the order in which they first ran."""
     return {
         name: LayerShape(count.zeros.numel(), count.unit_dim, count.kind, count.assumed)
         for name, count in counts.items()
@@ -80,12 +82,16 @@ def pack(counts: Mapping[str, LayerCounts], layout: Layout, device: torch.device
 
 
 def unpack(
-    vector: Tensor, layout: Layout, dead_threshold: float, atol: float | None
+    vector: Tensor, layout: Layout, names: LayerNames, dead_threshold: float, atol: float | None
 ) -> dict[str, LayerReport]:
-    """Read a vector on the CPU back, as one report per layer."""
+    """Read a vector on the CPU back, as one report per layer, by name."""
     layers = {}
     start = 0
-    for name, shape in layout.items():
+    told_apart_by_order = {
+        call.base for call in map(read_key, layout) if call.number > 1 and not call.producers
+    }
+    for key, shape in layout.items():
+        name, call = names[key], read_key(key)
         zeros = vector[start : start + shape.num_units].clone()
         start += shape.num_units + 2
         layers[name] = LayerReport(
@@ -98,6 +104,8 @@ def unpack(
             atol=zero_atol(shape.kind, atol),
             nonfinite=int(vector[start - 2]),
             axis_assumed=shape.assumed,
+            made_by=call.producers,
+            order_assumed=not call.producers and call.base in told_apart_by_order,
         )
     return layers
 
@@ -131,11 +139,12 @@ class Agreement:
         self._own, self._everyone = own, everyone
 
     def terms(self) -> tuple[Layout, dict[str, str]]:
-        """Return the layers to sum, and those that cannot be judged with reasons."""
+        """Return the layers to sum, and those that cannot be judged with reasons, by key."""
         layout, reasons = merge(layers for layers, *_ in self._everyone)
+        ran = {read_key(key).base for key in layout}
         for _, unjudged, unseen, _ in self._everyone:
             reasons.update(unjudged)
-            reasons.update({name: why for name, why in unseen.items() if name not in layout})
+            reasons.update({name: why for name, why in unseen.items() if name not in ran})
         return {name: shape for name, shape in layout.items() if name not in reasons}, reasons
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,11 +184,12 @@ def report_of(
     reduce: Reduce = lambda vector: vector,
     failed: bool = False,
     agreement: Agreement | None = None,
+    names: LayerNames | None = None,
 ) -> DeadUnitsReport:
     """Sum the counts of all processes and judge every unit by the sums.
 
     Args:
-        counts: Counts of this process.
+        counts: Counts of this process, by the layers' keys.
         unjudged: Layers that this process could not judge, with reasons.
         unseen: Layers that this process has not seen, with reasons; another one may have.
         dead_threshold: Zero rate in (0, 1] from which on a unit is dead.
@@ -189,6 +199,8 @@ def report_of(
         reduce: Sums a tensor over all processes.
         failed: Whether this process has nothing to contribute, for it could not count.
         agreement: What the processes have agreed on before, kept up to date.
+        names: The names of layers that are known already, the same on every process; kept up to
+            date.
 
     Returns:
         The report, the same on every process.
@@ -197,6 +209,7 @@ def report_of(
         ProcessFailedError: On every process, if one has failed. Another error is this one's own.
     """
     agreement = Agreement() if agreement is None else agreement
+    names = LayerNames() if names is None else names
     own = (layout_of(counts), dict(unjudged), dict(unseen), failed)
     if device is None:
         device = next((count.zeros.device for count in counts.values()), torch.device("cpu"))
@@ -212,5 +225,9 @@ def report_of(
                 f"Counts of {failures} processes could not be summed."
             ) from error
         if not vector[-2]:
-            return DeadUnitsReport(unpack(vector, layout, dead_threshold, atol), reasons)
+            names.settle((*layout, *reasons))
+            return DeadUnitsReport(
+                unpack(vector, layout, names, dead_threshold, atol),
+                {names[key]: why for key, why in reasons.items()},
+            )
         agreement.renew(own, gather)

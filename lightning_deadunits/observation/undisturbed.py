@@ -48,6 +48,17 @@ def _restore(
     with torch.no_grad():
         for module, name, buffer, value in buffers:
             module._buffers[name] = buffer
-            # An uninitialised lazy buffer, or one that a forward replaced, has its own new shape.
-            if buffer is not None and value is not None and not torch.equal(buffer, value):
-                buffer.copy_(value)
+            if buffer is not None and value is not None and not _same(buffer, value):
+                _refill_(buffer, value)
+
+
+def _same(buffer: torch.Tensor, value: torch.Tensor) -> bool:
+    # Sparse ones cannot be compared, and one that was resized in place has no equal.
+    dense = buffer.layout == torch.strided
+    return dense and buffer.shape == value.shape and torch.equal(buffer, value)
+
+
+def _refill_(buffer: torch.Tensor, value: torch.Tensor) -> None:
+    if buffer.layout == torch.strided and buffer.shape != value.shape:
+        buffer.resize_(value.shape)
+    buffer.copy_(value)

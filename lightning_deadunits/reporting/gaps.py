@@ -25,6 +25,11 @@ def gaps(report: DeadUnitsReport) -> dict[str, str]:
             found[name] = (
                 f"nothing tells on which axis its units are; axis {layer.unit_dim} was assumed"
             )
+        elif layer.order_assumed:
+            found[name] = (
+                "nothing tells which weights make its units; its calls were told apart by their "
+                "order, which may be another one in another pass"
+            )
     return found
 
 

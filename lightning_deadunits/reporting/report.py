@@ -15,10 +15,11 @@ ALIVE = -1
 
 @dataclass(frozen=True, eq=False)
 class LayerReport:
-    """What one activation call did over a whole pass. All tensors are on the CPU.
+    """What the units of one layer did over a whole pass. All tensors are on the CPU.
 
     Attributes:
-        name: Qualified name of the layer, with a suffix from its second call on.
+        name: The activation's qualified name; where several sets of weights feed it, with the
+            name of what makes its units behind.
         num_units: Number of units U.
         unit_dim: Axis of the activation that indexes the units.
         observations: Values seen per unit, over batches, positions and processes.
@@ -30,6 +31,9 @@ class LayerReport:
         dead_since: Training step at which each unit was first seen dead, int64 of shape ``(U,)``,
             ``ALIVE`` (-1) for a unit that is not dead; None without a history.
         born_dead: Which units were never seen alive, bool of shape ``(U,)``; None without one.
+        made_by: Qualified names of the modules or parameters whose weights make its units, ``()``
+            if that cannot be told.
+        order_assumed: True if nothing tells its calls from those of another layer but their order.
     """
 
     name: str
@@ -43,6 +47,8 @@ class LayerReport:
     axis_assumed: bool = False
     dead_since: Tensor | None = None
     born_dead: Tensor | None = None
+    made_by: tuple[str, ...] = ()
+    order_assumed: bool = False
 
     @property
     def zero_rate(self) -> Tensor:

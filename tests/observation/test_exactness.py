@@ -236,22 +236,6 @@ def test_exported_models_are_written_in_operators_and_seen() -> None:
         assert mine.unit_dim == its.unit_dim
 
 
-def test_an_ensemble_under_vmap_is_refused_with_the_reason() -> None:
-    class Ensemble(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weights = nn.Parameter(torch.randn(3, 4, 5))
-            self.head = nn.Linear(4, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            member = lambda weight: torch.relu(x @ weight.mT)  # noqa: E731
-            return torch.relu(self.head(torch.vmap(member)(self.weights).mean(0)))
-
-    with pytest.warns(UserWarning, match="torch.func transform"):
-        report = find_dead_units(Ensemble(), [torch.randn(2, 5)])
-    assert list(report.layers) == ["relu-2"]
-
-
 def test_a_failure_of_ours_is_a_warning_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -95,8 +95,8 @@ def test_units_that_share_weights_are_known_only_together() -> None:
     net, known = Sum(), KnownTraces()
     kill(net.a, 3)
     kill(net.b, 3)
-    both = event(net, {"relu": [3], "relu-2": [3]}, known, 0)
-    assert both.reinitialised == {"relu": [3], "relu-2": [3]}
+    both = event(net, {"relu": [3], "relu.b": [3]}, known, 0)
+    assert both.reinitialised == {"relu": [3], "relu.b": [3]}
     # The other one lives, though on the example it is silent by a hair.
     kill(net.a, 3)
     with torch.no_grad():

@@ -74,7 +74,7 @@ def depthwise() -> nn.Module:
     return net
 
 
-@case("channel shuffle", accepted={"relu": [1, 6], "relu-2": [3]})
+@case("channel shuffle", accepted={"relu.bn": [1, 6], "relu.b": [3]})
 def channel_shuffle() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.a(x)))

@@ -22,7 +22,7 @@ def gated() -> nn.Module:
     return net
 
 
-@case("squeeze-excitation", accepted={"relu": [1], "relu-2": [0]})
+@case("squeeze-excitation", accepted={"relu.bn": [1], "relu.down": [0]})
 def squeeze_excitation() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.a(x)))
@@ -44,7 +44,7 @@ def squeeze_excitation() -> nn.Module:
 
 @case(
     "FiLM conditioning",
-    accepted={"relu": [1], "relu-2": [3]},
+    accepted={"relu.a": [1], "relu.b": [3]},
     example=lambda: (torch.randn(8, 3, 8, 8), torch.randn(8, 5)),
 )
 def film() -> nn.Module:
@@ -103,7 +103,7 @@ def wavenet() -> nn.Module:
     return net
 
 
-@case("bilinear", accepted={"relu": [1], "relu-2": [2]}, example=vectors)
+@case("bilinear", accepted={"relu.a": [1], "relu.b": [2]}, example=vectors)
 def bilinear() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.c(F.relu(self.b(F.relu(self.a(x)), x)))

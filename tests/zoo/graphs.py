@@ -42,7 +42,7 @@ def graph_sage() -> nn.Module:
     return net
 
 
-@case("messages along edges", accepted={"relu": [1], "relu-2": [4]}, example=edges)
+@case("messages along edges", accepted={"relu.a": [1], "relu.b": [4]}, example=edges)
 def message_passing() -> nn.Module:
     def forward(self: Any, x: Tensor, edge: Tensor) -> Tensor:
         message = F.relu(self.a(torch.cat([x[edge[0]], x[edge[1]]], 1)))
@@ -78,7 +78,7 @@ def graph_attention() -> nn.Module:
 
 @case(
     "points, then their maximum",
-    accepted={"relu": [2], "relu-2": [7], "relu-3": [0]},
+    accepted={"relu.a": [2], "relu.b": [7], "relu.c": [0]},
     example=sequences,
 )
 def pointnet() -> nn.Module:
@@ -96,7 +96,7 @@ def pointnet() -> nn.Module:
 
 @case(
     "masked positions",
-    accepted={"relu": [1], "relu-2": [2]},
+    accepted={"relu.a": [1], "relu.b": [2]},
     example=lambda: (torch.randn(8, 5, 12), torch.rand(8, 5) > 0.3),
 )
 def masked() -> nn.Module:

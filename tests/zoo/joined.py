@@ -12,7 +12,7 @@ from tests.zoo.case import case, kill
 from tests.zoo.parts import Net, conv
 
 
-@case("dense concat", accepted={"relu": [1], "relu-2": [5, 13], "relu-3": [2]})
+@case("dense concat", accepted={"relu.bn1": [1], "relu.bn2": [5, 13], "relu.bn3": [2]})
 def dense() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -36,7 +36,7 @@ def dense() -> nn.Module:
     return net
 
 
-@case("concat of activations", accepted={"relu": [1], "relu-2": [0, 3]})
+@case("concat of activations", accepted={"relu.a": [1], "relu.b": [0, 3]})
 def concat() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         both = torch.cat([F.relu(self.a(x)), x, F.relu(self.b(x))], 1)
@@ -48,7 +48,7 @@ def concat() -> nn.Module:
     return net
 
 
-@case("U-Net skip", accepted={"relu": [2], "relu-2": [1, 7], "relu-3": [0]})
+@case("U-Net skip", accepted={"relu.bn": [2], "relu.deep": [1, 7], "relu.up": [0]})
 def unet() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         skip = F.relu(self.bn(self.down(x)))
@@ -70,7 +70,7 @@ def unet() -> nn.Module:
     return net
 
 
-@case("pyramid with lateral sums", accepted={"relu": [1], "relu-2": [2], "relu-3": [0]})
+@case("pyramid with lateral sums", accepted={"relu.a": [1], "relu.b": [2], "relu.out": [0]})
 def pyramid() -> nn.Module:
     def forward(self: Any, x: Tensor) -> list[Tensor]:
         low = F.relu(self.a(x))

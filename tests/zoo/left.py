@@ -39,7 +39,7 @@ def frozen_before_norm() -> nn.Module:
     return net
 
 
-@case("one convolution, two norms", accepted={"relu": [1], "relu-2": [1, 2]})
+@case("one convolution, two norms", accepted={"relu.bn1": [1], "relu.bn2": [1, 2]})
 def norms_of_domains() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         one, other = F.relu(self.bn1(self.a(x))), F.relu(self.bn2(self.a(x.flip(3))))
@@ -52,7 +52,7 @@ def norms_of_domains() -> nn.Module:
     return net
 
 
-@case("tied convolutions, each with a norm", accepted={"relu": [1]})
+@case("tied convolutions, each with a norm", accepted={"relu.bn1": [1]})
 def tied_before_norms() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.c(F.relu(self.bn1(self.a(x)))) + self.d(F.relu(self.bn2(self.b(x.flip(3)))))
@@ -117,7 +117,7 @@ def frozen_weight() -> nn.Module:
     return net
 
 
-@case("one weight, two biases", accepted={"relu": [1, 2], "relu-2": [2]}, example=vectors)
+@case("one weight, two biases", accepted={"relu.one": [1, 2], "relu.other": [2]}, example=vectors)
 def shared_weight() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         one = F.relu(F.linear(x, self.a, self.one))
@@ -136,8 +136,8 @@ def shared_weight() -> nn.Module:
 
 @case(
     "a frozen branch beside",
-    accepted={"relu": [1], "relu-2": [2]},
-    refused={"relu": [4], "relu-2": [3]},
+    accepted={"relu.b": [1], "relu.c": [2]},
+    refused={"relu.b": [4], "relu.c": [3]},
     example=vectors,
 )
 def frozen_branch() -> nn.Module:

@@ -56,7 +56,7 @@ class ResNet(nn.Module):
 
 @case(
     "residual",
-    accepted={"layers.0.relu": [1, 5], "layers.1.relu": [0, 9], "layers.1.relu-2": [3]},
+    accepted={"layers.0.relu.bn1": [1, 5], "layers.1.relu.bn1": [0, 9], "layers.1.relu.bn2": [3]},
     refused={"relu": [2]},
 )
 def residual() -> nn.Module:
@@ -68,7 +68,7 @@ def residual() -> nn.Module:
     return net
 
 
-@case("inner bottleneck", accepted={"relu": [1], "relu-2": [0, 3]}, refused={"relu-3": [4]})
+@case("inner bottleneck", accepted={"relu.bn1": [1], "relu.bn2": [0, 3]}, refused={"relu.bn3": [4]})
 def bottleneck() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -95,7 +95,7 @@ def bottleneck() -> nn.Module:
     return net
 
 
-@case("pre-activation residual", accepted={"b.relu": [3], "b.relu-2": [1], "relu": [2]})
+@case("pre-activation residual", accepted={"b.relu.bn1": [3], "b.relu.bn2": [1], "relu": [2]})
 def preactivation() -> nn.Module:
     def block(self: Any, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.bn2(self.conv1(F.relu(self.bn1(x))))))
@@ -113,8 +113,8 @@ def preactivation() -> nn.Module:
 
 @case(
     "split and chained",
-    accepted={"relu": [1, 9], "relu-2": [1], "relu-4": [3]},
-    refused={"relu-3": [2]},
+    accepted={"relu.a": [1, 9], "relu.chain.0": [1], "relu.chain.2": [3]},
+    refused={"relu.chain.1": [2]},
 )
 def res2net() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from tests.zoo.case import FAR, case, kill
 from tests.zoo.parts import Net, raw, sequences, vectors
 
 
-@case("raw parameters", accepted={"relu": [1, 4], "relu-2": [2], "relu-3": [0]}, example=vectors)
+@case(
+    "raw parameters", accepted={"relu.a": [1, 4], "relu.b": [2], "relu.c.1": [0]}, example=vectors
+)
 def raw_parameters() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         x = F.relu(F.linear(x, self.a, self.a_bias))

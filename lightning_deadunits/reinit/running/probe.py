@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.observation.layer_names import aliases
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.reinit.operations import (
@@ -98,6 +99,8 @@ class Probe(SiteMode):
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Hand an activation on; what is done to it is no call of the model."""
+        asked = sorted(aliases(site.name) & set(self.layers or ()), key=len)
+        site = site._replace(name=asked[-1] if asked else site.name)
         with torch._C.DisableTorchFunction():
             return self.visitor.site(site, output)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_deadunits.distributed import Processes
 from lightning_deadunits.observation.forward_only import ForwardObserver
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 
@@ -23,12 +24,14 @@ class Watch:
         exclude: Patterns of layers to leave out.
         dead_threshold: Zero rate from which on a unit is dead.
         atol: Magnitude that counts as zero, None for a rule by kind of activation.
+        names: The names of layers that are known already, kept up to date.
     """
 
     layers: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     dead_threshold: float = 1.0
     atol: float | None = None
+    names: LayerNames = field(default_factory=LayerNames)
 
 
 class TrainingObserver(ForwardObserver):
@@ -98,7 +101,10 @@ class Magnitudes(TrainingObserver):
         """Measure the mean magnitude of every unit."""
         others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
         values = output.detach().abs().double()
-        self._means[site.name] = (values.mean(others) if others else values).flatten()
+        mean = (values.mean(others) if others else values).flatten()
+        if site.name in self._means:  # a layer may be called several times in a pass
+            mean = self._means[site.name] + mean
+        self._means[site.name] = mean
         return output
 
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
@@ -107,7 +113,9 @@ class Magnitudes(TrainingObserver):
         for sums in processes.gather(self.saved()):
             for name, values in sums.items():
                 total[name] = total[name] + values if name in total else values
-        return {name: own <= self._tau * own.mean() for name, own in total.items() if own.any()}
+        names = self.watch.names
+        names.settle(total)
+        return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
 
     def saved(self) -> dict[str, Any]:
         """See :class:`TrainingObserver`."""

@@ -201,27 +201,27 @@ def test_copying_a_callback_amid_training_leaves_the_training_alone() -> None:
 
 
 def test_two_callbacks_share_a_trainer() -> None:
-    first = DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
-    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    first = DeadUnitCallback(exclude="relu.b", reinit=AT_VALIDATION)
+    second = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)
     trained(Mortal(), first, second)
     assert len(events(first)) == len(events(second)) == 3
-    assert all(list(event) == ["relu"] for event in events(first))
-    assert all(list(event) == ["relu-2"] for event in events(second))
+    assert all(list(event) == ["relu.bn"] for event in events(first))
+    assert all(list(event) == ["relu.b"] for event in events(second))
 
 
 @pytest.mark.filterwarnings("error:Dead units were not re-initialised")
 def test_an_event_is_not_counted_by_another_callback_whose_window_is_open() -> None:
-    first = DeadUnitCallback(exclude="relu-2", reinit=EVERY_TWO_STEPS)
-    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    first = DeadUnitCallback(exclude="relu.b", reinit=EVERY_TWO_STEPS)
+    second = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)
     trained(Mortal(), first, second)
-    assert [list(event) for event in events(second)] == [["relu-2"]] * 3
+    assert [list(event) for event in events(second)] == [["relu.b"]] * 3
     assert events(first)
-    assert all(list(event) == ["relu"] for event in events(first))
+    assert all(list(event) == ["relu.bn"] for event in events(first))
 
 
 def test_one_callback_that_resumes_keeps_the_corrections_of_another() -> None:
-    model, first = Mortal(), DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
-    second = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    model, first = Mortal(), DeadUnitCallback(exclude="relu.b", reinit=AT_VALIDATION)
+    second = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)
     trained(model, first, second, max_epochs=3)
     states = first.reviver.state_dict(), second.reviver.state_dict()
 
@@ -237,8 +237,8 @@ def test_one_callback_that_resumes_keeps_the_corrections_of_another() -> None:
         def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
             self.corrected = len(StepCorrection.of(trainer.optimizers[0]))
 
-    one = DeadUnitCallback(exclude="relu-2", reinit=AT_VALIDATION)
-    two = DeadUnitCallback(layers="relu-2", reinit=AT_VALIDATION)
+    one = DeadUnitCallback(exclude="relu.b", reinit=AT_VALIDATION)
+    two = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)
     load = Load()
     trained(model, load, one, two, max_epochs=1, limit_train_batches=1, limit_val_batches=0)
     assert load.corrected == 6  # every parameter but the last bias

@@ -59,7 +59,7 @@ def test_an_optimizer_that_shards_its_state_is_refused(
     for rank in TWO_RANKS:
         result = results[f"ZeRO, {schedule}, {rank}"]
         assert result["events"] == []
-        assert "ZeroRedundancyOptimizer holds the state" in result["refused"][0]["relu"][1]
+        assert "ZeroRedundancyOptimizer holds the state" in result["refused"][0]["relu.bn"][1]
 
 
 @pytest.mark.parametrize("case", ["FSDP2", "ZeRO"])
@@ -67,16 +67,16 @@ def test_counts_stay_exact(results: dict[str, Any], case: str) -> None:
     for rank in TWO_RANKS:
         result = results[f"{case}, at validation, {rank}"]
         assert result["observations"] == [64, 64]
-        assert set(result["dead"]["relu"]) >= {1}
-        assert set(result["dead"]["relu-2"]) >= {0}
+        assert set(result["dead"]["relu.bn"]) >= {1}
+        assert set(result["dead"]["relu.b"]) >= {0}
         assert result["unjudged"] == {}
 
 
 def test_units_that_are_split_between_processes_are_not_judged(results: dict[str, Any]) -> None:
     for rank in TWO_RANKS:
         result = results[f"tensor parallel, at validation, {rank}"]
-        assert result["dead"] == {"relu": [1]}
-        assert result["unjudged"] == {"relu-2": REASON}
+        assert result["dead"] == {"relu.bn": [1]}
+        assert result["unjudged"] == {"relu.b": REASON}
 
 
 class FlatPartition:

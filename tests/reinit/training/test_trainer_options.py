@@ -231,7 +231,7 @@ def test_gradients_of_fresh_weights_are_cleared_amid_accumulation() -> None:
     before, ours, after = Gradients(), DeadUnitCallback(reinit=EVERY_TWO_STEPS), Gradients()
     options = {"accumulate_grad_batches": 8, "limit_train_batches": 7, "max_epochs": 1}
     trained(Mortal(), before, ours, after, loaders=(data(128), data()), **options)
-    assert 1 in events(ours)[1]["relu-2"]  # it died in the second batch, with gradients from before
+    assert 1 in events(ours)[1]["relu.b"]  # it died in the second batch, with gradients from before
     assert before.sums[4][1] > 0
     assert after.sums[4][1] == 0
     assert bool((after.sums[4][2:] > 0).all())

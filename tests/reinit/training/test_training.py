@@ -103,7 +103,7 @@ def test_dead_units_of_a_network_that_only_its_steps_run_come_to_life(tmp_path: 
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
     first = callback.reviver.events[0]
-    assert first.reinitialised == {"relu": [1, 5], "relu-2": [0]}, str(first)
+    assert first.reinitialised == {"relu.bn": [1, 5], "relu.b": [0]}, str(first)
     assert first.step == 8  # two validations of patience, before the first batch that follows
     assert first.alive == first.reinitialised
     assert first.died_again == {}
@@ -126,8 +126,8 @@ def test_patience_grace_and_limits_are_kept(tmp_path: Any) -> None:
     fit(model, tmp_path, callback, max_epochs=5)
     assert callback.reviver is not None
     first, second = callback.reviver.events
-    assert (first.step, first.reinitialised) == (12, {"relu": [1], "relu-2": [0]})
-    assert (second.step, second.reinitialised) == (16, {"relu": [5]})
+    assert (first.step, first.reinitialised) == (12, {"relu.bn": [1], "relu.b": [0]})
+    assert (second.step, second.reinitialised) == (16, {"relu.bn": [5]})
 
 
 def test_a_dry_run_touches_nothing(tmp_path: Any) -> None:
@@ -136,7 +136,7 @@ def test_a_dry_run_touches_nothing(tmp_path: Any) -> None:
     callback = DeadUnitCallback(reinit=ReinitConfig(dry_run=True))
     fit(dry, tmp_path, callback)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].planned == {"relu": [1, 5], "relu-2": [0]}
+    assert callback.reviver.events[0].planned == {"relu.bn": [1, 5], "relu.b": [0]}
     assert callback.reviver.events[0].reinitialised == {}
     for name, value in plain.state_dict().items():
         assert torch.equal(value, dry.state_dict()[name]), name
@@ -148,9 +148,9 @@ def test_a_schedule_in_training_steps_needs_no_validation(tmp_path: Any) -> None
     fit(model, tmp_path, callback, limit_val_batches=0)
     assert callback.reviver is not None
     first = callback.reviver.events[0]
-    assert (first.step, first.reinitialised) == (3, {"relu": [1, 5], "relu-2": [0]}), str(first)
+    assert (first.step, first.reinitialised) == (3, {"relu.bn": [1, 5], "relu.b": [0]}), str(first)
     assert callback.report is callback.window_report is not None
-    assert callback.report.layers["relu"].observations > 0
+    assert callback.report.layers["relu.bn"].observations > 0
 
 
 def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
@@ -158,7 +158,7 @@ def test_dormant_units_are_revived_by_their_score(tmp_path: Any) -> None:
     model, callback = dying(batch_norm=False), DeadUnitCallback(reinit=config)
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu": [1, 5], "relu-2": [0]}
+    assert callback.reviver.events[0].reinitialised == {"relu.a": [1, 5], "relu.b": [0]}
 
 
 def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
@@ -178,7 +178,7 @@ def test_dormancy_is_the_mean_over_the_whole_validation(tmp_path: Any) -> None:
     callback = DeadUnitCallback(reinit=config)
     fit(model, tmp_path, callback, max_epochs=2)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised["relu"] == [5]
+    assert callback.reviver.events[0].reinitialised["relu.a"] == [5]
 
 
 def test_counting_that_fails_costs_a_warning_and_not_the_training(
@@ -201,7 +201,7 @@ def test_the_outcome_of_an_event_is_told_after_a_resume(tmp_path: Any) -> None:
     fit(dying(), tmp_path, callback, max_epochs=3, ckpt_path=str(tmp_path / "step=10.ckpt"))
     assert callback.reviver is not None
     told = callback.reviver.events[0]
-    assert (told.step, told.alive) == (8, {"relu": [1, 5], "relu-2": [0]})
+    assert (told.step, told.alive) == (8, {"relu.bn": [1, 5], "relu.b": [0]})
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD", "AdamW"])
@@ -252,7 +252,7 @@ def test_a_step_may_call_its_arguments_as_it_likes(tmp_path: Any, every: int | N
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=every))
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu": [1]}
+    assert callback.reviver.events[0].reinitialised == {"relu.bn": [1]}
 
 
 def test_manual_optimisation_with_two_optimizers(tmp_path: Any) -> None:
@@ -278,7 +278,7 @@ def test_manual_optimisation_with_two_optimizers(tmp_path: Any) -> None:
     callback = DeadUnitCallback(reinit=True)
     fit(model, tmp_path, callback)
     assert callback.reviver is not None
-    assert callback.reviver.events[0].reinitialised == {"relu": [1], "relu-2": [0]}
+    assert callback.reviver.events[0].reinitialised == {"relu.bn": [1], "relu.b": [0]}
 
 
 def test_the_function_stays_at_the_moment_of_the_event(tmp_path: Any) -> None:
@@ -334,4 +334,4 @@ def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
     texts = [str(each.tensor_proto.string_val[0]) for each in events.Tensors("reinit/text_summary")]
     assert [done in text for text in texts] == [True, False]
     assert told in texts[1]
-    assert [each.value for each in events.Scalars("reinit/relu")] == [2.0]
+    assert [each.value for each in events.Scalars("reinit/relu.bn")] == [2.0]

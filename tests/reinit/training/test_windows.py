@@ -28,7 +28,7 @@ def test_a_batch_that_is_skipped_is_no_part_of_a_window() -> None:
     model, callback = Leaving(mortal=False), DeadUnitCallback(reinit=EVERY_TWO_STEPS)
     trained(model, callback, max_epochs=6)
     model.on_train_epoch_start()
-    assert events(callback) == [{"relu": [1], "relu-2": [0]}]
+    assert events(callback) == [{"relu.bn": [1], "relu.b": [0]}]
 
 
 def test_single_samples_are_kept_over_windows_until_they_tell_something() -> None:
@@ -68,4 +68,4 @@ def test_units_are_revived_on_a_stream_of_single_samples() -> None:
     loader = DataLoader(dataset, batch_size=1)
     callback = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=1, patience=4))
     trained(Single(), callback, max_epochs=1, loaders=(loader, data()))
-    assert 1 in {unit for event in events(callback) for unit in event.get("relu", [])}
+    assert 1 in {unit for event in events(callback) for unit in event.get("relu.a", [])}

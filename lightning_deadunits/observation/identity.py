@@ -1,0 +1,210 @@
+"""What makes the units of a tensor: its producers, the way from them to it, and a layer's key.
+
+A layer is *(the activation, the weights that make its units, the way from these to it)*. On a
+siamese encoder that reads two inputs::
+
+    a = relu(fc(x))         producers (fc,)      way ()       key "relu|fc"
+    b = relu(fc(y))         producers (fc,)      way ()       the same key: the counts are summed
+    c = relu(-fc(x))        producers (-fc,)     way ()       another way to the units: "relu|-fc"
+    d = relu(fc(x) - 99)    producers (fc,)      way ("sub",) "relu|fc|sub"
+    e = relu(gc(x))         producers (gc,)      way ()       other weights: "relu|gc"
+
+A producer is a module, where the weights are its own, or else a parameter. A contraction (linear
+layer, convolution, product with a parameter) starts anew, for its result is what its weights make;
+a norm or an added bias joins. In a sum, what is an activation already (a skip connection) is
+carried along and makes nothing, unless there is nothing else. A norm of a sum stands alone: which
+blocks contributed may change from pass to pass (LayerDrop, stochastic depth), what its scale and
+shift make does not.
+
+All of it is made of tuples and strings, which Dynamo traces as constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from lightning_deadunits.observation.axes import Axes
+
+MOST_PRODUCERS = 8
+"""Of a longer sum the last ones in the model's order name it."""
+_MOST_CALLS = 4
+
+
+class Producer(NamedTuple):
+    """Weights that make units.
+
+    Attributes:
+        joined: Whether they only join what others make, value by value, as an added bias does.
+        order: Place among the model's parameters, by which producers are sorted.
+        name: Qualified name of the module or parameter.
+        part: Which part of the units it makes are meant, "" for all: ``0`` of ``x.chunk(2)``.
+        negative: Whether they are negated, as in CReLU's ``relu(-h)``.
+    """
+
+    joined: bool
+    order: int
+    name: str
+    part: str = ""
+    negative: bool = False
+
+    def __str__(self) -> str:
+        part = f"[{self.part}]" if self.part else ""
+        return f"{'-' * self.negative}{'+' * self.joined}{self.name}{part}"
+
+
+class Members(NamedTuple):
+    """Which of several stacked weights ``(E, *, *)`` made each row of a tensor.
+
+    Attributes:
+        number: How many weights there are, E.
+        rows: Int64 of the shape of the tensor's first axes: the weight of each row; or, with
+            ``ends``, int of shape ``(E,)``: the row before which each weight's rows end.
+        ends: Whether ``rows`` holds ends, as ``torch.nn.functional.grouped_mm`` takes them.
+    """
+
+    number: int
+    rows: Tensor
+    ends: bool
+
+
+class Descent(NamedTuple):
+    """Where the units of a tensor come from.
+
+    Attributes:
+        axes: Axes that index the units, () if there are none, None where weights are concerned.
+        producers: What makes them, sorted; () if unknown.
+        way: What was done to them since, sorted, each once.
+        calls: What was activated of the very values that each producer returned, by key.
+        activated: Whether they have passed an activation.
+        summed: Whether several producers were added up.
+        weight: Whether these are weights: parameters, or computed from nothing else.
+        members: Which of several stacked weights made each row, None if all rows are alike.
+        gate: ``KEEPS`` for the comparison of units with something, true where they are kept, such
+            as ``h > 0``; ``DROPS`` where it is true for those that are dropped; ``ZERO`` for zeros.
+        levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
+    """
+
+    axes: Axes | None
+    producers: tuple[Producer, ...]
+    way: tuple[str, ...] = ()
+    calls: tuple[list[str], ...] = ()
+    activated: bool = False
+    summed: bool = False
+    weight: bool = False
+    members: Members | None = None
+    gate: int = 0
+    levels: tuple[int, ...] = ()
+
+
+KEEPS, DROPS, ZERO = 1, -1, 2
+
+
+def joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the items of two sorted tuples, sorted, each once."""
+    if one == other or not other:
+        return one
+    if not one:
+        return other
+    # By hand: Dynamo of older versions traces neither sets nor `sorted` of tuples.
+    merged: tuple[Any, ...] = ()
+    i = j = 0
+    while i < len(one) or j < len(other):
+        if j == len(other) or (i < len(one) and one[i] <= other[j]):
+            j += j < len(other) and one[i] == other[j]
+            merged += (one[i],)
+            i += 1
+        else:
+            merged += (other[j],)
+            j += 1
+    return merged
+
+
+def negated(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
+    """Return producers of what is negated."""
+    return tuple(producer._replace(negative=not producer.negative) for producer in producers)
+
+
+def part_of(producers: tuple[Producer, ...], part: str) -> tuple[Producer, ...]:
+    """Return producers of a part of the units."""
+    return tuple(p._replace(part=f"{p.part}.{part}" if p.part else part) for p in producers)
+
+
+def added(descents: Sequence[Descent], axes: Axes) -> Descent:
+    """Return the descent of a sum, a product or a concatenation of several tensors."""
+    fresh = [descent for descent in descents if not descent.activated] or list(descents)
+    first = fresh[0]
+    producers, way, calls, members = first.producers, first.way, first.calls, first.members
+    summed, levels = first.summed, first.levels
+    for descent in fresh[1:]:
+        summed = summed or descent.summed or descent.producers != producers
+        producers = joined(producers, descent.producers)
+        way = joined(way, descent.way)
+        calls += tuple(c for c in descent.calls if not any(c is known for known in calls))
+        members = members or descent.members
+        levels = joined(levels, descent.levels)
+    return Descent(
+        *(axes, producers, way, calls[:_MOST_CALLS], first.activated, summed),
+        members=members,
+        levels=levels,
+    )
+
+
+def key_of(base: str, descent: Descent | None) -> str:
+    """Return the key of a layer: ``base|producers|way``, what is empty at the end left out."""
+    if descent is None or not descent.producers:
+        return base
+    producers = ",".join([str(producer) for producer in descent.producers[-MOST_PRODUCERS:]])
+    way = ".".join(descent.way)
+    return f"{base}|{producers}|{way}" if way else f"{base}|{producers}"
+
+
+def member_key(key: str, members: int) -> str:
+    """Return the key of a layer that one of several stacked weights makes.
+
+    Example:
+        >>> member_key("act|experts.up[0]", 3)
+        'act|experts.up.3[0]'
+    """
+    base, producers, *way = key.split("|")
+    name, bracket, part = producers.partition("[")
+    return "|".join((base, f"{name}.{members}{bracket}{part}", *way))
+
+
+class Call(NamedTuple):
+    """What a key tells.
+
+    Attributes:
+        base: The activation's name.
+        producers: Names of what makes its units, without parts and signs.
+        parts: The same with them.
+        way: What was done since, "" for nothing.
+        number: Which call of the same values it is, from 1 on.
+    """
+
+    base: str
+    producers: tuple[str, ...]
+    parts: tuple[str, ...]
+    way: str
+    number: int
+
+
+def read_key(key: str) -> Call:
+    """Read a key back.
+
+    Example:
+        >>> read_key("relu|-fc[1]|sub#2")
+        Call(base='relu', producers=('fc',), parts=('-fc[1]',), way='sub', number=2)
+    """
+    key, _, number = key.partition("#")
+    base, producers, way, *_ = [*key.split("|"), "", ""]
+    parts = tuple(producers.split(",")) if producers else ()
+    names = dict.fromkeys(part.lstrip("-+").partition("[")[0] for part in parts)
+    return Call(base, tuple(names), parts, way, int(number or 1))
+
+
+def numbered(key: str, number: int) -> str:
+    """Return the key of a later call on the same values, or of one of which nothing else tells."""
+    return key if number == 1 else f"{key}#{number}"

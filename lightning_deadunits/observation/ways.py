@@ -1,0 +1,69 @@
+"""What functions do to the units on the way from their producers to the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_WORDS = {
+    **{name: name for name in ("add", "mul", "div", "pow", "square", "sqrt", "rsqrt", "abs")},
+    **{name: name for name in ("exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos")},
+    **{name: name for name in ("sign", "round", "floor", "ceil", "remainder", "reciprocal")},
+    **dict.fromkeys(("iadd", "radd"), "add"),
+    **dict.fromkeys(("sub", "subtract", "isub", "rsub"), "sub"),
+    **dict.fromkeys(("imul", "rmul", "multiply"), "mul"),
+    **dict.fromkeys(("truediv", "true_divide", "divide", "itruediv"), "div"),
+    **dict.fromkeys(("rtruediv", "rdiv"), "rdiv"),
+    **dict.fromkeys(("cumsum", "cumprod", "roll", "flip"), "roll"),
+}
+"""Arithmetic by the names of its functions; a constant's value is not told, it may change."""
+
+
+def _named(name: str) -> list[Callable[..., Any]]:
+    """Return the functions of torch of one name, in place or not, operators too."""
+    spelled = (name, f"{name}_", f"__{name}__")
+    found = [getattr(home, each, None) for home in (torch, Tensor) for each in spelled]
+    return [function for function in found if callable(function)]
+
+
+_WAYS = {function: word for name, word in _WORDS.items() for function in _named(name)}
+_NEGATIONS = {f for name in ("neg", "negative", "rsub") for f in _named(name)}
+_SUBTRACTIONS = {f for name in ("sub", "subtract", "isub") for f in _named(name)}
+_PRODUCTS = {f for name in ("mul", "multiply", "imul", "rmul", "div") for f in _named(name)}
+
+JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack}
+"""Moves that bring the units of several tensors together."""
+
+PIECES = {
+    *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.split_with_sizes),
+    *(torch.tensor_split, Tensor.tensor_split, torch.unbind, Tensor.unbind),
+}
+"""Functions that return the parts of a tensor, in order."""
+
+CHOICES = {
+    *(Tensor.__getitem__, torch.select, Tensor.select, Tensor.narrow, torch.narrow),
+    *(torch.index_select, Tensor.index_select),
+}
+"""Functions that return one part of a tensor."""
+
+WRITES = {Tensor.__setitem__}
+"""Functions that return nothing and write into what they are given."""
+
+
+def way_of(function: Callable[..., Any]) -> str:
+    """Return what a function does to units, in a word, "" for nothing that matters."""
+    return _WAYS.get(function, "")
+
+
+def negated_by(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Return the argument whose sign a function changes, None if there is none."""
+    if function in _NEGATIONS:
+        return args[0]  # 1 - x, too: it is x.__rsub__(1)
+    if function in _SUBTRACTIONS:
+        return args[1] if len(args) > 1 else None
+    if function in _PRODUCTS and any(isinstance(a, (int, float)) and a < 0 for a in args):
+        return next((arg for arg in args if isinstance(arg, Tensor)), None)
+    return None

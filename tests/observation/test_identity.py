@@ -1,0 +1,109 @@
+"""A unit is what its weights make: counts equal brute force where the order of calls is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_deadunits import DeadUnitsReport, find_dead_units
+from tests.observation.kinds import KINDS, Kind, Noting, Truth, untold
+
+
+def assert_equals(report: DeadUnitsReport, truth: Truth) -> None:
+    told = {}
+    for layer in report.layers.values():
+        way = ("neg",) if layer.name.endswith("-neg") else ()
+        told[(*layer.made_by, *way)] = layer
+        assert not layer.axis_assumed
+        assert not layer.order_assumed
+    seen = {made_by for made_by, layer in told.items() if layer.observations}
+    assert seen == set(truth)
+    for made_by, (zeros, values) in truth.items():
+        assert torch.equal(told[made_by].zeros, zeros), made_by
+        assert values.tolist() == [told[made_by].observations] * told[made_by].num_units
+    assert report.unjudged == {}
+    assert report.num_units == sum(len(zeros) for zeros, _ in truth.values())
+    assert report.num_dead == sum(int((zeros == seen).sum()) for zeros, seen in truth.values())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_counts_are_those_of_the_weights(kind: Kind) -> None:
+    net, batches = kind.build()
+    report = find_dead_units(net, batches)
+    assert_equals(report, net.truth)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_neither_the_order_of_batches_nor_their_company_changes_a_count(kind: Kind) -> None:
+    net, batches = kind.build()
+    together = find_dead_units(net, batches)
+    backwards = find_dead_units(net, batches[::-1])
+    counts = [{n: own.zeros.tolist() for n, own in r.layers.items()} for r in (together, backwards)]
+    assert counts[0] == counts[1]
+
+
+REFUSED = {
+    "critics by vmap": "within a compiled region",
+    "experts by gathered weights": "within a compiled region",
+}
+COMPILED = [
+    kind for kind in KINDS if str(kind) not in REFUSED and not str(kind).startswith("checkpoint")
+]
+
+
+@pytest.mark.parametrize("kind", COMPILED, ids=str)
+def test_compiled_counts_are_those_of_the_weights(kind: Kind) -> None:
+    torch._dynamo.reset()
+    net, batches = kind.build()
+    find_dead_units(net, batches)
+    truth = untold(net.truth)
+    net.note = lambda activation, *_: activation  # type: ignore[method-assign]
+    compiled = torch.compile(net, backend="eager")
+    with torch.no_grad():
+        compiled(batches[0])
+    assert_equals(find_dead_units(compiled, batches), truth)
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if str(k) in REFUSED], ids=str)
+def test_what_a_compiled_region_cannot_tell_is_refused_with_the_reason(kind: Kind) -> None:
+    torch._dynamo.reset()
+    net, batches = kind.build()
+    net.note = lambda activation, *_: activation  # type: ignore[method-assign]
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    batches = batches[:1]  # one shape: what eager passes count beside is right, and no refusal
+    with torch.no_grad():
+        compiled(batches[0])
+    with pytest.warns(UserWarning, match=REFUSED[str(kind)]):
+        assert not find_dead_units(compiled, batches).layers
+
+
+def test_a_name_says_as_much_as_is_needed_and_leads_to_the_weights() -> None:
+    names = {str(kind): list(find_dead_units(*kind.build()).layers) for kind in KINDS}
+    assert names["experts behind one activation"] == ["act.up.0", "act.up.1", "act.up.2"]
+    assert names["one encoder called twice"] == ["encoder.1"]
+    assert names["concatenated ReLU"] == ["relu-neg", "relu"]
+    assert names["residual blocks dropped at random"][:2] == [
+        "relu.layers.1.bn1", "relu.layers.1.bn2",
+    ]  # fmt: skip
+    assert names["an unrolled recurrent cell"] == ["relu"]
+    assert names["critics by bmm"] == ["relu"]
+
+
+class Unknown(Noting):
+    """Values that come from nowhere, activated twice in a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(x) + self.act(1 - x)
+
+
+def test_calls_that_nothing_tells_apart_but_their_order_are_told() -> None:
+    with pytest.warns(UserWarning, match="axis 1 was assumed"):
+        report = find_dead_units(Unknown(), [torch.randn(4, 6)])
+    assert list(report.layers) == ["act", "act-2"]
+    assert all(layer.order_assumed for layer in report.layers.values())
+    assert all(layer.made_by == () for layer in report.layers.values())
