@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.observation.forward_only import ForwardObserver, in_backward
 from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.observation.lineage import EagerLineage
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.selection import (
     SelectionError,
@@ -178,6 +179,7 @@ class _LoopObserver(ForwardObserver):
         super().__init__(*args, **kwargs)
         self.blind = False
         self._inside = False
+        self._entries: Sequence[nn.Module] = ()
         self._handles: list[RemovableHandle] = []
         self._called: set[nn.Module] = set()
 
@@ -193,6 +195,7 @@ class _LoopObserver(ForwardObserver):
         if self._running:
             raise RuntimeError("Expected a watch that is not entered, but this one is.")
         try:
+            self._entries = entries
             self.attach()
             # Before the hooks that say which module runs: a pass has to end before the next begins.
             for module in dict.fromkeys([*entries, *self._hooks]):
@@ -216,13 +219,23 @@ class _LoopObserver(ForwardObserver):
         self._called.clear()
         self.detach()
 
-    def settle(self) -> None:
-        """Add what the last pass has counted, unless it is still running."""
-        if not self._frames:
-            self.fold()
-            self._pending.clear()
-            self.start_pass()
-            self._called.clear()
+    def settle(self, forget: bool = True) -> None:
+        """Add what the last pass has counted, unless it is still running.
+
+        Args:
+            forget: Whether what was computed so far is of no use to the next pass. Where a loop
+                calls the parts of a model, the one hands on to the other.
+        """
+        if self._frames:
+            return
+        self.fold()
+        self._pending.clear()
+        self._called.clear()
+        lineage = self.lineage
+        if not forget:
+            self.lineage = EagerLineage()  # is what forgets instead
+        self.start_pass()
+        self.lineage = lineage
 
     def _activation(self, function: Any, args: Any, *rest: Any, **options: Any) -> Any:
         # The loop may run another model, or compute its loss: no module of this one is running.
@@ -234,7 +247,7 @@ class _LoopObserver(ForwardObserver):
         if torch.compiler.is_compiling() or self._frames or in_backward():
             return
         if module in self._called:
-            self.settle()
+            self.settle(forget=module in self._entries)
         self._called.add(module)
 
     def _enter_entry(self, module: nn.Module, args: Any) -> None:

@@ -135,6 +135,25 @@ def test_a_stage_after_a_fit_knows_since_when_units_are_dead(
     assert torch.equal(callback.report.layers["net.act"].dead_since, since)
 
 
+def test_a_layer_that_runs_from_the_second_validation_on_has_its_plain_name(
+    make_trainer: MakeTrainer,
+) -> None:
+    class Later(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = nn.ReLU()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+            if self.trainer.current_epoch > 0:
+                self.late(self.net.fc1(batch[0]))
+
+    callback = DeadUnitCallback()
+    with pytest.warns(UserWarning, match="late: it did not run"):
+        make_trainer(callbacks=[callback]).fit(Later(), loader(), loader())
+    assert list(callback.report.layers) == ["net.act", "net.relu", "late"]
+
+
 def test_several_validation_loaders_are_one_epoch(make_trainer: MakeTrainer) -> None:
     model, callback = Lit(), DeadUnitCallback()
     halves = [loader(32), loader(32, seed=1)]
