@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits import DeadUnitsReport, LayerReport
-from lightning_deadunits.lightning.logging import write_validation
+from lightning_deadunits.lightning.logging import write_report
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.tally import layout_of, pack
 from lightning_deadunits.reporting.history import History
@@ -124,7 +124,7 @@ def validation_cost(validations: int, layers: int = 8, units: int = 256) -> dict
                 reports[f"{index}"] = LayerReport(f"{index}", units, 1, 100, zeros)
             begin = time.process_time()
             report = history.record(DeadUnitsReport(reports), step)
-            write_validation(trainer, report, per_unit=True, custom_scalars=False, step=step)
+            write_report(trainer, report, per_unit=True, custom_scalars=False, step=step)
             last.append(time.process_time() - begin)
     return {
         "ms_per_validation": round(1e3 * statistics.median(last), 2),
