@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lightning_deadunits.scan import find_dead_units
     from lightning_deadunits.watch import watch_dead_units
 
+__version__ = "0.1.0"
+
 _HOME = {
     "DeadUnitCallback": "callback",
     "DeadUnitsReport": "reporting.report",
