@@ -30,7 +30,7 @@ from lightning_deadunits.observation.axes import Axes
 
 MOST_PRODUCERS = 8
 """Of a longer sum the last ones in the model's order name it."""
-_MOST_CALLS = 4
+MOST_CALLS = 4
 
 
 class Producer(NamedTuple):
@@ -146,7 +146,7 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         members = members or descent.members
         levels = joined(levels, descent.levels)
     return Descent(
-        *(axes, producers, way, calls[:_MOST_CALLS], first.activated, summed),
+        *(axes, producers, way, calls[:MOST_CALLS], first.activated, summed),
         members=members,
         levels=levels,
     )

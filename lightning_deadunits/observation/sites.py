@@ -165,37 +165,65 @@ class SiteMode(TorchFunctionMode):
         """
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
-        lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
-        descent = lineage.descent(output)
+        compiling = torch.compiler.is_compiling()
+        lineage = self._traced_lineage if compiling else self.lineage
+        descent, calls = lineage.recall(output)
         if descent is None and source is not output and _alike(source, output):
-            descent = lineage.descent(source)  # of what a kernel of one's own returned
+            descent, calls = lineage.recall(source)  # of what a kernel of one's own returned
         if descent is not None and (descent.weight or descent.axes is None):
             descent = None
-        axes, assumed = self._unit_axes(lineage, descent, output)
-        key = key_of(base, descent)
         if kind == "never" and not self.never_zero:
-            self._ran[key] = kind
-        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
-        elif axes and not (assumed and (not certain or output.ndim == 1)):
-            key = numbered(key, self._number(key, descent))
-            self._ran[key] = kind
-            if self._all or torch.compiler.is_compiling() or self._selects(key):
-                members = None if descent is None else descent.members
-                levels = None if descent is None or not descent.producers else descent.levels
-                output = self.on_site(Site(key, kind, axes, assumed, members, levels), output)
+            self._ran[key_of(base, descent)] = kind
+        else:
+            site = self._site_of(lineage, base, kind, descent, output, certain)
+            if site is not None:
+                number = self._number(site.name, descent, calls)
+                if number > 1:
+                    site = site._replace(name=numbered(site.name, number))
+                self._ran[site.name] = kind
+                if self._all or compiling or self._selects(site.name):
+                    output = self.on_site(site, output)
         if descent is not None:
-            lineage.activated(descent, output, way)
+            lineage.activated(descent, calls, output, way)
         return output
 
-    def _number(self, key: str, descent: Descent | None) -> int:
+    def _site_of(
+        self,
+        lineage: Lineage,
+        base: str,
+        kind: Kind,
+        descent: Descent | None,
+        output: Tensor,
+        certain: bool,
+    ) -> Site | None:
+        """Return what an activation is, None if it is none that counts."""
+        sites = lineage.sites
+        if sites is not None and descent is not None:
+            site = sites.get((base, id(descent)))
+            if site is not None:
+                return site
+        axes, assumed = self._unit_axes(lineage, descent, output)
+        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
+        if not axes or (assumed and (not certain or output.ndim == 1)):
+            return None
+        if descent is None or not descent.producers:
+            return Site(key_of(base, descent), kind, axes, assumed)
+        site = Site(
+            key_of(base, descent), kind, axes, assumed, descent.members, descent.levels
+        )  # fmt: skip
+        if sites is not None and descent.members is None:
+            sites[base, id(descent)] = site
+        return site
+
+    def _number(self, key: str, descent: Descent | None, lists: tuple[list[str], ...]) -> int:
         """Return which call of the same values it is, or of an activation of unknown descent."""
         if descent is None or not descent.producers:
             self._calls[key] = number = self._calls.get(key, 0) + 1
             return number
-        if not descent.calls:
+        if not lists:
             return 1
-        number = 1 + min([calls.count(key) for calls in descent.calls])
-        for calls in descent.calls:
+        number = 1 + min([calls.count(key) for calls in lists])
+        for calls in lists:
             calls.append(key)
         return number
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.counting import Columns, DeviceColumns
+from lightning_deadunits.counting.geometry import Geometry
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
 
@@ -77,6 +78,7 @@ class PassSums:
 
     def _clear(self) -> None:
         self._layers: list[_Layer] = []
+        self._plan: list[tuple[str, Site, Geometry]] = []
         self._total: Tensor | None = None
         self._nonfinite: list[int] = []
         self._passes = 0
@@ -84,6 +86,12 @@ class PassSums:
     def add(self, pending: Mapping[str, Pending]) -> dict[str, LayerCounts]:
         """Add one pass; return the sums so far, and start anew, if it is unlike those before."""
         if not pending:
+            return {}
+        if self._alike(pending):
+            assert self._total is not None
+            values = torch.cat([columns.unsummed()[0] for _, columns in pending.values()])
+            self._total = self._total + values
+            self._passes += 1
             return {}
         layers, parts = [], []
         for name, (site, columns) in pending.items():
@@ -98,7 +106,25 @@ class PassSums:
         known = self._nonfinite or [0] * len(layers)
         self._nonfinite = [a + b for a, b in zip(known, nonfinite, strict=True)]
         self._layers, self._passes = layers, self._passes + 1
+        self._plan = [
+            (name, site, columns.geometry)
+            for name, (site, columns) in pending.items()
+            if isinstance(columns, Columns)
+        ]
         return before
+
+    def _alike(self, pending: Mapping[str, Pending]) -> bool:
+        """Tell whether a pass is the last one again: the same sites and shapes, all finite."""
+        if len(self._plan) != len(pending):
+            return False
+        for (name, site, geometry), (key, (own, columns)) in zip(
+            self._plan, pending.items(), strict=True
+        ):
+            if own is not site or not isinstance(columns, Columns):
+                return False
+            if columns.geometry is not geometry or columns.nonfinite or key != name:
+                return False
+        return True
 
     def flush(self) -> dict[str, LayerCounts]:
         """Return the sums so far, and start anew."""

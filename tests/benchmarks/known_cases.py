@@ -68,6 +68,47 @@ class PaddedEncoder(nn.Module):
         return self.encoder(x, src_key_padding_mask=(x == 0).all(-1))
 
 
+class Siamese(nn.Module):
+    """One encoder for both halves of the input."""
+
+    def __init__(self, encoder: nn.Sequential) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = x.chunk(2, -1)
+        return self.encoder(one) + self.encoder(other)
+
+
+class Experts(nn.Module):
+    """Experts behind one activation, each run only if samples are routed to it."""
+
+    def __init__(self, experts: list[nn.Linear]) -> None:
+        super().__init__()
+        self.experts, self.relu = nn.ModuleList(experts), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        home, out = (x[:, 0] * 1000).long() % len(self.experts), x.new_zeros(len(x), 8)
+        for k, expert in enumerate(self.experts):
+            rows = (home == k).nonzero().flatten()
+            if len(rows):
+                out[rows] = self.relu(expert(x[rows]))
+        return out
+
+
+class Ensemble(nn.Module):
+    """Members with stacked weights, in one product."""
+
+    def __init__(self, members: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(members, 32, 8))
+        self.bias, self.relu = nn.Parameter(torch.zeros(members, 1, 8)), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        each = x.unsqueeze(0).expand(len(self.weight), -1, -1)
+        return self.relu(torch.baddbmm(self.bias, each, self.weight))
+
+
 def linear(inputs: int, units: int, dead: int = 0) -> nn.Linear:
     """Return a layer whose first units never fire."""
     layer = nn.Linear(inputs, units)
@@ -141,6 +182,32 @@ def padded_encoder() -> Case:
     return Case(PaddedEncoder(8, 32), list(inputs), (0.25,), channels_last=True)
 
 
+def siamese() -> Case:
+    """Of eight units two are dead, two fire in the first half only, two in the second."""
+    fires = torch.rand(8, 32, 16) < 0.5
+    fires[:, :, [0, 1, 8, 9, 4, 5, 10, 11]] = False
+    return Case(Siamese(gate(8)), list(firing(fires)), (0.25,))
+
+
+def experts() -> Case:
+    model = Experts([linear(32, 8, 2) for _ in range(3)])
+    with torch.no_grad():
+        for expert in model.experts:
+            expert.bias[2:] = 2.0  # type: ignore[index]  # nn.Module's attributes
+    batches = list(torch.rand(6, 30, 32))
+    for index, batch in enumerate(batches):  # some batches leave an expert out
+        batch[:, 0] = torch.tensor([(index + k % 2) % 3 for k in range(30)]) / 1000 + 1e-4
+    return Case(model, batches, (0.25, 0.25, 0.25))
+
+
+def ensemble() -> Case:
+    model = Ensemble(3)
+    with torch.no_grad():
+        model.bias[0, 0, :3] = NEVER * 100
+        model.bias[:, 0, 5] = NEVER * 100
+    return Case(model, list(torch.randn(4, 64, 32)), (0.25,), channels_last=True)
+
+
 def rank_of_two(rank: int) -> Case:
     """Two of 16 units are dead; a third fires on rank 0 only, a fourth on rank 1 only."""
     fires = torch.rand(4, 32, 16) < 0.5
@@ -159,6 +226,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "`(B, T, C)`, 16 of 64 dead": tokens,
     "fires on one early sample only": one_early_sample,
     "padded TransformerEncoder, 8 of 32 dead": padded_encoder,
+    "one encoder for two inputs, 2 of 8 dead": siamese,
+    "three experts behind one ReLU, 2 of 8 dead each": experts,
+    "an ensemble's stacked weights, 6 of 24 dead": ensemble,
 }
 
 

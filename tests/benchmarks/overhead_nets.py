@@ -28,6 +28,14 @@ def mlp() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers), torch.randn(256, 512)
 
 
+def tiny() -> tuple[nn.Module, Tensor]:
+    """Three layers of width 64 at batch 32: what windows of training batches are for."""
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [nn.Linear(64, 64), nn.ReLU()]
+    return nn.Sequential(*layers), torch.randn(32, 64)
+
+
 def resnet18() -> tuple[nn.Module, Tensor]:
     """ResNet-18 as transformers writes it, at (8, 3, 224, 224)."""
     config = ResNetConfig(layer_type="basic", depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512])
@@ -50,6 +58,7 @@ def transformer_mlp() -> tuple[nn.Module, Tensor]:
 NETS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "conv blocks": conv_blocks,
     "mlp": mlp,
+    "tiny": tiny,
     "resnet-18": resnet18,
     "transformer mlp": transformer_mlp,
     "resnet-50": resnet50,

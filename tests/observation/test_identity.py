@@ -59,7 +59,7 @@ def test_compiled_counts_are_those_of_the_weights(kind: Kind) -> None:
     net, batches = kind.build()
     find_dead_units(net, batches)
     truth = untold(net.truth)
-    net.note = lambda activation, *_: activation  # type: ignore[method-assign]
+    net.notes = False
     compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
         compiled(batches[0])
@@ -68,16 +68,20 @@ def test_compiled_counts_are_those_of_the_weights(kind: Kind) -> None:
 
 @pytest.mark.skipif(not COUNTS_IN_GRAPHS, reason="this torch counts compiled models eagerly")
 @pytest.mark.parametrize("kind", [k for k in KINDS if str(k) in REFUSED], ids=str)
-def test_what_a_compiled_region_cannot_tell_is_refused_with_the_reason(kind: Kind) -> None:
+def test_what_a_compiled_region_cannot_tell_is_told_and_nothing_is_miscounted(kind: Kind) -> None:
     torch._dynamo.reset()
     net, batches = kind.build()
-    net.note = lambda activation, *_: activation  # type: ignore[method-assign]
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    batches = batches[:1]  # one shape: what eager passes count beside is right, and no refusal
+    net.notes = False
+    eager = find_dead_units(net, batches[:1])
+    compiled = torch.compile(net, backend="eager")
     with torch.no_grad():
         compiled(batches[0])
     with pytest.warns(UserWarning, match=REFUSED[str(kind)]):
-        assert not find_dead_units(compiled, batches).layers
+        report = find_dead_units(compiled, batches[:1])
+    # Where Dynamo gave up and the region ran eagerly, it was counted beside the doubt.
+    for name, layer in report.layers.items():
+        assert torch.equal(layer.zeros, eager.layers[name].zeros)
+        assert layer.observations == eager.layers[name].observations
 
 
 def test_a_name_says_as_much_as_is_needed_and_leads_to_the_weights() -> None:
