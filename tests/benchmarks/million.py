@@ -1,8 +1,8 @@
-"""What the end of a validation costs beside a layer of a million units, as sparse autoencoders have.
+"""What the end of a validation costs beside a layer of a million units, as in sparse autoencoders.
 
 ``python -m tests.benchmarks.million`` prints, for the hooks that judge, remember, log and write to
-TensorBoard, the CPU seconds and the most memory they take at once beside the counts, by the process's
-own high-water mark, which is set back before. The counts are int64: 8 MB for a million units.
+TensorBoard, the CPU seconds and the most memory they take at once beside the counts, by the
+process's own high-water mark, which is set back before. The counts are int64: 8 MB for a million.
 """
 
 from __future__ import annotations
