@@ -6,8 +6,8 @@ A latent is dead that fired for none of the tokens of a window: windows of train
 validation. After each step the decoder's columns are divided by their norms, as is usual. A latent
 that is given a new life has its column set to zero first, so the norm is bounded from below:
 without that bound the next step would divide zero by zero. Latents of TopK are found, but refused a
-new life: what they are made by cannot be traced through the choice of the largest. The picture has the firing rates on a
-logarithmic axis, with a bin of their own for latents that never fired.
+new life: what makes them cannot be traced through the choice of the largest. The picture has the
+firing rates on a logarithmic axis, with a bar of their own for latents that never fired.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class SparseAutoencoder(LightningModule):
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         """Return the error of the reconstruction."""
-        return (self(batch[0]) - batch[0]).square().mean()
+        error: Tensor = (self(batch[0]) - batch[0]).square().mean()
+        return error
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Normalise after each step."""
