@@ -16,6 +16,7 @@ REINIT = "lightning_deadunits.reinit"
 
 # Each floor imports from those before it only.
 FLOORS = [
+    ["private_api"],
     ["counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
@@ -30,13 +31,11 @@ FLOORS = [
 FLOORS_OF_REINIT = [
     ["config", "report", "weight_slice", "values"],
     ["edit", "parameters"],
-    ["operations"],
-    ["running"],
-    ["tracing", "optimizers"],
+    ["plan", "recording"],
+    ["ops"],
+    ["dataflow", "optimizers"],
     ["surgery"],
-    ["remainder", "known_traces"],
-    ["fitness"],
-    ["planning"],
+    ["eligibility"],
     ["event"],
     ["revive", "training"],
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from lightning_deadunits.distributed import logged_step, skips_validation
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.lightning.event_log import log_event, log_outcome
+from lightning_deadunits.lightning.event_log import log_event, say
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.together import check_selection, report_of_all
@@ -69,8 +69,8 @@ class DeadUnitMonitor:
         every_n_batches: Count one validation batch of every so many, the first of each dataloader
             on; the others cost nothing. Verdicts are less certain then: a unit that was not seen
             firing in n independent values fires at most 3/n of the time, at 95 %, and one that
-            fires on other batches only is called dead. Re-initialisation tries a few samples of a
-            batch that was not counted: only a unit that fires on these is found alive and refused.
+            fires on other batches only is called dead. Re-initialisation is tried on a batch that
+            was not counted: a unit that fires on it is found alive and refused.
         every_n_train_steps: Count windows of so many training batches, too, for trainings without
             validation or beside it; by default those by which ``reinit`` decides, if it does. Where
             there is a validation, their names in the logs begin with ``train/``, their report is
@@ -207,6 +207,8 @@ class DeadUnitMonitor:
         if not self._checked:
             check_possible(pl_module, self.layers, self.exclude)
         self._watch(pl_module)
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            self._active_reviver.start_validation(trainer, pl_module)
 
     @guarded
     def _watch(self, pl_module: Any) -> None:
@@ -220,11 +222,14 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start counting: what follows is the validation step."""
-        if self.reviver is not None and self._serves(trainer, batch_idx, dataloader_idx):
-            self.reviver.remember_batch(batch)
         if self._is_counted(batch_idx) and self.reviver is not None and not trainer.sanity_checking:
             self.reviver.before_validation_batch(pl_module)
         self._begin_batch(batch_idx)
+        if self._active_reviver is not None and trainer.state.fn == "fit":
+            wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
+            self._active_reviver.record_validation_batch(
+                trainer, pl_module, dataloader_idx, wanted=wanted
+            )
 
     def _is_counted(self, batch_idx: int) -> bool:
         return self._observer is not None and batch_idx % self.every_n_batches == 0
@@ -243,13 +248,11 @@ class DeadUnitMonitor:
         if self.every_n_batches > 1:
             self._observer.pause()  # what is not counted runs as if nobody watched
 
-    def _serves(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
-        """Tell whether a batch may serve as an example of what units do.
+    def _stands_for_loader(self, trainer: Any, batch_idx: int, dataloader_idx: int) -> bool:
+        """Tell whether a batch may be the one of its loader that is recorded.
 
         Among sampled batches one that is not counted, where there is one: it is news.
         """
-        if trainer.sanity_checking:
-            return False
         others = 1 < trainer.num_val_batches[dataloader_idx] < math.inf
         return bool(self.every_n_batches == 1 or batch_idx % self.every_n_batches or not others)
 
@@ -264,6 +267,8 @@ class DeadUnitMonitor:
         dataloader_idx: int = 0,
     ) -> None:
         """Stop counting."""
+        if self.reviver is not None:
+            self.reviver.end_recording(training=False)
         counted = self._is_counted(batch_idx)
         self._end_batch(batch_idx)
         if counted and self.reviver is not None and not trainer.sanity_checking:
@@ -372,11 +377,14 @@ class DeadUnitMonitor:
     ) -> None:
         """Re-initialise what the last verdicts found: checkpoints hold what was evaluated."""
         if self._active_reviver is not None:
-            event = self._active_reviver.before_train_batch(trainer, pl_module, batch)
+            event = self._active_reviver.before_train_batch(trainer, pl_module)
             if event is not None:
                 self._tell(trainer, pl_module, event)
         if self._windows is not None:
             self._windows.begin_batch(pl_module)
+        if self._active_reviver is not None:
+            ends_window = self._windows is not None and self._windows.ends_next
+            self._active_reviver.record_training_batch(pl_module, ends_window=ends_window)
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
@@ -387,12 +395,20 @@ class DeadUnitMonitor:
     @guarded
     def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
         if event is not None:
-            log_outcome(trainer, event, logged_step(trainer))
+            say(trainer, event.outcome, logged_step(trainer))
+
+    @guarded
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """The step has ended, where the Trainer itself runs backward and steps the optimizer."""
+        if self.reviver is not None and pl_module.automatic_optimization:
+            self.reviver.end_recording(training=True)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count training batches where that was asked for; judge when a window is full."""
+        if self.reviver is not None:
+            self.reviver.end_recording(training=True)
         if self._windows is not None:
             self._windows.end_batch()
         if self._active_reviver is not None:
@@ -414,9 +430,15 @@ class DeadUnitMonitor:
         self._detach_windows()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say so if training was too short to be judged."""
+        """Say what came of re-initialisation, and if training was too short to be judged."""
         if self._windows is not None:
             self._windows.end_fit()
+        self._tell_summary(trainer)
+
+    @guarded
+    def _tell_summary(self, trainer: Any) -> None:
+        if self.reviver is not None:
+            say(trainer, str(self.reviver.summary), logged_step(trainer))
 
     @property
     def _active_reviver(self) -> Reviver | None:

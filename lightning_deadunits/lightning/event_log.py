@@ -1,4 +1,4 @@
-"""An event of re-initialisation, in the log, as a scalar and in TensorBoard's Text tab."""
+"""Events of re-initialisation: a line in the log, scalars, all of it in TensorBoard's Text tab."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 
 from lightning_deadunits.lightning.logging import log_now, writers
 from lightning_deadunits.reinit.report import ReinitReport
+from lightning_deadunits.reinit.training.summary import headline
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit
 
@@ -34,7 +35,7 @@ def log_event(
     """
     counts = {f"reinit/{name}": float(len(units)) for name, units in event.reinitialised.items()}
     log_now(trainer, pl_module, counts, step)
-    _say(trainer, str(event), step)
+    say(trainer, headline(event), step, details=str(event))
     for writer in writers(trainer):
         for name, units in event.reinitialised.items():
             num_units = _num_units(report, name, units)
@@ -42,13 +43,12 @@ def log_event(
                 write_reinit(writer, prefix + name, units, num_units, step)
 
 
-def log_outcome(trainer: Any, event: ReinitReport, step: int) -> None:
-    """Log how many of the units of an event live at the first verdict after it."""
-    _say(trainer, event.outcome, step)
-
-
-def _say(trainer: Any, text: str, step: int) -> None:
-    rank_zero_info(text)
+def say(trainer: Any, line: str, step: int, details: str = "") -> None:
+    """Say one line through the rank-zero logger, and the details in TensorBoard's Text tab."""
+    if not line:
+        return
+    rank_zero_info(line)
+    text = details or line
     for writer in writers(trainer):
         writer.add_text("reinit", "\n".join(f"    {line}" for line in text.splitlines()), step)
 

@@ -69,6 +69,11 @@ class TrainWindows:
         """Whether a window has as many batches as it takes."""
         return self._window.full
 
+    @property
+    def ends_next(self) -> bool:
+        """Whether the batch that is counted, or comes next, is the last one of a window."""
+        return self._window.batches + 1 == self._window.length
+
     @guarded
     def begin_batch(self, pl_module: Any) -> None:
         """Count what runs from now on."""

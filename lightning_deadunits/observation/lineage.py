@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -154,6 +154,8 @@ class Lineage:
         out: Tensor,
         piece: int | None,
     ) -> None:
+        if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
+            return  # places and numbers of things are no units
         if rule.maker is not None:
             made = self._made(rule.maker, args, kwargs, out)
             if made is not None:
@@ -163,7 +165,12 @@ class Lineage:
         weights: list[tuple[Tensor, Descent]] = []
         unknown = False
         minus = negated_by(function, args) if rule.way or not rule.moves else None
-        for tensor in _tensors(args, kwargs):
+        if rule.moves and args and function not in JOINS:
+            # What else is given is an index, or a shape to take after.
+            given: Iterable[Tensor] = _tensors(args[:1], {})
+        else:
+            given = _tensors(args, kwargs)
+        for tensor in given:
             known = self.descent(tensor)
             if known is not None and tensor is minus and not known.weight:
                 known = known._replace(producers=negated(known.producers))
@@ -180,7 +187,7 @@ class Lineage:
         axes = rule.move(known.axes or (), source, args, kwargs, out)
         if known.axes is None or axes is None:
             return
-        chosen = _joining(function, rule, data) if len(data) > 1 else [known]
+        chosen = _joining(data) if len(data) > 1 else [known]
         descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
@@ -389,6 +396,8 @@ class EagerLineage(Lineage):
                             return None
                         entry = None
                     found.append(value.shape)
+                if entry is not None and entry.descent.members is not None:
+                    return None
                 found.append(None if entry is None else id(entry.descent))
             else:
                 found.append(value)
@@ -424,7 +433,7 @@ class EagerLineage(Lineage):
             self._familiar[situation] = _Familiar(None, False, ())
             return
         if entry.descent.members is not None or any(value is out for value in args):
-            return  # which row is whose is another matter in every pass
+            return
         places: tuple[int, ...] | None = ()
         if entry.calls == ([],) and self._is_own(entry.calls, args):
             places = None
@@ -469,7 +478,9 @@ class EagerLineage(Lineage):
         if known is None:
             return None, ()
         plain = known._replace(calls=())
-        return self._once.setdefault(plain, plain), known.calls
+        if known.members is None:
+            plain = self._once.setdefault(plain, plain)
+        return plain, known.calls
 
     def descent(self, tensor: Any) -> Descent | None:
         """Return where the units of a tensor come from, None if nothing is known of it."""
@@ -506,7 +517,8 @@ class EagerLineage(Lineage):
         calls = descent.calls
         if calls:
             descent = descent._replace(calls=())
-        descent = self._once.setdefault(descent, descent)
+        if descent.members is None:  # which row is whose is another matter in every pass
+            descent = self._once.setdefault(descent, descent)
         self._made_last = made
         self._known[id(tensor)] = _Known(weakref.ref(tensor), descent, calls)
         if made and descent.axes is not None:
@@ -516,9 +528,11 @@ class EagerLineage(Lineage):
         self, known: Descent, calls: tuple[list[str], ...], out: Tensor, way: str
     ) -> None:
         """Note that units have passed an activation."""
-        after = self._passed.get((id(known), way))
-        if after is None:
-            after = passed(known, way)._replace(calls=())
+        after = self._passed.get((id(known), way)) if known.members is None else None
+        if known.members is not None:
+            after = passed(known, way)
+        elif after is None:
+            after = passed(known, way)
             after = self._once.setdefault(after, after)
             self._passed[id(known), way] = after
         self._known[id(out)] = _Known(weakref.ref(out), after, calls)
@@ -544,12 +558,14 @@ def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:
         yield
         return
-    for weight, own in named.items():
+    # Those that another observer has marked are its own to clear: one records while one counts.
+    fresh = {weight: own for weight, own in named.items() if not hasattr(weight, _WEIGHT)}
+    for weight, own in fresh.items():
         setattr(weight, _WEIGHT, (False, own.order, own.name))
     try:
         yield
     finally:
-        for weight in named:
+        for weight in fresh:
             if hasattr(weight, _WEIGHT):
                 delattr(weight, _WEIGHT)
 
@@ -596,12 +612,8 @@ def _like(data: list[tuple[Tensor, Descent]], out: Tensor) -> tuple[Tensor, Desc
     return best
 
 
-def _joining(
-    function: Callable[..., Any], rule: _Rule, data: list[tuple[Tensor, Descent]]
-) -> list[Descent]:
+def _joining(data: list[tuple[Tensor, Descent]]) -> list[Descent]:
     """Return the descents of those arguments whose units come together in the result."""
-    if rule.moves and function not in JOINS:
-        return [data[0][1]]  # an index, or a shape to take after
     joining = [known for _, known in data if known.axes and known.gate != ZERO]
     return joining or [data[0][1]]
 

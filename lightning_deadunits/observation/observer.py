@@ -101,9 +101,11 @@ class Observer(SiteMode):
         """Stop counting; add what was counted, or forget it. Harmless if nothing was begun."""
         if self._running:
             self._running = False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]  # torch's
+            self.__exit__(None, None, None)
         if keep:
-            self.fold()
+            # Another callback may still record: these sums are none of the user's calls.
+            with torch._C.DisableTorchFunction():
+                self.fold()
         self._pending.clear()
         self.start_pass()
 

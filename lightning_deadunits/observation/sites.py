@@ -104,11 +104,29 @@ class SiteMode(TorchFunctionMode):
         self._sources.clear()
         self._calls.clear()
 
+    def __exit__(self, *exception: object) -> None:
+        """Leave the stack of modes, wherever on it: two callbacks leave in the order they came."""
+        above: list[TorchFunctionMode] = []
+        while (mode := _get_current_function_mode()) not in (self, None):  # type: ignore[no-untyped-call]  # torch's
+            _pop_mode()  # type: ignore[no-untyped-call]  # torch's
+            above.append(mode)
+        if mode is self:
+            _pop_mode()  # type: ignore[no-untyped-call]  # torch's
+        for other in reversed(above):
+            _push_mode(other)  # type: ignore[no-untyped-call]  # torch's
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if torch.compiler.is_compiling() or not torch._C._len_torch_function_stack():
+            return self._meet(func, args, kwargs, out)
+        # Modes below, another callback's that records, say, must not see what this one computes.
+        with torch._C.DisableTorchFunction():
+            return self._meet(func, args, kwargs, out)
+
+    def _meet(self, func: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> Any:
         if isinstance(func, _OPERATORS):
             func = plain_function(func)
         if torch.compiler.is_compiling():
@@ -344,7 +362,7 @@ def _alike(source: Any, output: Tensor) -> bool:
     return isinstance(source, Tensor) and source.shape == output.shape
 
 
-keep_eager(SiteMode.__torch_function__)
+keep_eager(SiteMode.__torch_function__, SiteMode._meet)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 

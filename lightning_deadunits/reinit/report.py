@@ -23,7 +23,7 @@ class ReinitReport:
         planned: Layer to the units that a dry run would have re-initialised.
         notes: What else there is to say.
         step: Training step of the event, None outside of training.
-        passes: How many forward passes of the example it took.
+        passes: How many replays of recorded passes it took.
         alive: Layer to the units that fire at the first verdict after the event; None before it.
         died_again: Layer to those that do not.
     """

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.observation.selection import listed
+from lightning_deadunits.observation.sites import unobserved
+from lightning_deadunits.observation.undisturbed import undisturbed
 from lightning_deadunits.reinit.config import ReinitConfig
+from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.recording import Recorder, Tape
+from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows, names_on
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.running.example import Example
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call
+
+UNKNOWN: Any = object()
+"""Default of ``optimizers``: not said."""
 
 
 def reinit_dead_units(
@@ -21,7 +31,7 @@ def reinit_dead_units(
     units: DeadUnitsReport | Mapping[str, Iterable[int]],
     example: Any,
     *,
-    optimizers: Iterable[Any] = (),
+    optimizers: Iterable[Any] | None = UNKNOWN,
     config: ReinitConfig | None = None,
     seed: int = 0,
 ) -> ReinitReport:
@@ -36,9 +46,11 @@ def reinit_dead_units(
         units: A report of :func:`find_dead_units`, or the units per layer, ``{layer: [unit, ...]}``
             with layer names as in such a report.
         example: What the model is called with: a tensor (``model(x)``), a tuple (``model(*x)``) or
-            a mapping (``model(**x)``). At least two different samples; some 8 are plenty.
-        optimizers: Optimizers of the model's parameters. If any are given, weights that none of
-            them has are refused: they are not trained, or only a copy of them is.
+            a mapping (``model(**x)``). Some 8 samples are plenty. The model is run on it once in
+            eval and once in training mode.
+        optimizers: Optimizers of the model's parameters; None if there are none. If any are given,
+            weights that none of them has are refused: they are not trained, or only a copy of them
+            is.
         config: Options. Those on when and how often to re-initialise do not matter here, nor does
             its ``seed``: these units are meant, now.
         seed: Seed of the fresh weights.
@@ -47,15 +59,15 @@ def reinit_dead_units(
         What was done, and what was refused and why.
 
     Raises:
-        ValueError: If the example holds fewer than two different samples, or a layer or unit does
-            not exist.
+        ValueError: If a layer or a unit does not exist.
         TypeError: If the example is none of the above.
 
     Example:
         >>> import torch
         >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> _ = model[0].bias.data[1].fill_(-100)
-        >>> reinit_dead_units(model, {"1": [1]}, torch.randn(8, 4)).reinitialised
+        >>> x = torch.randn(8, 4)
+        >>> reinit_dead_units(model, {"1": [1]}, x, optimizers=None).reinitialised
         {'1': [1]}
     """
     config = ReinitConfig() if config is None else config
@@ -64,12 +76,59 @@ def reinit_dead_units(
             f"Expected `example` to be a tensor, a tuple or a mapping, but got "
             f"{type(example).__name__}."
         )
-    batch = Example(model, example, lambda given: call(model, given))
-    memory = OptimizerMemory(optimizers)
-    event = Event(batch, memory, config, seed=seed)
-    event.operate_(as_units(units))
+    if optimizers is UNKNOWN:
+        warnings.warn(
+            "No `optimizers` were given: what they remember of the fresh weights (moments, step "
+            "counts) stays. Pass them, or `optimizers=None` if there are none.",
+            stacklevel=2,
+        )
+    given = () if optimizers is UNKNOWN or optimizers is None else optimizers
+    due = as_units(units)
+    tapes = record_both(model, example) if due else []
+    if model_refusal(model) is None:
+        _check_exist(tapes, due)
+    event = Event(model, tapes, OptimizerMemory(given), config, seed=seed)
+    event.operate_(due)
     event.commit_()
     return event.report
+
+
+def record_both(model: nn.Module, example: Any) -> list[Tape]:
+    """Run the model once in eval and once in training mode, and record both."""
+    tapes = []
+    recorder = Recorder(model)
+    with unobserved(), undisturbed(model), torch.no_grad():
+        for training in (False, True):
+            model.train(training)
+            with recorder.recording(training=training) as box:
+                output = call(model, example)  # held until the pass has ended
+            del output
+            if box.tape is not None:
+                tapes.append(box.tape)
+    return tapes
+
+
+def _check_exist(tapes: list[Tape], units: Units) -> None:
+    """Raise ValueError unless every unit is one of a layer that ran."""
+    own_names = names_on(tapes)
+    sizes = {
+        name: tape.num_units[key]
+        for key, name in keys_of(tapes, units).items()
+        for tape in tapes
+        if key in tape.num_units
+    }
+    for layer, own in units.items():
+        if layer not in sizes and made_by_rows(tapes, layer):
+            continue  # the event refuses it, with the reason
+        if layer not in sizes:
+            raise ValueError(
+                f"Expected `units` to name layers of the model, but got {layer!r}. Layers that ran "
+                f"are: {listed(list(own_names))}."
+            )
+        if not 0 <= own[0] <= own[-1] < sizes[layer]:
+            raise ValueError(
+                f"Expected units of {layer!r} to be in [0, {sizes[layer]}), but got {own}."
+            )
 
 
 def as_units(units: DeadUnitsReport | Mapping[str, Iterable[int]]) -> Units:

@@ -18,6 +18,8 @@ def mask_of(tensor: Tensor, axes: tuple[int, ...], units: list[int]) -> Tensor:
 
 def replaced(output: Tensor, value: Tensor) -> Tensor:
     """Write into an activation, for ``x.relu_()`` is often called without use of its result."""
+    if torch.is_grad_enabled() and output.requires_grad:
+        return value  # autograd may have kept what would be overwritten
     try:
         return output.copy_(value)
     except RuntimeError:  # expanded, or an inference tensor

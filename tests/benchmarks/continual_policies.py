@@ -13,9 +13,8 @@ from torch import nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.revive import record_both
 from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
 from lightning_deadunits.reinit.training.schedule import Schedule
 from tests.benchmarks.continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
@@ -46,7 +45,6 @@ class Callback(Policy):
         self._schedules = [Schedule(self._config) for _ in runs]
         self._modules = [networks.module(run) for run in runs]
         self._scales = [initial_scales(module.named_parameters()) for module in self._modules]
-        self._known = [KnownTraces() for _ in runs]
 
     def __call__(self, networks: Networks, window: Window) -> None:
         self._windows += 1
@@ -62,13 +60,13 @@ class Callback(Policy):
         module = self._modules[run]
         networks.fill_(module, run)
         event = Event(
-            Example(module, example, module),
+            module,
+            record_both(module, example),
             OptimizerMemory(),
             self._config,
             seed=run,
             step=self._windows * self.every,
             scales=self._scales[run],
-            known=self._known[run],
         )
         event.operate_(due)
         self._schedules[run].revived(event.report.reinitialised)

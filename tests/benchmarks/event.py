@@ -1,8 +1,9 @@
-"""What a re-initialisation costs, in evaluation passes of the example it is tried on.
+"""What a re-initialisation costs, in plain passes of the recorded batch.
 
-50 units of a ResNet-18 die and are revived, on 8 images of 224 x 224: a first event, which has to
-trace them, and a second one, which finds the traces known. Plain passes are timed in turn with
-events, in one process; a ratio is the median over rounds.
+50 units of a ResNet-18 die and are revived, on 8 images of 224 x 224. Measured are recording beside
+an evaluation pass, and the event on an eval tape and a training tape, from the first replay to the
+optimizer's state. Plain passes are timed in turn with both, in one process; a ratio is the median
+over rounds.
 
 Run with::
 
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.known_traces import KnownTraces
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.recording import Recorder, Tape
+from lightning_deadunits.reinit.revive import record_both
 from tests.benchmarks.cost import seconds
 from tests.benchmarks.overhead_nets import resnet18
 from tests.benchmarks.result_file import write_results
@@ -52,11 +53,10 @@ def kill(model: nn.Module) -> dict[str, list[int]]:
     return units
 
 
-def revive(model: nn.Module, units: dict[str, list[int]], x: Tensor, known: KnownTraces) -> int:
-    """Re-initialise all units; return the number of forward passes."""
+def revive(model: nn.Module, units: dict[str, list[int]], tapes: list[Tape]) -> int:
+    """Re-initialise all units; return the number of replays."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    example = Example(model, x, model)
-    event = Event(example, OptimizerMemory([optimizer]), ReinitConfig(), step=0, known=known)
+    event = Event(model, tapes, OptimizerMemory([optimizer]), ReinitConfig(), step=0)
     event.operate_(units)
     event.commit_()
     if event.report.num_reinitialised != DEAD:
@@ -67,29 +67,38 @@ def revive(model: nn.Module, units: dict[str, list[int]], x: Tensor, known: Know
 def rounds(number: int) -> dict[str, dict[str, float]]:
     model, x = resnet18()
     model.eval()
-    device, ratios, passes = torch.device("cpu"), {}, {}
+    device = torch.device("cpu")
+    recorder = Recorder(model)
+    ratios: dict[str, list[float]] = {"recording": [], "event": []}
+    replays = [0]
 
     def plain() -> None:
         with torch.no_grad():
             model(x)
 
+    def recorded() -> Tensor:
+        with torch.no_grad():
+            return model(x)
+
     for turn in range(number + 1):
-        known = KnownTraces()
-        for name in ("first event", "next event"):
-            units = kill(model)
-            before = seconds(plain, device)
-            taken: list[int] = []
-            event = seconds(lambda: taken.append(revive(model, units, x, known)), device)  # noqa: B023
-            mean = (before + seconds(plain, device)) / 2
-            if turn:  # the first round warms up
-                ratios.setdefault(name, []).append(event / mean)
-                passes[name] = taken[0]
+        units = kill(model)
+        tapes = record_both(model, x)
+        before = seconds(plain, device)
+        event = seconds(lambda: replays.append(revive(model, units, tapes)), device)  # noqa: B023
+        between = seconds(plain, device)
+        recorder.begin(training=False)
+        recording = seconds(recorded, device)
+        recorder.cancel()
+        after = seconds(plain, device)
+        if turn:  # the first round warms up
+            ratios["event"].append(2 * event / (before + between))
+            ratios["recording"].append(2 * recording / (between + after))
     return {
         name: {
-            "forward_passes": passes[name],
-            "ratio": round(statistics.median(own), 2),
-            "least": round(min(own), 2),
-            "most": round(max(own), 2),
+            "replays": replays[-1] if name == "event" else 0,
+            "ratio": round(statistics.median(own), 3),
+            "least": round(min(own), 3),
+            "most": round(max(own), 3),
         }
         for name, own in ratios.items()
     }

@@ -39,7 +39,7 @@ def frozen() -> nn.Module:
     return net
 
 
-@case("twins that share an encoder", refused={"a.1": [1]}, example=vectors)
+@case("twins that share an encoder", accepted={"a.1": [1]}, example=vectors)
 def twins() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         return F.cosine_similarity(self.a(x), self.a(x.flip(1)))
@@ -59,7 +59,7 @@ def lstm() -> nn.Module:
     return net
 
 
-@case("recurrent cell by hand", refused={"relu": [1]}, example=sequences)
+@case("recurrent cell by hand", accepted={"relu": [1]}, example=sequences)
 def recurrent() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:
         state = x.new_zeros(len(x), 6)

@@ -74,7 +74,7 @@ def vmapped() -> nn.Module:
     return net
 
 
-@case("auxiliary head in training mode only", refused={"relu": [1]}, example=vectors)
+@case("auxiliary head in training mode only", accepted={"relu": [1]}, example=vectors)
 def auxiliary() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Any:
         x = F.relu(self.a(x))

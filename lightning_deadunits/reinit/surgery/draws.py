@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import Init
-from lightning_deadunits.reinit.running.session import Session
+from lightning_deadunits.reinit.dataflow.passes import Passes
+from lightning_deadunits.reinit.dataflow.trace import Part
 from lightning_deadunits.reinit.surgery.initial_scale import rescaled, rms
-from lightning_deadunits.reinit.tracing import Part
 
 _MOST_LIVE = 256
 
@@ -23,7 +23,7 @@ class Draws:
     """Draws fresh values for weights; the same seed, step, layer and attempt give the same.
 
     Args:
-        session: The session that traced the weights.
+        passes: The passes that the weights were traced in.
         init: Changes fresh weights, given those of live units; None to take them as drawn.
         seed: The user's seed.
         step: The training step.
@@ -32,17 +32,17 @@ class Draws:
 
     def __init__(
         self,
-        session: Session,
+        passes: Passes,
         init: Init | None,
         seed: int,
         step: int,
         scales: Mapping[str, float],
     ) -> None:
-        self._session, self._init, self._scales = session, init, scales
+        self._passes, self._init, self._scales = passes, init, scales
         self._seed, self._step = seed, step
         self._homes = {
             id(parameter): (module, name)
-            for module in session.example.model.modules()
+            for module in passes.model.modules()
             for name, parameter in module._parameters.items()
             if parameter is not None
         }
@@ -95,7 +95,7 @@ class Draws:
             whole = fresh = self._uniform(part, f"{layer}/{name}", attempt)
         else:
             fresh = whole.flatten()[part.weights.positions.cpu()]
-        began = self._scales.get(self._session.parameters.named(parameter).names[0])
+        began = self._scales.get(self._passes.parameters.named(parameter).names[0])
         return rescaled(fresh, rms(whole), began)
 
     def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
@@ -108,7 +108,7 @@ class Draws:
     def _affine(self, part: Part, attempt: int) -> Tensor:
         neutral = 0.0
         if part.role == "scale":
-            operation = self._session.recorded.calls[part.index].operation
+            operation = self._passes.recorded.calls[part.index].operation
             factor = operation.kind == "link"
             neutral = float(part.view.detach().float().median()) if factor else 1.0
             # A LayerNorm's own pair may be all there is to draw: it mirrors what it normalises. A
@@ -122,14 +122,10 @@ class Draws:
         key = (id(module), layer, attempt)
         if key not in self._modules:
             self._modules[key] = {}
-            clone = copy.copy(module)
-            clone._parameters = {
-                name: None if p is None else nn.Parameter(torch.zeros(p.shape, dtype=torch.float32))
-                for name, p in module._parameters.items()
-            }
-            clone._modules, clone._buffers = {}, {}
-            # Whatever a user's own method needs may be missing here.
+            # Whatever a user's own method needs may be missing here; what is parametrised cannot
+            # be copied.
             with suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+                clone = _without_tensors(module)
                 torch.manual_seed(self._number(layer, attempt))
                 clone.reset_parameters()  # type: ignore[operator]  # a module may have any
                 self._modules[key] = {
@@ -139,14 +135,25 @@ class Draws:
 
     def _live(self, part: Part, revived: set[int]) -> Tensor:
         """Return the incoming weights of live channels of the same call, at most 256 of them."""
-        operation = self._session.recorded.calls[part.index].operation
+        operation = self._passes.recorded.calls[part.index].operation
         assert operation.weight is not None
         channels = range(torch.Size(operation.made_sizes).numel())
         live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]
-        parameters = self._session.parameters
+        parameters = self._passes.parameters
         rows = [
             weights.read(weights.parameter).float().cpu()
             for channel in live
             for weights in (parameters.part(operation.weight, operation.makes(channel)),)
         ]
         return torch.stack(rows) if rows else torch.zeros(0, len(part.weights.positions))
+
+
+def _without_tensors(module: nn.Module) -> nn.Module:
+    """Return a copy of a module with parameters of zeros, float32 on the CPU, and nothing else."""
+    clone = copy.copy(module)
+    clone._parameters = {
+        name: None if p is None else nn.Parameter(torch.zeros(p.shape, dtype=torch.float32))
+        for name, p in module._parameters.items()
+    }
+    clone._modules, clone._buffers = {}, {}
+    return clone

@@ -7,33 +7,31 @@ from dataclasses import dataclass, field
 import torch
 
 from lightning_deadunits.reinit.config import ReinitConfig
+from lightning_deadunits.reinit.dataflow.groups import (
+    Traces,
+    biases_of,
+    coupled_groups,
+    left_in,
+    made_by,
+    parts_by_call,
+    refuse_with_group,
+    statistics_of,
+    weights_key,
+)
+from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
+from lightning_deadunits.reinit.dataflow.trace import Part
 from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.operations import Channel
+from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.report import by_layer
-from lightning_deadunits.reinit.running.probe import PathChangedError, Recording
-from lightning_deadunits.reinit.running.session import Session, UnitKey
 from lightning_deadunits.reinit.surgery.draws import Draws
 from lightning_deadunits.reinit.surgery.verification import (
     DisturbedError,
+    Observed,
     Settled,
     Stressed,
     zero_of,
 )
-from lightning_deadunits.reinit.tracing import Part
-from lightning_deadunits.reinit.tracing.groups import (
-    Traces,
-    biases_of,
-    left_in,
-    made_by,
-    parts_by_call,
-    statistics_of,
-    tied,
-    with_ties,
-)
 from lightning_deadunits.reinit.weight_slice import WeightSlice
-
-_MOST_ATTEMPTS = 40
-"""How many groups of units are tried before the rest of a disturbing group is refused."""
 
 
 @dataclass
@@ -76,19 +74,14 @@ class Surgeon:
     """Re-initialises units of one model.
 
     Args:
-        session: The session that traced them.
-        training: A pass in training mode, recorded before.
+        passes: The passes that they were traced in.
         config: The options.
         draws: Where fresh weights come from.
     """
 
-    def __init__(
-        self, session: Session, training: Recording, config: ReinitConfig, draws: Draws
-    ) -> None:
-        self._session, self._training = session, training
-        self._config, self._draws = config, draws
+    def __init__(self, passes: Passes, config: ReinitConfig, draws: Draws) -> None:
+        self._passes, self._config, self._draws = passes, config, draws
         self._made: set[int] = set()
-        self._attempts = 0
 
     def operate_(self, traces: Traces) -> Outcome:
         """Re-initialise units; those that disturb the model are found by halving, and refused."""
@@ -103,7 +96,6 @@ class Surgeon:
 
     def _operate_on(self, traces: Traces, outcome: Outcome) -> None:
         edits: list[Edit] = []
-        self._attempts += 1
         try:
             silent = self._write_and_verify_(traces, edits)
         except BaseException as error:
@@ -122,8 +114,8 @@ class Surgeon:
             outcome.silent += silent
 
     def _halve(self, traces: Traces, reason: str, outcome: Outcome) -> None:
-        together = tied(traces)
-        if len(together) == 1 or self._attempts > _MOST_ATTEMPTS:
+        together = coupled_groups(traces)
+        if len(together) == 1:
             outcome.refused.update(dict.fromkeys(traces, reason))
             return
         middle = len(together) // 2
@@ -134,7 +126,7 @@ class Surgeon:
         """Refuse units, and operate on the others anew."""
         outcome.stuck |= stuck
         rest = {unit: trace for unit, trace in traces.items() if unit not in stuck}
-        with_ties(rest, outcome.stuck, traces)
+        refuse_with_group(rest, outcome.stuck, traces)
         if rest:
             self._operate_on(rest, outcome)
 
@@ -165,7 +157,7 @@ class Surgeon:
         edit = Edit()
         if first:
             for trace in traces.values():
-                for part in trace.reads:
+                for part in reversed(trace.reads):  # the first call's value wins
                     edit.set(part.weights, self._silence(part))
         # After the silencing: what one unit reads of another one is fresh, for it is silent itself.
         for (layer, _), parts in parts_by_call(fresh).items():
@@ -181,29 +173,37 @@ class Surgeon:
         if part.role != "shift":
             return 0.0
         # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
-        call = self._session.recorded.calls[part.index]
+        call = self._passes.recorded.calls[part.index]
         assert call.out is not None
         axis = call.operation.made_axes[0]
         return call.out.select(axis, part.channel).flatten()[0]
 
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
-        """Verify in eval mode; fresh channels get the biases and statistics of the example."""
-        recorded, biases = self._session.recorded, biases_of(fresh)
+        """Verify; fresh channels get the biases and statistics of the recorded batches.
+
+        Those of the tapes on which units are judged, where there are any: training tapes where
+        windows of training batches decide, else eval tapes.
+        """
+        recorded, biases = self._passes.recorded, biases_of(fresh)
         visitor = Settled(
             statistics_of(traces),
             self._centres(fresh),
+            {channel: weights_key(bias) for channel, bias in biases.items()},
             recorded,
             self._made | made_by(traces),
             by_layer(traces),
             self._config.tolerance,
             varying=left_in(traces),
         )
-        visitor.check_outputs(self._session.run(visitor))
+        in_training = self._config.every_n_train_steps is not None
+        for tape in self._passes.numbers(training=in_training) or self._passes.numbers():
+            self._run(visitor, tape)
         edit = Edit()
         for channel, shift in visitor.shifts.items():
             bias = biases[channel]
             edit.set(bias, bias.read(bias.parameter).float() + shift)
-        for (index, number), values in visitor.statistics.items():
+        # The first tape's win: later ones are other batches.
+        for (index, number), values in reversed(visitor.statistics.items()):
             running = recorded.calls[index].operation.running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):
@@ -212,9 +212,16 @@ class Surgeon:
         edit.apply_()
         return visitor.units_firing
 
+    def _run(self, visitor: Observed, tape: int) -> None:
+        try:
+            self._passes.run(visitor, tape)
+        except DisturbedError as error:
+            mode = " in training mode" if self._passes.tapes[tape].training else ""
+            raise DisturbedError(f"{error}{mode}") from error
+
     def _centres(self, traces: Traces) -> dict[Channel, float]:
         """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
-        calls = self._session.recorded.calls
+        calls = self._passes.recorded.calls
         frozen = {
             before: zero_of(calls[index].operation, channel)
             for trace in traces.values()
@@ -227,16 +234,18 @@ class Surgeon:
 
         Only units that had to do without some weights are looked at.
         """
-        # In training mode a model may make more calls, such as a dropout of parameters, or fewer.
-        made = self._training.counterparts(self._session.recorded, self._made | made_by(traces))
+        tapes = self._passes.numbers(training=True) or self._passes.numbers()
         visitor = Stressed(
-            self._training, made, by_layer(traces), self._config.tolerance, varying=left_in(traces)
+            self._passes.recorded,
+            self._made | made_by(traces),
+            by_layer(traces),
+            self._config.tolerance,
+            varying=left_in(traces),
         )
-        try:
-            visitor.check_outputs(self._session.run(visitor, training=True))
-        except DisturbedError as error:
-            raise DisturbedError(f"{error} in training mode") from error
-        absent = {unit for unit in traces if unit[0] not in self._training.sites}
+        for tape in tapes:
+            self._run(visitor, tape)
+        of_layer = self._passes.recorded.of_layer
+        absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
         return visitor.units_firing | absent
 
 
@@ -245,6 +254,15 @@ def _clear_gradients(edit: Edit) -> None:
     for weights, _ in list(edit.slices()):
         if weights.parameter.grad is not None:
             edit.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
+
+
+def clear_gradients_(edit: Edit) -> None:
+    """Forget the gradients of what an edit has written."""
+    forget = Edit()
+    for weights, _ in list(edit.slices()):
+        if weights.parameter.grad is not None:
+            forget.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
+    forget.apply_()
 
 
 def _check_gradients(edits: list[Edit]) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.site import Site
-from lightning_deadunits.reinit.operations import Channel, Operation
-from lightning_deadunits.reinit.running.probe import Recording, Visitor
-from lightning_deadunits.reinit.running.session import UnitKey
+from lightning_deadunits.reinit.dataflow.passes import (
+    Passes,
+    Recorded,
+    Spot,
+    UnitKey,
+    Visitor,
+)
+from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.plan import Plan, masks
 from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
@@ -22,10 +27,10 @@ class DisturbedError(Exception):
 
 
 class Observed(Visitor):
-    """Compares a pass with the recorded one, and sees which fresh units fire.
+    """Compares a replay with what was recorded, and sees which fresh units fire.
 
     Args:
-        recorded: The recorded pass.
+        recorded: What the passes computed before.
         made: Calls whose outputs are those of fresh weights, and so must differ.
         units: Layer to the units that are fresh.
         tolerance: Largest relative change, None for the rounding of the dtype.
@@ -37,7 +42,7 @@ class Observed(Visitor):
 
     def __init__(
         self,
-        recorded: Recording,
+        recorded: Recorded,
         made: set[int],
         units: Mapping[str, list[int]],
         tolerance: float | None,
@@ -48,16 +53,16 @@ class Observed(Visitor):
         self.tolerance, self.varying = tolerance, varying
         self.firing: dict[str, set[int]] = {}
 
-    def site(self, site: Site, output: Tensor) -> Tensor:
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """See :class:`Visitor`."""
-        units = self.units.get(site.name, ())
+        units = self.units.get(spot.layer, ())
         for unit in units:
-            values = channel_of(output, site.unit_dims, unit)
-            fires = (values.abs() > 1e-3 * (site.kind != "exact")).any()
-            if (site.name, unit) in self.varying:
+            values = channel_of(output, spot.dims, unit)
+            fires = (values.abs() > spot.fires_above).any()
+            if (spot.layer, unit) in self.varying:
                 fires &= values.max() > values.min()
             if bool(fires):
-                self.firing.setdefault(site.name, set()).add(unit)
+                self.firing.setdefault(spot.layer, set()).add(unit)
         return output
 
     @property
@@ -67,21 +72,21 @@ class Observed(Visitor):
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        call = self.recorded.call(index, operation, out)
+        call = self.recorded.calls[index]
         if call.out is not None and index not in self.made and not operation.passes_on:
             check_same(call.title, call.out, out, self.tolerance)
         return out
 
-    def check_outputs(self, outputs: list[Tensor]) -> None:
-        """Compare what the model returned.
+    def result(self, key: Any, value: Tensor) -> None:
+        """See :class:`Visitor`."""
+        check_same(
+            "the model's output", self.recorded.results[(self.tape, key)], value, self.tolerance
+        )
 
-        Raises:
-            DisturbedError: If it differs.
-        """
-        if len(outputs) != len(self.recorded.outputs):
-            raise DisturbedError("the model returns something else")
-        for before, after in zip(self.recorded.outputs, outputs, strict=True):
-            check_same("the model's output", before, after, self.tolerance)
+    def read(self, key: Any, value: Tensor, name: str) -> None:
+        """See :class:`Visitor`."""
+        before = self.recorded.results[(self.tape, key)]
+        check_same(f"what Python reads of it ({name})", before, value, self.tolerance)
 
 
 class Settled(Observed):
@@ -94,6 +99,7 @@ class Settled(Observed):
     Args:
         normed: Calls and channels of norms that fresh weights feed.
         biased: Calls and channels that have a fresh bias, and what their median is to be.
+        bias_of: Which bias that is: one that several calls have gets one shift, by the first.
         *args: As for :class:`Observed`.
         **kwargs: As for :class:`Observed`.
 
@@ -103,16 +109,25 @@ class Settled(Observed):
     """
 
     def __init__(
-        self, normed: set[Channel], biased: Mapping[Channel, float], *args: Any, **kwargs: Any
+        self,
+        normed: set[Channel],
+        biased: Mapping[Channel, float],
+        bias_of: Mapping[Channel, Hashable],
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.statistics: Statistics = {}
         self.shifts: dict[Channel, Tensor] = {}
         self._normed, self._biased, self._medians = _by_call(normed), _by_call(biased), biased
+        self._bias_of = bias_of
+        self._shift_of: dict[Hashable, Tensor] = {}
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
         if index in self._biased and isinstance(out, Tensor):
+            if torch.is_grad_enabled():
+                out = out.clone()  # autograd may have kept what would be overwritten
             self._centre_(index, operation, out)
         if index in self._normed and operation.running and operation.again is not None:
             self._normalise_(index, operation, reads[0])
@@ -121,11 +136,14 @@ class Settled(Observed):
 
     def _centre_(self, index: int, operation: Operation, out: Tensor) -> None:
         for channel in self._biased[index]:
-            values = channel_of(out, operation.made_axes, channel)
-            if bool((values != values.flatten()[0]).any()):  # else the bias is all that it has
+            values = channel_of(out.detach(), operation.made_axes, channel)
+            bias = self._bias_of[(index, channel)]
+            if bias in self._shift_of:
+                values += self._shift_of[bias].to(values.dtype)
+            elif bool((values != values.flatten()[0]).any()):  # else the bias is all that it has
                 shift = self._medians[(index, channel)] - values.float().median()
                 values += shift.to(values.dtype)
-                self.shifts[(index, channel)] = shift
+                self.shifts[(index, channel)] = self._shift_of[bias] = shift
 
     def _normalise_(self, index: int, operation: Operation, read: Tensor) -> None:
         assert operation.running is not None
@@ -159,18 +177,18 @@ def _by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
 class Stressed(Observed):
     """Also has the fresh units fire at random, for whatever they may do later."""
 
-    def site(self, site: Site, output: Tensor) -> Tensor:
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """See :class:`Visitor`."""
-        units = self.units.get(site.name)
+        units = self.units.get(spot.layer)
         if not units:
             return output
         if self.varying:  # it waits for the device, for a verdict that nobody else needs
-            super().site(site, output)
+            super().spot(number, spot, output)
         size = output.abs().float().mean().add(1.0).to(output.dtype)
         noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0))
         loud = noise.to(output.device, output.dtype) * size
-        rest = silenced(output.clone(), site.unit_dims, list(units))
-        only = loud - silenced(loud.clone(), site.unit_dims, list(units))
+        rest = silenced(output.clone(), spot.dims, list(units))
+        only = loud - silenced(loud.clone(), spot.dims, list(units))
         return replaced(output, rest + only)
 
 
@@ -184,8 +202,12 @@ def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) 
         raise DisturbedError(f"{title} has another shape")
     if torch.equal(before, after):
         return
+    if not before.is_floating_point():
+        raise DisturbedError(f"{title} would change")
+    same = (before == after) | (before.isnan() & after.isnan())
     size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    change = float((after.double() - before.double()).abs().nan_to_num(torch.inf).max())
+    difference = (after.double() - before.double()).abs().nan_to_num(torch.inf)
+    change = float(difference.masked_fill(same, 0.0).max())
     if not change <= allowed(before.dtype, tolerance) * size:
         relative = change / size if size else float("inf")
         raise DisturbedError(f"{title} would change by {relative:.1e} of its largest value")
@@ -197,3 +219,27 @@ def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
     The order of a sum may change with its terms: by default a few units in the last place.
     """
     return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
+
+
+def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
+    """Verify what another process has planned, with the units firing at random.
+
+    Raises:
+        DisturbedError: If a pass comes to something else.
+    """
+    made = _made_by(passes, plan)
+    for tape in passes.numbers():
+        passes.run(Stressed(passes.recorded, made, plan.units, tolerance), tape)
+
+
+def _made_by(passes: Passes, plan: Plan) -> set[int]:
+    """Return the calls that fresh weights feed: those that are given them, and norms."""
+    fresh = masks(passes.model, plan.fresh)
+    norms = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"}
+    found = set(norms)
+    for use in passes.recorded.uses:
+        if (mask := fresh.get(id(use.parameter))) is not None:
+            first = int(use.view.storage_offset() - use.parameter.storage_offset())
+            if bool(mask.as_strided(use.view.shape, use.view.stride(), first).any()):
+                found.add(use.call)
+    return found

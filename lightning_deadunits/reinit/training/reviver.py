@@ -1,52 +1,59 @@
-"""Reviver: re-initialises dead units in the course of a training, for the callback."""
+"""Reviver: re-initialises dead units in the course of a training, for the callback.
+
+1. A verdict, at validation or after a window of training batches, says which units are due
+   (``schedule``).
+2. Meanwhile, if any may be, batches that run anyway were recorded (``tapes``).
+3. Before the next training batch the units are re-initialised on replays of these (``events``), on
+   all processes alike (``agreement``). A checkpoint that is written at validation so holds the
+   weights that were evaluated; one that is written while units are due holds what is planned for
+   them, for a tape cannot be saved.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
-from lightning_deadunits.distributed import Processes, gather_objects
+from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.fitness import model_refusal
-from lightning_deadunits.reinit.known_traces import KnownTraces
+from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.training.events import Events
 from lightning_deadunits.reinit.training.guarded_window import GuardedWindow
-from lightning_deadunits.reinit.training.keepsake import Keepsake, plain
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.schedule import Schedule
-from lightning_deadunits.reinit.training.trainer_event import attempt
-from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
+from lightning_deadunits.reinit.training.summary import Summary
+from lightning_deadunits.reinit.training.tapes import Tapes
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 class Reviver:
     """Decides at validation, or every so many training batches, and acts before the next batch.
 
-    A checkpoint that is written at validation so holds the weights that were evaluated.
-
     Args:
         config: The options.
         watch: What the callback watches.
-
-    Attributes:
-        events: What was done so far.
     """
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
-        self.events: list[ReinitReport] = []
+        self._watch = watch
         self._schedule = Schedule(config)
         self._pending: Units = {}
-        self._example = Keepsake()
+        self._events = Events(config, watch.names)
+        self._tapes: Tapes | None = None
         self._window = GuardedWindow(config, watch)
-        self._memory = TrainerMemory()
-        self._known = KnownTraces()
-        self._scales: dict[str, float] | None = None
         self._impossible = False
+
+    @property
+    def events(self) -> list[ReinitReport]:
+        """What was done so far."""
+        return self._events.done
+
+    @property
+    def summary(self) -> Summary:
+        """Sums over all events, those before a resume included."""
+        return self._events.summary
 
     @property
     def at_validation(self) -> bool:
@@ -63,17 +70,68 @@ class Reviver:
                 stacklevel=2,
             )
 
+    # --- recording ----------------------------------------------------------------------------
+
+    @property
+    def _records(self) -> bool:
+        """Whether batches are recorded, for a unit may be due at the next verdict."""
+        return not self._impossible and (bool(self._pending) or self._schedule.may_be_due())
+
+    def _records_validation(self, trainer: Any) -> bool:
+        """Tell whether a validation is; the sanity check is none that decides."""
+        return self._records and not (trainer.sanity_checking and self.at_validation)
+
+    def _tapes_of(self, pl_module: Any) -> Tapes:
+        if self._tapes is None or self._tapes.model is not pl_module:
+            self._tapes = Tapes(pl_module, self._watch.layers)
+        return self._tapes
+
+    def start_validation(self, trainer: Any, pl_module: Any) -> None:
+        """Make room for batches of a validation."""
+        if self._records_validation(trainer):
+            self._tapes_of(pl_module).start_validation()
+
+    def record_validation_batch(
+        self, trainer: Any, pl_module: Any, loader: int, *, wanted: bool
+    ) -> None:
+        """Record a batch of a validation loader, one of each at least.
+
+        Args:
+            trainer: The Trainer.
+            pl_module: The module.
+            loader: Number of the loader.
+            wanted: Whether it may be the one that stands for its loader.
+        """
+        if self._records_validation(trainer):
+            self._tapes_of(pl_module).begin_validation_batch(loader, wanted=wanted)
+
+    def record_training_batch(self, pl_module: Any, *, ends_window: bool) -> None:
+        """Record a training batch, one at least.
+
+        Args:
+            pl_module: The module.
+            ends_window: Whether a window of training batches is judged after it.
+        """
+        if self._records:
+            last = ends_window and not self.at_validation
+            self._tapes_of(pl_module).begin_training_batch(last=last)
+
+    def end_recording(self, *, training: bool) -> None:
+        """The batch has ended; harmless if it was not recorded."""
+        if self._tapes is not None:
+            self._tapes.end_batch(training=training)
+
+    def _drop_tapes(self) -> None:
+        """Let go of recorded batches; where windows decide, validation may be long ago."""
+        if self._tapes is not None:
+            self._tapes.drop(evaluation=self.at_validation)
+
     # --- deciding -----------------------------------------------------------------------------
 
     @property
     def _measures(self) -> bool:
         """Whether dormancy is judged, for which counts of zeros are not enough."""
         return self.config.criterion == "dormant" and not self._impossible
-
-    def remember_batch(self, batch: Any) -> None:
-        """Keep a few samples of a validation, to try an event on."""
-        if self.at_validation and not self._impossible:
-            self._example.offer(batch)
 
     def before_validation_batch(self, pl_module: Any) -> None:
         """Start measuring, where that is done at validation."""
@@ -109,42 +167,46 @@ class Reviver:
         self, trainer: Any, pl_module: Any, report: DeadUnitsReport, decides: bool
     ) -> ReinitReport | None:
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
-        told = self._told(dead)
+        told = self._events.take_verdict(dead)
         if decides and not self._impossible:
             if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending = self._schedule.judge(dead)
-            self._example.stale = True
+            self._events.forget_plan()
+            if not self._pending:
+                self._drop_tapes()
         return told
-
-    def _told(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
-        """Tell the last event how many of its units live, at the first verdict after it."""
-        last = self.events[-1] if self.events else None
-        if not dead or last is None or last.alive is not None or not last.reinitialised:
-            return None
-        last.tell_outcome(dead)
-        return last
 
     # --- acting -------------------------------------------------------------------------------
 
-    def before_train_batch(self, trainer: Any, pl_module: Any, batch: Any) -> ReinitReport | None:
-        """Re-initialise what is due; then count, if training batches are what decides.
+    def before_train_batch(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
+        """Re-initialise what is due; then measure, if that is wanted.
+
+        Returns:
+            What was done, if anything.
 
         Raises:
             RanksDifferError: If processes come to different weights.
         """
         if self._impossible:
             return None
-        self._memory.resume(trainer, pl_module)
-        if self._scales is None:
-            known = trainer.global_step == 0
-            self._scales = initial_scales(pl_module.named_parameters()) if known else {}
+        self._events.resume(trainer, pl_module)
         event = self._act(trainer, pl_module) if self._pending else None
-        if not self.at_validation:
-            self._example.offer(batch)
-            if self._measures:
-                self._window.begin(pl_module)
+        if not self.at_validation and self._measures:
+            self._window.begin(pl_module)
         return event
+
+    def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
+        tapes = self._tapes_of(pl_module)
+        if self._events.must_wait(trainer, tapes):
+            return None
+        units, self._pending = self._pending, {}
+        report = self._events.act_(trainer, tapes, units)
+        self._drop_tapes()
+        if report is not None:
+            self._schedule.revived(report.reinitialised)
+            self._schedule.refused(report.refused)
+        return report
 
     def after_train_batch(self) -> None:
         """Stop measuring."""
@@ -153,63 +215,39 @@ class Reviver:
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""
+        if self._tapes is not None:
+            self._tapes.cancel()
         self._window.detach()
-
-    def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        units, self._pending = self._pending, {}
-        report, problem = attempt(
-            trainer,
-            pl_module,
-            units,
-            self._example.batch,
-            self._memory,
-            self.config,
-            scales=self._scales or {},
-            known=self._known,
-        )
-        if problem is not None:
-            warnings.warn(
-                f"Dead units were not re-initialised at step {trainer.global_step}, all is as it "
-                f"was: {problem}",
-                stacklevel=2,
-            )
-            self._schedule.refused({name: dict.fromkeys(own, "") for name, own in units.items()})
-        if report is not None:
-            self._schedule.revived(report.reinitialised)
-            self._schedule.refused(report.refused)
-            self.events.append(report)
-        return report
 
     # --- state --------------------------------------------------------------------------------
 
     def detach(self) -> None:
         """Leave nothing behind on the model and the optimizers; harmless when there is nothing."""
+        if self._tapes is not None:
+            self._tapes.detach()
+        self._tapes = None
         self._window.detach()
-        self._memory.detach()
-        self._known.clear()
+        self._events.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
-        keep_example = self._pending or not self.at_validation
-        untold = self.events[-1:] if self.events and self.events[-1].alive is None else []
         return {
             "schedule": self._schedule.state_dict(),
             "pending": self._pending,
-            "example": plain(self._example.batch) if keep_example else None,
-            "stale": self._example.stale,
             "window": self._window.state_dict(),
-            "memory": self._memory.state_dict(),
-            "scales": self._scales,
-            "untold": [(event.step, event.reinitialised) for event in untold],
+            "events": self._events.state_dict(),
         }
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
-        """Add to a state what other processes have observed, and a batch if one of them has any."""
+        """Add to a state what other processes have observed, and what is planned for what is due.
+
+        All processes take part.
+        """
         if self._impossible:
             return
-        if self._pending or not self.at_validation:  # on every process alike
-            kept = gather_objects(trainer, state["example"])
-            state["example"] = next((batch for batch in kept if batch is not None), None)
+        if self._pending:  # on every process alike
+            tapes = self._tapes_of(trainer.lightning_module)
+            state["events"]["planned"] = self._events.plan(trainer, tapes, self._pending)
         if not self.at_validation:
             state["window"] = self._window.complete_state(trainer, state["window"])
 
@@ -217,12 +255,9 @@ class Reviver:
         """Go on where a checkpoint left off."""
         self._schedule.load_state_dict(state["schedule"])
         self._pending = dict(state["pending"])
-        self._example.batch, self._example.stale = state["example"], bool(state["stale"])
         self._window.load_state_dict(state["window"])
-        self._memory.load_state_dict(state["memory"])
-        self._scales = state["scales"]
-        self.events = [ReinitReport(step=step, reinitialised=own) for step, own in state["untold"]]
+        self._events.load_state_dict(state["events"])
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave hooks and tensors of this training out of copies: they are for another one."""
-        return {**self.__dict__, "_memory": TrainerMemory(), "_known": KnownTraces()}
+        """Leave recorded batches out of copies: they are of this training."""
+        return {**self.__dict__, "_tapes": None}

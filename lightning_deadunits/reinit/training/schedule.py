@@ -70,14 +70,25 @@ class Schedule:
 
     def _due(self, layer: _Layer, dead: Tensor) -> list[int]:
         layer.streak = torch.where(dead, layer.streak + 1, 0)
-        ready = (layer.streak >= (self.config.patience or 1)) & (layer.pause == 0)
+        ready = self._ready(layer, layer.streak)
         layer.pause = (layer.pause - 1).clamp(min=0)
-        if self.config.max_per_unit is not None:
-            ready &= layer.revivals < self.config.max_per_unit
         units: list[int] = torch.nonzero(ready).flatten().tolist()
         # The longest dead first; among equals the first one, on every process alike.
         units.sort(key=lambda unit: (-int(layer.streak[unit]), unit))
         return sorted(units[: self.config.limit(len(dead))])
+
+    def may_be_due(self) -> bool:
+        """Tell whether the next verdict may have a unit due; without any verdict yet, too."""
+        if not self._layers:
+            return self.config.patience == 1
+        return any(bool(self._ready(own, own.streak + 1).any()) for own in self._layers.values())
+
+    def _ready(self, layer: _Layer, streak: Tensor) -> Tensor:
+        """Return which units are due if they were found dead so many times in a row."""
+        ready = (streak >= (self.config.patience or 1)) & (layer.pause == 0)
+        if self.config.max_per_unit is not None:
+            ready &= layer.revivals < self.config.max_per_unit
+        return ready
 
     def revived(self, units: Mapping[str, list[int]]) -> None:
         """Take note of what was re-initialised."""

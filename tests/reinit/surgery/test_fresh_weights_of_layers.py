@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.running.example import Example
+from lightning_deadunits.reinit.revive import record_both
 from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
 from tests.zoo import kill
 
 
 def revived(net: nn.Module, x: Tensor, units: list[int], scales: dict[str, float]) -> Any:
-    example = Example(net, x, net)
-    done = Event(example, OptimizerMemory(), ReinitConfig(), scales=scales)
+    tapes = record_both(net, x)
+    done = Event(net, tapes, OptimizerMemory(), ReinitConfig(), scales=scales)
     done.operate_({"1": units})
     assert done.report.reinitialised == {"1": units}
     return done

@@ -13,13 +13,14 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from tests.mortal import SCHEDULES, Mortal, differing, events, state_of, trained
+from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
 
+# Of four batches two are recorded, which runs them eagerly: the first and the last of a window.
+WINDOWS: dict[str, Any] = {"patience": 1, "grace_period": 0, "every_n_train_steps": 4}
 CONFIGS = {
-    **SCHEDULES,
-    "dormant, every two steps": ReinitConfig(
-        patience=1, grace_period=0, every_n_train_steps=2, criterion="dormant"
-    ),
+    "at validation": AT_VALIDATION,
+    "every four steps": ReinitConfig(**WINDOWS),
+    "dormant, every four steps": ReinitConfig(**WINDOWS, criterion="dormant"),
 }
 
 

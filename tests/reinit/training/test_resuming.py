@@ -106,7 +106,7 @@ def test_a_checkpoint_of_an_exception_holds_the_corrections_under_way(tmp_path: 
     (path,) = tmp_path.glob("*.ckpt")
     saved = torch.load(path, weights_only=True)
     (state,) = (s for key, s in saved["callbacks"].items() if "DeadUnit" in key)
-    assert any(state["reviver"]["memory"])
+    assert any(state["reviver"]["events"]["memory"])
     resumed = Stops()
     resumed.stop = False
     assert differing(expected, run(resumed, max_epochs=6, resume=path)) == []

@@ -9,7 +9,6 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from lightning_deadunits.reinit.training.keepsake import Keepsake
 from tests.mortal import EVERY_TWO_STEPS, Mortal, data, events, trained
 
 
@@ -29,29 +28,6 @@ def test_a_batch_that_is_skipped_is_no_part_of_a_window() -> None:
     trained(model, callback, max_epochs=6)
     model.on_train_epoch_start()
     assert events(callback) == [{"relu.bn": [1], "relu.b": [0]}]
-
-
-def test_single_samples_are_kept_over_windows_until_they_tell_something() -> None:
-    kept = Keepsake(3)
-    for number in range(5):
-        kept.stale = True
-        kept.offer([torch.full((1, 2), float(number))])
-    assert kept.batch[0][:, 0].tolist() == [4, 3, 2]
-    kept.stale = True
-    kept.offer([torch.zeros(2, 2)])
-    assert kept.batch[0].tolist() == [[0, 0], [0, 0]]
-
-
-def test_a_single_sample_gives_way_to_more_of_another_shape() -> None:
-    kept = Keepsake()
-    kept.offer([torch.zeros(1, 3)])
-    kept.offer([torch.zeros(4, 2)])
-    assert kept.batch[0].shape == (4, 2)
-    kept.offer([torch.zeros(1, 3)])
-    assert kept.batch[0].shape == (4, 2)
-    kept.stale = True
-    kept.offer([torch.zeros(1, 3)])
-    assert kept.batch[0].shape == (4, 2)
 
 
 @pytest.mark.filterwarnings("ignore:.*num_workers.*")

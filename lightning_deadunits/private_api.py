@@ -1,0 +1,51 @@
+"""Private names of torch that this package depends on, in one place, with what stands in for them.
+
+Each function says what happens where the name is missing: torch may move it in any release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def without_torch_function() -> Any:
+    """Return a context in which no ``__torch_function__`` mode or subclass is called.
+
+    ``torch._C.DisableTorchFunction``. Without it nothing here could count or record: our own calls
+    would be taken for the user's, so its absence is an error.
+    """
+    return torch._C.DisableTorchFunction()
+
+
+def is_functorch_tensor(tensor: Tensor) -> bool:
+    """Tell whether a tensor stands for many values at once, inside of ``torch.func`` or ``vmap``.
+
+    ``torch._C._functorch.is_functorch_wrapped_tensor``. Without it such tensors are taken for plain
+    ones; a replay then fails, and the units are refused.
+    """
+    functorch = getattr(torch._C, "_functorch", None)
+    tell = getattr(functorch, "is_functorch_wrapped_tensor", None)
+    return bool(tell(tensor)) if tell is not None else False
+
+
+def is_running_backward() -> bool:
+    """Tell whether autograd is running backward in this thread.
+
+    ``torch._C._current_graph_task_id``. Without it what gradient checkpointing computes anew in the
+    backward pass is recorded as well, which costs time, and is otherwise harmless.
+    """
+    task: Callable[[], int] | None = getattr(torch._C, "_current_graph_task_id", None)
+    return task is not None and task() != -1
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written in place, -1 if torch does not count it.
+
+    ``Tensor._version``. Inference tensors have none: writes that no call shows go unnoticed there,
+    unless the replay computes something else than the recorded pass.
+    """
+    return -1 if tensor.is_inference() else int(getattr(tensor, "_version", -1))

@@ -1,0 +1,149 @@
+"""Clamp the units to zero, noise everything else: the consumer's channel must stay zero.
+
+Noise goes on what every call returns and on every floating point leaf that is no parameter, in
+whatever container it came: what is zero on this batch need not be on the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey, Visitor
+from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.values import channel_of, silenced
+
+if TYPE_CHECKING:
+    from lightning_deadunits.reinit.dataflow.consumers import Consumers
+
+_SCALES = (2.0, 0.1, 1e-3)
+_MOST_TRIES = 24
+_ARITHMETIC = {*SUMS, *FACTORS}
+_CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
+
+
+def refuse_shared(passes: Passes, found: Consumers) -> None:
+    """Refuse units whose consumers read other values by the same weights."""
+    for tape in passes.distinct():
+        calls = passes.recorded.calls
+        own = {c: units for c, units in found.channels.items() if calls[c[0]].tape == tape}
+        for channel, what in (_live_channels(passes, tape, own) if own else {}).items():
+            reason = f"{calls[channel[0]].title} reads it together with {what}"
+            for unit in own[channel]:
+                found.refused.setdefault(unit, found.hints.get(unit, reason))
+
+
+def _live_channels(
+    passes: Passes, tape: int, channels: Mapping[Channel, set[UnitKey]]
+) -> dict[Channel, str]:
+    """Return the channels that are not zero although the units are, whatever else happens."""
+    quiet: set[int] = set()
+    for scale in _SCALES:
+        for _ in range(_MOST_TRIES):
+            visitor = _Noise(passes, channels, scale, quiet)
+            try:
+                passes.run(visitor, tape)
+            except Exception:  # noise may be no input at all: a wrong index, a failing check
+                # The leaf that was last seen is the likely cause: it stays as it is.
+                if visitor.last is None or visitor.last in quiet:
+                    break
+                quiet.add(visitor.last)
+                continue
+            return visitor.live
+    return dict.fromkeys(channels, "others, for all that is known: its values steer the model")
+
+
+def _is_of_floats(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.is_floating_point() or value.is_complex()
+    return isinstance(value, torch.dtype) and value.is_floating_point
+
+
+class _Noise(Visitor):
+    """Clamps the units to zero, noises all else, and sees which channels are not zero.
+
+    Args:
+        passes: The passes.
+        channels: The channels, and the units that feed them.
+        scale: Size of the noise, relative to the values.
+        quiet: Leaves that get none, by their order.
+
+    Attributes:
+        live: Channels that are not zero, and what they read.
+        last: The last leaf that got noise.
+    """
+
+    clamps = True
+
+    def __init__(
+        self,
+        passes: Passes,
+        channels: Mapping[Channel, set[UnitKey]],
+        scale: float,
+        quiet: set[int],
+    ) -> None:
+        self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
+        self.live: dict[Channel, str] = {}
+        self.last: int | None = None
+        self._leaves = 0
+        self._generator = torch.Generator().manual_seed(0)
+        self._channels: dict[int, list[int]] = {}
+        for index, channel in channels:
+            self._channels.setdefault(index, []).append(channel)
+        self._units: dict[str, list[int]] = {}
+        for layer, unit in set().union(*channels.values()):
+            self._units.setdefault(layer, []).append(unit)
+
+    def leaf(self, value: Tensor) -> Tensor:
+        self._leaves += 1
+        if self._leaves in self.quiet or value.is_nested or value.layout is not torch.strided:
+            return value
+        self.last = self._leaves
+        noisy = self._noisy(value)
+        # What is never negative, as a variance, stays so; what is zero everywhere does not.
+        one_sided = bool((value >= 0).all()) and bool((value > 0).any())
+        return noisy.abs() if one_sided else noisy
+
+    def given(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Noise integers where they become floats: in arithmetic with such, and by a cast."""
+        if function in _ARITHMETIC:
+            becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+        else:
+            targets = (*args[1:], *kwargs.values()) if function in _CASTS else ()
+            becomes_float = function is Tensor.float or any(map(_is_of_floats, targets))
+        if not becomes_float:
+            return args, kwargs
+        return tuple(
+            self._noisy(a.float()) if isinstance(a, Tensor) and not _is_of_floats(a) else a
+            for a in args
+        ), kwargs
+
+    def _noisy(self, tensor: Tensor) -> Tensor:
+        """Return a tensor with noise of its own size, one number per row of its first two axes."""
+        if not tensor.numel():
+            return tensor
+        size = self.scale * tensor.abs().mean().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
+        shape = tensor.shape[:2] + (1,) * (tensor.ndim - 2)
+        noise = torch.randn(shape, generator=self._generator)
+        return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
+
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
+        units = self._units.get(spot.layer)
+        return silenced(output, spot.dims, units) if units else output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        call = self.recorded.calls[index]
+        for channel in self._channels.get(index, ()):
+            values = channel_of(reads[0], operation.read_axes, channel).flatten()
+            if bool((values != 0).any()):
+                constant = bool((values == values[0]).all())
+                what = "a constant that others set" if constant else "other, live values"
+                self.live[(index, channel)] = what
+        if call.out is None or operation.passes_on:
+            return out
+        return self._noisy(call.out)

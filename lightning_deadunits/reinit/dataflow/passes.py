@@ -1,0 +1,484 @@
+"""The recorded passes that an event works on, as one sequence of calls with weights.
+
+All tapes are numbered through: a weight that is used twice in a step, or on an eval tape and a
+training tape, is used by two calls. A *spot* is one activation of one pass: a layer that is called
+twice, or is on two tapes, has two spots, and a unit is a channel of every spot of its layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits.observation.activations import plain_function, zero_atol
+from lightning_deadunits.reinit.dataflow.nan_tags import is_readable, with_tags
+from lightning_deadunits.reinit.ops import (
+    PRODUCTS,
+    SUMS,
+    Copies,
+    Given,
+    Operation,
+    describe,
+    tensors_of,
+)
+from lightning_deadunits.reinit.parameters import Parameters
+from lightning_deadunits.reinit.recording.functions import GRADIENT
+from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
+from lightning_deadunits.reinit.recording.replay import replay
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.report import Units
+from lightning_deadunits.reinit.values import channel_of, silenced
+
+UnitKey = tuple[str, int]
+"""Layer and unit."""
+
+_MOST_CELLS = 31
+"""So that a tag of 62 bits spans two replays at least."""
+
+
+class PathChangedError(Exception):
+    """A replay cannot go the recorded way with other values in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightCall:
+    """One call with weights, as it was recorded.
+
+    Attributes:
+        operation: What it does.
+        module: Name of the module whose forward called it.
+        out: What it returned, None if that was not one floating point tensor.
+        tape: Number of the tape that it is on.
+    """
+
+    operation: Operation
+    module: str
+    out: Tensor | None
+    tape: int
+
+    @property
+    def title(self) -> str:
+        """How it is called in reports."""
+        name = self.operation.name
+        return f"{self.module} ({name})" if self.module else name
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A parameter, or a part of it, was given to a call."""
+
+    call: int
+    parameter: Tensor
+    view: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """One activation of a layer in one pass.
+
+    Attributes:
+        layer: The layer.
+        dims: Axes that index its units.
+        activation: What it returned.
+        atol: Magnitude up to which a value counts as zero.
+        fires_above: Magnitude above which a fresh unit counts as firing.
+        reached: How many calls with weights came before it, on all tapes.
+        tape: Number of its tape.
+        position: Its place on the tape.
+    """
+
+    layer: str
+    dims: tuple[int, ...]
+    activation: Tensor
+    atol: float
+    fires_above: float
+    reached: int
+    tape: int
+    position: int
+
+
+@dataclass
+class Recorded:
+    """What the passes computed, replayed once without a change.
+
+    Attributes:
+        calls: The calls with weights.
+        uses: Which parameters were given to them.
+        spots: The activations of the layers that matter.
+        results: By tape and value, what it came to and what Python read of it.
+        first_call: Number of the first call of each tape.
+    """
+
+    calls: list[WeightCall] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
+    spots: list[Spot] = field(default_factory=list)
+    results: dict[tuple[int, Any], Any] = field(default_factory=dict)
+    first_call: list[int] = field(default_factory=list)
+    call_at: dict[tuple[int, int], int] = field(default_factory=dict)
+    spot_at: dict[tuple[int, int], int] = field(default_factory=dict)
+    aside: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def of_layer(self, layer: str, tape: int | None = None) -> list[int]:
+        """Return the spots of a layer, of one tape or of all."""
+        own = enumerate(self.spots)
+        return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
+
+    def num_units(self, layer: str) -> int:
+        """Return the number of units of a layer."""
+        return self.num_units_at(self.of_layer(layer)[0])
+
+    def num_units_at(self, number: int) -> int:
+        """Return the number of units at a spot."""
+        spot = self.spots[number]
+        return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
+
+
+class Visitor:
+    """What is done with the spots and calls with weights of a replay; by default nothing.
+
+    Attributes:
+        clamps: Whether contractions return what they returned before, and need not be computed.
+        tags: Whether it tags values with NaN, which no call may drop.
+        tape: Number of the tape that is replayed.
+    """
+
+    clamps: bool = False
+    tags: bool = False
+    tape: int = 0
+
+    def leaf(self, value: Tensor) -> Tensor:
+        """Receive a floating point leaf that is no parameter; what is returned takes its place."""
+        return value
+
+    def given(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Receive what a call is given; what is returned takes its place."""
+        return args, kwargs
+
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
+        """Receive an activation; what is returned takes its place."""
+        return output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """Receive a call with weights; what is returned takes its result's place."""
+        return out
+
+    def result(self, key: Any, value: Tensor) -> None:
+        """Receive what a pass comes to: what nothing on its tape is given."""
+
+    def read(self, key: Any, value: Tensor, name: str) -> None:
+        """Receive what Python reads the values of, or takes gradients of, by a function's name."""
+
+
+class Passes:
+    """Replays tapes for visitors.
+
+    Args:
+        model: The model.
+        tapes: What was recorded of it.
+        layers: Names of the layers that matter, by key.
+
+    Attributes:
+        replays: How many replays there were.
+        broken: Numbers of the tapes that cannot be replayed, with the reason.
+    """
+
+    def __init__(self, model: nn.Module, tapes: Sequence[Tape], layers: Mapping[str, str]) -> None:
+        self.model, self.tapes, self.layers = model, list(tapes), layers
+        self.parameters = Parameters(model)
+        self.recorded = Recorded()
+        self.broken: dict[int, str] = {}
+        self.replays = 0
+        self._twins: dict[int, list[int]] = {}
+
+    def record(self, clamped: Units) -> dict[int, str]:
+        """Replay every tape once and keep what matters.
+
+        Args:
+            clamped: Units that are held at zero: dormant ones, whose contribution is to be lost.
+
+        Returns:
+            Numbers of the tapes that cannot be replayed, with the reason.
+        """
+        for number in range(len(self.tapes)):
+            self.recorded.first_call.append(len(self.recorded.calls))
+            self.replays += 1
+            try:
+                replay(self.tapes[number], _Recording(self, number, clamped))
+            except Exception as error:  # whatever a call of the user's step may raise
+                self.broken[number] = (
+                    f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
+                )
+        self._twins = self._find_twins()
+        return self.broken
+
+    def run(self, visitor: Visitor, tape: int) -> None:
+        """Replay one tape for a visitor."""
+        self.replays += 1
+        visitor.tape = tape
+        replay(self.tapes[tape], _Running(self, tape, visitor))
+
+    def numbers(self, *, training: bool | None = None) -> list[int]:
+        """Return the numbers of all tapes that can be replayed, or of those of one mode."""
+        sound = [number for number in range(len(self.tapes)) if number not in self.broken]
+        return [n for n in sound if training in (None, self.tapes[n].training)]
+
+    def distinct(self) -> list[int]:
+        """Return the numbers of one tape of each structure."""
+        return [number for number, twins in self._twins.items() if twins[0] == number]
+
+    def with_twins(self, index: int) -> list[int]:
+        """Return a call, and the same call on the tapes of the same structure."""
+        first, own = self.recorded.first_call, self.recorded.calls[index].tape
+        return [index - first[own] + first[twin] for twin in self._twins[own]]
+
+    def _find_twins(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for number in self.numbers():
+            structure = self.tapes[number].structure
+            for other, twins in found.items():
+                if self.tapes[other].structure == structure:
+                    twins.append(number)
+                    found[number] = twins
+                    break
+            else:
+                found[number] = [number]
+        return found
+
+    def cells(self, tape: int) -> int:
+        """Return the number of equal blocks of samples that are told apart on a tape.
+
+        By the most common first axis of its leaves; few enough for the bits of a tag.
+        """
+        sizes = [
+            leaf.shape[0]
+            for index, leaf in self.tapes[tape].leaves.items()
+            if isinstance(leaf, Tensor) and self._is_data(tape, index) and leaf.ndim
+        ]
+        size = max(sizes, key=sizes.count) if sizes else 1
+        fitting = range(min(size, _MOST_CELLS), 0, -1)
+        return next((cells for cells in fitting if size % cells == 0), 1)
+
+    def _is_data(self, tape: int, index: int) -> bool:
+        own = self.tapes[tape]
+        return index not in own.parameters and index not in own.buffers
+
+    def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
+        """Return the units that are in none of the passes, with that as the reason."""
+        found = {}
+        for layer, unit in units:
+            spots = self.recorded.of_layer(layer)
+            sizes = {self.recorded.num_units_at(number) for number in spots}
+            if not spots:
+                found[(layer, unit)] = "its layer ran in none of the recorded passes"
+            elif len(sizes) > 1:
+                found[(layer, unit)] = f"its layer has {min(sizes)} to {max(sizes)} units"
+            elif not 0 <= unit < min(sizes):
+                found[(layer, unit)] = f"its layer has {min(sizes)} units only"
+        return found
+
+    def alive(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
+        """Return the units that fire in one of the passes, with that as the reason."""
+        found = {}
+        for layer, unit in units:
+            for number in self.recorded.of_layer(layer):
+                spot = self.recorded.spots[number]
+                values = channel_of(spot.activation, spot.dims, unit)
+                if not bool((values.abs() <= spot.atol).all()):
+                    found[(layer, unit)] = "it fires on the example"
+        return found
+
+
+class _Driver(ReplayVisitor):
+    """Finds the calls with weights among the calls of a replay."""
+
+    def __init__(self, passes: Passes, number: int) -> None:
+        self.passes, self.number = passes, number
+        self.tape, self.recorded = passes.tapes[number], passes.recorded
+        self.copies = Copies(passes.parameters)
+        self._originals: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def leaf(self, index: int, value: Any) -> Any:
+        if index in self.tape.parameters:
+            if index in self.tape.written:
+                self.copies.stand_in(value, self.tape.parameters[index])
+        elif index in self.tape.buffers:
+            self._originals[id(value)] = value, self.tape.buffers[index]
+        return value
+
+    def described(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> tuple[Operation, list[Tensor], Any] | None:
+        """Return what a call does with weights, and what it was given; None if it has none."""
+        function = _plain(call.function)
+        if not is_readable(out) or self.copies.follow(function, args, kwargs, out):
+            return None
+        given = self.copies.resolved(args), self.copies.resolved(kwargs)
+        found = describe(Given(function, *given, out, self.passes.parameters))
+        return None if found is None else (*found, given)
+
+    def _matters(self, index: int, value: Any) -> bool:
+        """Tell whether a result must stay: one of integers may be a by-product that nobody kept."""
+        if not isinstance(value, Tensor):
+            return False
+        return value.is_floating_point() or index in self.tape.kept
+
+    def original(self, buffer: Tensor) -> Tensor:
+        """Return the model's own buffer for the copy that a replay works on."""
+        return self._originals.get(id(buffer), (buffer, buffer))[1]
+
+
+class _Recording(_Driver):
+    """Replays without a change, and keeps what matters."""
+
+    def __init__(self, passes: Passes, number: int, clamped: Units) -> None:
+        super().__init__(passes, number)
+        self._clamped = clamped
+        self._of_penalties, self._penalties = self.tape.penalties(SUMS)
+
+    def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
+        out = call.function(*args, **kwargs)
+        key = (self.number, position)
+        if call.function is GRADIENT or position in self._penalties:
+            self.recorded.aside[key] = [_kept(item) for item in leaves_of(out)]
+        found = self.described(call, args, kwargs, out)
+        if found is not None and position not in self._of_penalties:
+            operation, _, given = found
+            if operation.running is not None:
+                mean, variance = map(self.original, operation.running)
+                operation = replace(operation, running=(mean, variance))
+            self.recorded.call_at[key] = index = len(self.recorded.calls)
+            kept = _kept(out) if isinstance(out, Tensor) and out.is_floating_point() else None
+            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.number))
+            for tensor in tensors_of(given):
+                if (owner := self.passes.parameters.owner(tensor)) is not None:
+                    self.recorded.uses.append(Use(index, owner, tensor.detach()))
+        return out
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        layer = self.passes.layers.get(site.layer)
+        if layer is None:
+            return value
+        dims = site.site.unit_dims
+        if units := self._clamped.get(layer):
+            value = silenced(value, dims, units)
+        self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
+        self.recorded.spots.append(
+            Spot(
+                layer,
+                dims,
+                _kept(value),
+                zero_atol(site.site.kind, None),
+                0.0 if site.site.kind == "exact" else 1e-3,
+                len(self.recorded.calls),
+                self.number,
+                position,
+            )
+        )
+        return value
+
+    def read(self, position: int, call: Call, given: list[Any]) -> None:
+        for order, tensor in enumerate(given):
+            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
+                self.recorded.results[(self.number, (position, order))] = _kept(tensor)
+
+    def final(self, index: int, value: Any) -> None:
+        if self._matters(index, value):
+            self.recorded.results[(self.number, index)] = _kept(value)
+
+
+class _Running(_Driver):
+    """Replays for a visitor, along what was recorded."""
+
+    def __init__(self, passes: Passes, number: int, visitor: Visitor) -> None:
+        super().__init__(passes, number)
+        self.visitor = visitor
+
+    def leaf(self, index: int, value: Any) -> Any:
+        value = super().leaf(index, value)
+        if index in self.tape.parameters or not isinstance(value, Tensor):
+            return value
+        if not value.is_floating_point():
+            return value
+        changed = self.visitor.leaf(value)
+        if id(value) in self._originals:
+            self._originals[id(changed)] = changed, self._originals[id(value)][1]
+        return changed
+
+    def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
+        key = (self.number, position)
+        if key in self.recorded.aside and (self.visitor.clamps or call.function is not GRADIENT):
+            return self._aside(key, call, args, kwargs)
+        index = self.recorded.call_at.get(key)
+        known = None if index is None else self.recorded.calls[index]
+        args, kwargs = self.visitor.given(_plain(call.function), args, kwargs)
+        if known is not None and self._is_clamped(known, call, kwargs):
+            out: Any = known.out
+        else:
+            out = call.function(*args, **kwargs)
+        if self.visitor.tags:
+            out = with_tags(_plain(call.function), out, tensors_of((args, kwargs)))
+        found = self.described(call, args, kwargs, out)
+        if index is None or known is None:
+            return out
+        if found is None or not _is_same(known, found[0], out):
+            raise PathChangedError
+        operation, reads, _ = found
+        if operation.kind == "norm":
+            operation = replace(operation, again=lambda: call.function(*args, **kwargs))
+        return self.visitor.operation(index, operation, reads, out)
+
+    def _is_clamped(self, known: WeightCall, call: Call, kwargs: Any) -> bool:
+        if not self.visitor.clamps or known.out is None or "out" in kwargs:
+            return False
+        return known.operation.kind == "contraction" and _plain(call.function) in PRODUCTS
+
+    def _aside(self, key: tuple[int, int], call: Call, args: Any, kwargs: Any) -> Any:
+        """Return what a call returned before: gradients, or a penalty on the weights."""
+        if call.function is GRADIENT:
+            for order, tensor in enumerate(tensors_of((args, kwargs))):
+                self.visitor.read((key[1], order), tensor, "autograd.grad")
+        kept = [
+            item.clone() if isinstance(item, Tensor) else item for item in self.recorded.aside[key]
+        ]
+        return kept if len(kept) > 1 or call.function is GRADIENT else kept[0]
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        number = self.recorded.spot_at.get((self.number, position))
+        if number is None:
+            return value
+        spot = self.recorded.spots[number]
+        if spot.activation.shape != value.shape:
+            raise PathChangedError
+        return self.visitor.spot(number, spot, value)
+
+    def read(self, position: int, call: Call, given: list[Any]) -> None:
+        for order, tensor in enumerate(given):
+            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
+                name = getattr(call.function, "__name__", "")
+                self.visitor.read((position, order), tensor, name)
+
+    def final(self, index: int, value: Any) -> None:
+        if self._matters(index, value):
+            self.visitor.result(index, value)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return plain_function(function)
+    return function
+
+
+def _is_same(known: WeightCall, operation: Operation, out: Any) -> bool:
+    if known.operation.function is not operation.function:
+        return False
+    return known.out is None or (isinstance(out, Tensor) and out.shape == known.out.shape)
+
+
+def _kept(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,246 @@
+"""Linear layers, matrix products and einsums with a parameter, by the letters of their axes.
+
+What all linear maps come to is a product of letters, as in ``torch.einsum``: an axis of what is
+read or made that bears a letter of the weight indexes it.
+"""
+
+from __future__ import annotations
+
+from string import ascii_letters
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.reinit.ops.operation import (
+    Described,
+    Given,
+    Kind,
+    Operation,
+    Where,
+    unravel,
+)
+
+ABC = "abcdefghijklm"
+
+
+class Letters(NamedTuple):
+    """One letter per axis of what is read, of the weight, and of the result."""
+
+    x: str
+    weight: str
+    out: str
+
+
+def lettered(
+    given: Given,
+    letters: Letters,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    kind: Kind = "contraction",
+    scales: bool = False,
+) -> Described:
+    """Describe a product: the axes that bear a letter of the weight index it.
+
+    Args:
+        given: The call.
+        letters: Those of its axes; ``k`` and ``o`` are free besides :data:`ABC`.
+        x: The activation that it reads.
+        weight: The weight.
+        bias: The bias, if any.
+        kind: What it does with the weight.
+        scales: Whether it is a link that multiplies.
+    """
+    place = {letter: a for a, letter in enumerate(letters.weight) if weight.shape[a] > 1}
+    read = _indexing(letters.x, x, place)
+    made = _indexing(letters.out, given.out, place)
+    read_sizes = tuple(x.shape[axis] for axis in read)
+    made_sizes = tuple(given.out.shape[axis] for axis in made)
+
+    def reads(channel: int) -> Where:
+        index = unravel(channel, read_sizes)
+        return {place[letters.x[axis]]: [i] for axis, i in zip(read, index, strict=True)}
+
+    def makes(channel: int) -> Where:
+        index = unravel(channel, made_sizes)
+        return {place[letters.out[axis]]: [i] for axis, i in zip(made, index, strict=True)}
+
+    def biases(channel: int) -> Where:
+        if bias is None:
+            return {}
+        index = dict(zip(made, unravel(channel, made_sizes), strict=True))
+        shift = given.out.ndim - bias.ndim
+        axes = [axis for axis in range(bias.ndim) if bias.shape[axis] > 1]
+        return {axis: [index[axis + shift]] for axis in axes if axis + shift in index}
+
+    operation = Operation(
+        kind, given.function, read, read_sizes, made, made_sizes,
+        weight, bias, reads, makes, biases, scales=scales,
+    )  # fmt: skip
+    return operation, [x]
+
+
+def _indexing(letters: str, tensor: Tensor, place: dict[str, int]) -> tuple[int, ...]:
+    """Return the axes whose letters the weight has; one of size 1 is broadcast over them all."""
+    return tuple(a for a, letter in enumerate(letters) if letter in place and tensor.shape[a] > 1)
+
+
+def linear(given: Given) -> Described | None:
+    """Describe ``F.linear``."""
+    x, weight, bias = given.bound("input", "weight", "bias")
+    if not given.owns(weight) or given.owns(x):
+        return None
+    batch = ABC[: x.ndim - 1]
+    rows = weight.ndim - 1
+    return lettered(
+        given, Letters(batch + "k", "ok"[1 - rows :], batch + "o" * rows), x, weight, bias
+    )
+
+
+def bilinear(given: Given) -> Described | None:
+    """Describe ``F.bilinear``: a contraction of the outer product of what it reads."""
+    first, second, weight, bias = given.bound("input1", "input2", "weight", "bias")
+    if not given.owns(weight) or given.owns(first) or given.owns(second):
+        return None
+    batch = ABC[: first.ndim - 1]
+    letters = Letters(batch + "xy", "oxy", batch + "o")
+    return lettered(given, letters, first.unsqueeze(-1) * second.unsqueeze(-2), weight, bias)
+
+
+def embedding(given: Given) -> Described | None:
+    """Describe a table of which rows are chosen, or summed: its columns make channels."""
+    _, weight = given.bound("input", "weight")
+    if not given.owns(weight) or given.kwargs.get("per_sample_weights") is not None:
+        return None
+    letters = Letters("v", "vo", ABC[: given.out.ndim - 1] + "o")
+    return lettered(given, letters, weight.detach().new_zeros(0), weight)
+
+
+def grouped(given: Given) -> Described | None:
+    """Describe ``F.grouped_mm``: each row goes through one expert of several."""
+    x, weight, bias = given.bound("mat_a", "mat_b", "bias", self="mat_a", mat2="mat_b")
+    if not given.owns(weight) or given.owns(x) or bias is not None:
+        return None
+    return lettered(given, Letters("nk", "eko", "no"), x, weight) if x.ndim < weight.ndim else None
+
+
+def matmul(given: Given) -> Described | None:
+    """Describe ``left @ right``, one of which is a parameter."""
+    left, right = given.bound("input", "other", mat2="other", vec="other")
+    return _product(given, left, right)
+
+
+def rmatmul(given: Given) -> Described | None:
+    """Describe ``right.__rmatmul__(left)``."""
+    right, left = given.bound("input", "other")
+    return _product(given, left, right)
+
+
+def addmm(given: Given) -> Described | None:
+    """Describe ``bias + left @ right``."""
+    bias, left, right = given.bound("input", "mat1", "mat2", batch1="mat1", batch2="mat2")
+    if not given.owns(bias) or given.kwargs.get("beta", 1) != 1:
+        return None
+    return _product(given, left, right, bias)
+
+
+def inner(given: Given) -> Described | None:
+    """Describe ``torch.inner``: the last axis of both is summed over."""
+    left, right = given.bound("input", "other")
+    return _contracted(given, left, right, [left.ndim - 1], [right.ndim - 1])
+
+
+def tensordot(given: Given) -> Described | None:
+    """Describe ``torch.tensordot``."""
+    left, right, dims = given.bound("a", "b", "dims")
+    if dims is None or isinstance(dims, Tensor):
+        return None
+    if isinstance(dims, int):
+        dims = (range(left.ndim - dims, left.ndim), range(dims))
+    return _contracted(given, left, right, *dims)
+
+
+def _contracted(
+    given: Given, left: Tensor, right: Tensor, of_left: Any, of_right: Any
+) -> Described | None:
+    """Describe a sum over axes of both factors, whose others stand one after the other."""
+    letters = [ABC[: left.ndim], ABC[left.ndim : left.ndim + right.ndim]]
+    for a, b in zip(of_left, of_right, strict=True):
+        letters[1] = letters[1].replace(letters[1][b], letters[0][a])
+    out = "".join(letter for letter in "".join(letters) if "".join(letters).count(letter) == 1)
+    return _of_two(given, left, right, letters[0], letters[1], out)
+
+
+def _product(given: Given, left: Tensor, right: Tensor, bias: Any = None) -> Described | None:
+    batch = ABC[: max(left.ndim, right.ndim, 2) - 2]
+    of_left = batch[len(batch) - max(0, left.ndim - 2) :] + ("xk" if left.ndim > 1 else "k")
+    of_right = batch[len(batch) - max(0, right.ndim - 2) :] + ("ky" if right.ndim > 1 else "k")
+    out = batch + "x" * (left.ndim > 1) + "y" * (right.ndim > 1)
+    return _of_two(given, left, right, of_left, of_right, out, bias)
+
+
+def _of_two(
+    given: Given,
+    left: Tensor,
+    right: Tensor,
+    of_left: str,
+    of_right: str,
+    out: str,
+    bias: Any = None,
+) -> Described | None:
+    """Describe a product of an activation with a parameter, None if it is of anything else."""
+    if given.owns(left) == given.owns(right):
+        return None
+    if given.owns(right):
+        return lettered(given, Letters(of_left, of_right, out), left, right, bias)
+    return lettered(given, Letters(of_right, of_left, out), right, left, bias)
+
+
+def einsum(given: Given) -> Described | None:
+    """Describe an einsum as a product of its parameter with all its activations."""
+    equation, operands = given.args[0], given.args[1:]
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    owned = [given.owns(operand) for operand in operands]
+    if not isinstance(equation, str) or sum(owned) != 1 or len(operands) < 2:
+        return None
+    parts, result = spelled_out(equation, operands)
+    if any(len(set(part)) < len(part) for part in parts):
+        return None
+    weight = owned.index(True)
+    letters, x = _merged(parts, operands, weight, result)
+    return lettered(given, Letters(letters, parts[weight], result), x, operands[weight])
+
+
+def spelled_out(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
+    """Return the letters of the operands and of the result, without dots or an implicit result.
+
+    Example:
+        >>> spelled_out("...i,io", (torch.zeros(2, 3, 4), torch.zeros(4, 5)))
+        (['ZYi', 'io'], 'ZYo')
+    """
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    parts = given.split(",")
+    spare = [letter for letter in reversed(ascii_letters) if letter not in equation]
+    free = [o.ndim - len(p) + 3 if "." in p else 0 for p, o in zip(parts, operands, strict=True)]
+    dots = "".join(spare[: max(free)])
+    if not arrow:
+        single = sorted(x for x in set(given) - {",", "."} if given.count(x) == 1)
+        result = "..." * ("." in given) + "".join(single)
+    parts = [p.replace("...", dots[len(dots) - n :]) for p, n in zip(parts, free, strict=True)]
+    return parts, result.replace("...", dots)
+
+
+def _merged(
+    parts: list[str], operands: tuple[Any, ...], weight: int, result: str
+) -> tuple[str, Tensor]:
+    """Return the product of all activations, summed over what neither weight nor result have."""
+    others = [index for index in range(len(parts)) if index != weight]
+    if len(others) == 1:
+        return parts[others[0]], operands[others[0]]
+    all_letters = "".join(dict.fromkeys("".join(parts[index] for index in others)))
+    kept = "".join(letter for letter in all_letters if letter in parts[weight] + result)
+    equation = ",".join(parts[index] for index in others) + "->" + kept
+    return kept, torch.einsum(equation, *(operands[index] for index in others))

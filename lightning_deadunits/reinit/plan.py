@@ -1,0 +1,97 @@
+"""A plan: what an event has written, as data that another process or a resumed training can write.
+
+Weights are named, not held: names, places in row-major order, and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits.reinit.edit import Edit
+from lightning_deadunits.reinit.report import Units
+from lightning_deadunits.reinit.weight_slice import WeightSlice
+
+Write = tuple[str, Tensor, Tensor]
+"""Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
+
+
+@dataclass(eq=False)
+class Plan:
+    """What is written, for which units.
+
+    Attributes:
+        units: The units that are re-initialised.
+        writes: What is written where.
+        fresh: Where among that weights are fresh, rather than silenced.
+    """
+
+    units: Units = field(default_factory=dict)
+    writes: list[Write] = field(default_factory=list)
+    fresh: list[tuple[str, Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, units: Units, edits: Iterable[Edit], fresh: Iterable[WeightSlice]
+    ) -> Plan:
+        """Return the plan of what edits have written to a model.
+
+        Args:
+            model: The model, as it is after the edits.
+            units: The units that are re-initialised.
+            edits: The edits.
+            fresh: Weights that make the units.
+        """
+        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+        merged = Edit()
+        for edit in edits:
+            for weights, _ in edit.slices():
+                if id(weights.parameter) in names:
+                    merged.set(weights, 0.0)
+        writes = [
+            (names[id(w.parameter)], w.positions.cpu(), w.read(w.parameter).cpu())
+            for w, _ in merged.slices()
+        ]
+        made = [(names[id(w.parameter)], w.positions.cpu()) for w in fresh]
+        return cls(units, writes, made)
+
+    def edit(self, model: nn.Module) -> Edit:
+        """Return the edit that writes it to a model.
+
+        Raises:
+            KeyError: If the model has no such parameter or buffer.
+        """
+        tensors, edit = tensors_of(model), Edit()
+        for name, positions, values in self.writes:
+            target = tensors[name]
+            edit.set(WeightSlice(target, positions.to(target.device)), values.to(target.device))
+        return edit
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only."""
+        return {"units": self.units, "writes": list(self.writes), "fresh": list(self.fresh)}
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> Plan:
+        """Return the plan of a :meth:`state_dict`."""
+        return cls(dict(state["units"]), list(state["writes"]), list(state["fresh"]))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model by name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def masks(model: nn.Module, fresh: Iterable[tuple[str, Tensor]]) -> dict[int, Tensor]:
+    """Return per parameter, by its id, which elements are fresh, bool of its shape."""
+    tensors = tensors_of(model)
+    found: dict[int, Tensor] = {}
+    for name, positions in fresh:
+        parameter = tensors[name]
+        mask = found.setdefault(id(parameter), torch.zeros_like(parameter, dtype=torch.bool))
+        mask.view(-1)[positions.to(parameter.device)] = True
+    return found

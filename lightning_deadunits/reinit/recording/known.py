@@ -1,0 +1,195 @@
+"""Which tensors of a running pass are known, and whether what is in them is what calls have made.
+
+Sound is a record only if every value that is read comes from somewhere visible. Four things show
+that it does not: a tensor that no call made and that was not there before the pass (NumPy, an
+extension), one whose version moved although no call wrote it, one that came from ``empty`` and was
+never written, and a gradient that backward left.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from itertools import compress
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_deadunits.private_api import version_of
+from lightning_deadunits.reinit.parameters import storage_of
+
+
+class Before:
+    """Tells whether a tensor was there before a pass.
+
+    ``gc.freeze`` sets all that there is aside, at no cost, until the pass has ended: what the
+    collector still lists has come since. Where objects are frozen already, by the user or for
+    another recorder, the tensors that are still listed are written down.
+    """
+
+    _open = 0
+
+    def __init__(self) -> None:
+        frozen = gc.get_freeze_count() > 0
+        self._shares = Before._open > 0 or not frozen
+        self._there: dict[int, weakref.ref[Any]] = {}
+        if frozen:
+            types = list(map(type, objects := gc.get_objects()))
+            # Not `isinstance`: a lazy proxy would be asked what it is.
+            kinds = {kind for kind in set(types) if issubclass(kind, Tensor)}
+            tensors = compress(objects, map(kinds.__contains__, types))
+            self._there = {id(tensor): weakref.ref(tensor) for tensor in tensors}
+        else:
+            gc.freeze()
+        Before._open += self._shares
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        entry = self._there.get(id(tensor))
+        if entry is not None and entry() is tensor:
+            return True
+        return not any(thing is tensor for thing in gc.get_objects())
+
+    def close(self) -> None:
+        """Let the collector have everything again, once nobody else needs it set aside."""
+        Before._open -= self._shares
+        if self._shares and not Before._open:
+            gc.unfreeze()
+
+
+class KnownTensors:
+    """Numbers the values of a pass; holds none of them alive."""
+
+    def __init__(self) -> None:
+        self._before: Before | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all."""
+        if self._before is not None:
+            self._before.close()
+            self._before = None
+        self._entries: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._parameters: dict[int, list[nn.Parameter]] = {}
+        self._buffers: set[int] = set()
+        self._versions: dict[int, tuple[int, int]] = {}
+        self._writes: dict[int, list[tuple[int, int]]] = {}
+        self._unwritten: set[int] = set()
+        self._gradients: dict[int, weakref.ref[Tensor]] = {}
+        self.count = 0
+
+    def start_pass(self, model: nn.Module) -> None:
+        """Take note of what there is."""
+        self.forget()
+        self._before = Before()
+        for parameter in model.parameters():
+            if (key := storage_of(parameter)) is not None:
+                self._parameters.setdefault(key, []).append(parameter)
+        self._buffers = {id(buffer) for buffer in model.buffers()}
+
+    # --- numbers ----------------------------------------------------------------------------------
+
+    def number(self, value: Any) -> int | None:
+        """Return the number of a value, None if it has none."""
+        entry = self._entries.get(id(value))
+        return entry[1] if entry is not None and entry[0]() is value else None
+
+    def add(self, value: Any) -> int:
+        """Number a value; one that has a number keeps it."""
+        if (index := self.number(value)) is not None:
+            return index
+        index, self.count = self.count, self.count + 1
+        self._entries[id(value)] = weakref.ref(value), index
+        return index
+
+    def unknown(self, value: Any) -> None:
+        """Forget the number of a value: it is another one now."""
+        del self._entries[id(value)]
+
+    def alive(self) -> set[int]:
+        """Return the values that somebody holds, but for those that autograd may hold."""
+        held = ((reference(), index) for reference, index in self._entries.values())
+        return {i for t, i in held if isinstance(t, Tensor) and (t.grad_fn is None)}
+
+    def is_buffer(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is a buffer of the model."""
+        return id(tensor) in self._buffers
+
+    # --- gradients --------------------------------------------------------------------------------
+
+    def add_gradient(self, tensor: Tensor) -> None:
+        """Take note of a gradient, or of what was computed from gradients alone."""
+        if self.number(tensor) is None:
+            self._gradients[id(tensor)] = weakref.ref(tensor)
+
+    def is_gradient(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is a gradient, or was computed from gradients alone."""
+        entry = self._gradients.get(id(tensor))
+        return entry is not None and entry() is tensor
+
+    def are_of_gradients(self, tensors: list[Tensor]) -> bool:
+        """Tell whether a call is arithmetic on gradients, be it to apply them to parameters."""
+        if not self._gradients or not any(map(self.is_gradient, tensors)):
+            return False
+        return all(self.is_gradient(t) or isinstance(t, nn.Parameter) for t in tensors)
+
+    # --- what cannot be followed ------------------------------------------------------------------
+
+    def descent_problem(self, tensor: Tensor) -> str | None:
+        """Say why a tensor that is seen for the first time is no leaf, None if it is one."""
+        if isinstance(tensor, nn.Parameter) or tensor.numel() == 0:
+            return None
+        if self.is_buffer(tensor) or (self._before is not None and tensor in self._before):
+            return None
+        if self.is_gradient(tensor):
+            return "computes with gradients that backward left, which a replay has not"
+        return (
+            "uses a tensor that no torch call made (NumPy, an extension, a compiled or scripted "
+            "module)"
+        )
+
+    def problem(self, tensor: Tensor) -> str | None:
+        """Say why a known tensor may hold something else than calls have made, None if not."""
+        index = self.number(tensor)
+        if index is None or index not in self._versions or isinstance(tensor, nn.Parameter):
+            return None
+        before, since = self._versions[index]
+        moved = version_of(tensor) - before
+        if moved and moved > self._writes_since(tensor, since):
+            return "writes into a tensor in a way that no torch call shows"
+        return None
+
+    def is_unwritten(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor is of memory that came from ``empty`` and no call has written."""
+        return bool(self._unwritten) and storage_of(tensor) in self._unwritten
+
+    def seen(self, tensor: Tensor, position: int) -> None:
+        """Take note of the version of a tensor after the call at a position of the tape."""
+        if (index := self.number(tensor)) is not None:
+            self._versions[index] = version_of(tensor), position
+
+    def note_empty(self, tensor: Tensor) -> None:
+        """Take note of memory that nobody has written yet."""
+        if tensor.numel() and (key := storage_of(tensor)) is not None:
+            self._unwritten.add(key)
+
+    def note_made(self, tensor: Tensor) -> None:
+        """Take note of a result; its memory may be that of an empty tensor that is gone."""
+        if self._unwritten:
+            self._unwritten.discard(storage_of(tensor) or 0)
+
+    def note_write(self, tensor: Tensor, before: int, position: int) -> None:
+        """Take note that a call wrote into a tensor, and so into all that share its memory."""
+        if (key := storage_of(tensor)) is None:
+            return
+        self._unwritten.discard(key)
+        written = self._writes.setdefault(key, [])
+        if not written or written[-1][0] != position:  # two views of one memory, in one call
+            written.append((position, version_of(tensor) - before))
+
+    def _writes_since(self, tensor: Tensor, position: int) -> int:
+        written = self._writes.get(storage_of(tensor) or 0, ())
+        return sum(times for own, times in written if own > position)
+
+    def parameters_in(self, tensor: Tensor) -> list[nn.Parameter]:
+        """Return the parameters whose memory a tensor shares."""
+        return self._parameters.get(storage_of(tensor) or 0, [])

@@ -1,0 +1,80 @@
+"""Which layers of the tapes are meant by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lightning_deadunits.observation.identity import member_key, read_key
+from lightning_deadunits.observation.layer_names import LayerNames, aliases
+from lightning_deadunits.reinit.recording.tape import SiteCall, Tape
+
+
+def keys_of(
+    tapes: Sequence[Tape], wanted: Iterable[str], names: LayerNames | None = None
+) -> dict[str, str]:
+    """Return the names that are wanted, by the keys of the layers on the tapes that bear them.
+
+    Args:
+        tapes: The tapes.
+        wanted: Names of layers.
+        names: The names that were given to layers, if a training keeps them; by default those that
+            the layers of the tapes would be given.
+    """
+    keys = list(dict.fromkeys(key for tape in tapes for key in tape.num_units))
+    local = LayerNames()
+    local.settle(keys)
+    own = {local[key]: key for key in keys}
+    found: dict[str, str] = {}
+    left = []
+    for name in wanted:
+        known = None if names is None else names.key(name)
+        key = known if known in keys else own.get(name)
+        if key is None:
+            left.append(name)
+        else:
+            found[key] = name
+    for name in left:
+        # By a longer name than is needed here, as it was given where there were more layers.
+        asked = [key for key in keys if name in aliases(key) and key not in found]
+        if len(asked) == 1:
+            found[asked[0]] = name
+    return found | _elsewhere(tapes, found)
+
+
+def _elsewhere(tapes: Sequence[Tape], found: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of layers that are found on another tape, where they are made otherwise.
+
+    A norm that is written by hand is another way in training mode. It is the only call of the same
+    activation, then, that has as many units.
+    """
+    more: dict[str, str] = {}
+    for tape in tapes:
+        sizes = tape.num_units
+        for key, name in found.items():
+            if name in (found.get(own) for own in sizes):
+                continue
+            size = next(own.num_units[key] for own in tapes if key in own.num_units)
+            base = read_key(key).base
+            alike = [k for k, n in sizes.items() if read_key(k).base == base and n == size]
+            if len(alike) == 1 and alike[0] not in found:
+                more[alike[0]] = name
+    return more
+
+
+def names_on(tapes: Sequence[Tape]) -> dict[str, int]:
+    """Return the names that the layers of some tapes have, and the number of their units."""
+    sizes = {key: size for tape in tapes for key, size in tape.num_units.items()}
+    names = LayerNames()
+    names.settle(sizes)
+    return {names[key]: size for key, size in sizes.items()}
+
+
+def made_by_rows(tapes: Sequence[Tape], name: str) -> bool:
+    """Tell whether a layer is one of several that share a call, its rows made by each of them."""
+    return any(
+        name in aliases(member_key(entry.layer, member))
+        for tape in tapes
+        for entry in tape.entries
+        if isinstance(entry, SiteCall) and entry.site.members is not None
+        for member in range(entry.site.members.number)
+    )

@@ -1,0 +1,126 @@
+"""Runs the calls of a tape again: on copies of its leaves, with the weights as they are now.
+
+Nothing of the user's code runs, and nothing that it can see changes: no buffer, no attribute, no
+random state. A :class:`Visitor` may look at every value of the pass, and put others in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from lightning_deadunits.observation.sites import unobserved
+from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of, mapped
+
+Compute = Callable[[], Any]
+
+
+class Visitor:
+    """What is done with the values of one replay; by default nothing."""
+
+    def leaf(self, index: int, value: Any) -> Any:
+        """Receive a leaf, a copy unless it is a parameter; what is returned takes its place."""
+        return value
+
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a call, or return something else in its place."""
+        return call.function(*args, **kwargs)
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        """Receive an activation; what is returned takes its place."""
+        return value
+
+    def read(self, position: int, call: Call, given: list[Any]) -> None:
+        """Receive what Python read the values of."""
+
+    def final(self, index: int, value: Any) -> None:
+        """Receive a value that no later call is given."""
+
+
+def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = False) -> None:
+    """Run the calls of a tape again.
+
+    Args:
+        tape: The tape.
+        visitor: What is done with its values.
+        as_recorded: Whether buffers are taken as they were, rather than as they are now.
+
+    Raises:
+        Exception: Whatever a call raises on the values that a visitor gave it.
+    """
+    visitor = Visitor() if visitor is None else visitor
+    values: dict[int, Any] = {}
+    dropped, final = tape.last_uses, tape.final_values
+
+    def value_of(item: Any) -> Any:
+        if not isinstance(item, Ref):
+            return item
+        if item.index not in values:
+            values[item.index] = visitor.leaf(item.index, _leaf(tape, item.index, as_recorded))
+        return values[item.index]
+
+    with _quietly(tape), ExitStack() as autocast:
+        entered: tuple[tuple[str, torch.dtype], ...] = ()
+        for position, entry in enumerate(tape.entries):
+            if isinstance(entry, SiteCall):
+                values[entry.value] = visitor.site(position, entry, values[entry.value])
+            else:
+                if entry.autocast != entered:
+                    autocast.close()
+                    _enter(autocast, entry.autocast)
+                    entered = entry.autocast
+                if tape.takes_gradients:
+                    torch.set_grad_enabled(entry.gradients)
+                if entry.reads_values:
+                    given = [value_of(Ref(index)) for index in entry.given]
+                    visitor.read(position, entry, given)
+                else:
+                    args, kwargs = mapped(entry.args, value_of), mapped(entry.kwargs, value_of)
+                    if entry.random_state is not None:
+                        entry.random_state.restore()
+                    out = leaves_of(visitor.call(position, entry, args, kwargs))
+                    for index, item in zip(entry.outs, out, strict=True):
+                        if index is not None:
+                            values[index] = item
+            for index in dropped[position]:
+                if index in values:
+                    value = values.pop(index)
+                    if index in final:
+                        visitor.final(index, value)
+
+
+def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:
+    leaf = tape.leaves[index]
+    if isinstance(leaf, Generator):
+        copy = Generator(leaf.device)
+        copy.set_state(leaf.get_state())
+        return copy
+    if index in tape.parameters and index not in tape.written:
+        return leaf
+    # State of the model is taken as it is now, unless the pass wrote to it: then as it was.
+    if index in tape.buffers and index not in tape.written and not as_recorded:
+        leaf = tape.buffers[index]
+    value = leaf.detach().clone()
+    return value.requires_grad_() if leaf.requires_grad else value
+
+
+def _enter(stack: ExitStack, autocast: tuple[tuple[str, torch.dtype], ...]) -> None:
+    for kind, dtype in autocast:
+        # No cache: it would hold on to weights that are edited between two replays.
+        stack.enter_context(torch.autocast(kind, dtype, cache_enabled=False))
+
+
+@contextmanager
+def _quietly(tape: Tape) -> Iterator[None]:
+    """Have nobody observe, record or differentiate, and the random state as it was afterwards."""
+    with (
+        unobserved(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=list(tape.devices)),
+    ):
+        yield

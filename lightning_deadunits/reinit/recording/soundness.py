@@ -1,0 +1,128 @@
+"""Whether a recording says all that the pass did; what it does not, refuses units with a reason.
+
+Two things tell. While recording, what no call shows is noted as an obstacle: units that ran before
+it may have flowed into it, and are refused; units that ran later cannot have. And a replay without
+any change must compute what the pass did: a sample of every activation and every single number is
+kept while recording, and compared with a replay as long as the weights are those of the pass, that
+is before an optimizer steps, and at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.reinit.recording.replay import Visitor, replay
+from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, leaves_of
+
+_SAMPLE = 64
+
+UnitKey = tuple[str, int]
+
+
+class Samples:
+    """Samples of what a pass computes, by their place on the tape."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, Tensor] = {}
+
+    def take(self, position: int, value: Tensor) -> None:
+        """Keep a few numbers of a value that an entry of the tape has made."""
+        self._values[position] = _sample(value)
+
+    def check(self, tape: Tape) -> None:
+        """Replay a tape and note an obstacle where it differs; then begin anew.
+
+        Values that were made with weights that have been stepped since are checked no more.
+        """
+        values, self._values = self._values, {}
+        if not values:
+            return
+        checker = _Checker(values)
+        try:
+            replay(tape, checker, as_recorded=True)
+        except Exception as error:  # whatever a call may raise
+            checker.problem = f"cannot be replayed ({type(error).__name__}: {error})"
+        if checker.problem is not None:
+            tape.obstacles.append(Obstacle(len(tape.entries), checker.problem))
+
+
+class _Checker(Visitor):
+    def __init__(self, values: Mapping[int, Tensor]) -> None:
+        self._values = values
+        self.problem: str | None = None
+
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: Any) -> Any:
+        out = call.function(*args, **kwargs)
+        if position in self._values:
+            value = next((item for item in leaves_of(out) if isinstance(item, Tensor)), None)
+            name = getattr(call.function, "__name__", "a call").strip("_")
+            self._compare(position, value, f"{call.module} ({name})" if call.module else name)
+        return out
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        if position in self._values:
+            self._compare(position, value, site.layer.partition("|")[0])
+        return value
+
+    def _compare(self, position: int, value: Tensor | None, what: str) -> None:
+        before = self._values[position]
+        if self.problem is None and (value is None or not _is_same(before, _sample(value))):
+            self.problem = f"computes {what} otherwise when it is replayed"
+
+
+def _sample(value: Tensor) -> Tensor:
+    value = value.detach()
+    if value.is_nested or value.layout is not torch.strided:
+        return value.new_zeros(()) if value.layout is torch.strided else torch.zeros(())
+    step = max(1, value.numel() // _SAMPLE)
+    index = torch.arange(0, value.numel(), step, device=value.device)
+    return value.take(index) if value.numel() > 1 else value.clone()
+
+
+def _is_same(before: Tensor, after: Tensor) -> bool:
+    if before.shape != after.shape:
+        return False
+    if torch.equal(before, after) or not before.is_floating_point():
+        return torch.equal(before, after)
+    # What is added up in no fixed order on a device differs in its last bits.
+    size = before.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    same = (before == after) | (before.isnan() & after.isnan())
+    difference = (after.double() - before.double()).abs().masked_fill(same, 0.0)
+    return bool((difference <= 16 * torch.finfo(before.dtype).eps * size.double()).all())
+
+
+def refuse_unsound(
+    tapes: Sequence[Tape],
+    layers: Mapping[str, str],
+    broken: Mapping[int, str],
+    units: Iterable[UnitKey],
+) -> dict[UnitKey, str]:
+    """Return the units that a recording cannot vouch for, each with the reason.
+
+    Args:
+        tapes: The tapes.
+        layers: Names of the layers that matter, by key.
+        broken: Numbers of tapes that cannot be replayed, with the reason.
+        units: The units.
+    """
+    reasons: dict[str, str] = {}
+    for number, tape in enumerate(tapes):
+        for layer, position in _first_calls(tape, layers).items():
+            later = [o.reason for o in tape.obstacles if o.position > position]
+            if number in broken:
+                reasons.setdefault(layer, broken[number])
+            elif later:
+                reasons.setdefault(layer, f"what it flows into cannot be followed: {later[0]}")
+    return {(layer, unit): reasons[layer] for layer, unit in units if layer in reasons}
+
+
+def _first_calls(tape: Tape, layers: Mapping[str, str]) -> dict[str, int]:
+    first: dict[str, int] = {}
+    for position, entry in enumerate(tape.entries):
+        if isinstance(entry, SiteCall) and entry.layer in layers:
+            first.setdefault(layers[entry.layer], position)
+    return first

@@ -1,0 +1,313 @@
+"""A tape: the torch calls of one pass of the user's code, and the values that they started from.
+
+A pass is a list of calls on numbered values. What no call of the pass has made is a *leaf*: a
+parameter (held by reference, so that a replay computes with the weights as they are then), or
+anything else (the batch, buffers, constants), of which the value at first sight is copied. Results
+are not kept: a replay computes them anew, and each is dropped after its last use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_deadunits.observation.site import Site
+from lightning_deadunits.reinit.recording.functions import GRADIENT
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Stands for a tensor (or a generator) in the arguments of a recorded call."""
+
+    index: int
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One torch call.
+
+    Attributes:
+        function: The function.
+        args: Its positional arguments, with references in the place of tensors.
+        kwargs: Its keyword arguments, likewise.
+        given: The values among them.
+        writes: The values that it wrote in place.
+        outs: Which value each item of its flattened result is, None for what is no tensor.
+        module: Qualified name of the module whose forward made it.
+        reads_values: Whether Python read values by it, and nothing else came of it.
+        gradients: Whether gradients were on.
+        scalar: Whether it returned a single number.
+        autocast: Device types that were under autocast, each with its dtype.
+        random_state: State of the default generators before it, if it may draw from them.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    given: tuple[int, ...]
+    writes: tuple[int, ...]
+    outs: tuple[int | None, ...]
+    module: str
+    reads_values: bool
+    gradients: bool
+    scalar: bool
+    autocast: tuple[tuple[str, torch.dtype], ...]
+    random_state: RandomState | None
+
+
+@dataclass(slots=True, eq=False)
+class SiteCall:
+    """An activation: the value that it is, and the key of its layer."""
+
+    site: Site
+    value: int
+    num_units: int
+
+    @property
+    def layer(self) -> str:
+        """Key of the layer."""
+        return self.site.name
+
+
+class Obstacle(NamedTuple):
+    """Where a pass did something that no call shows; units that came before may flow into it.
+
+    Attributes:
+        position: How many entries of the tape came before.
+        reason: What it was, for the user.
+    """
+
+    position: int
+    reason: str
+
+
+class RandomState:
+    """The states of torch's default generators: the CPU's and those of some CUDA devices.
+
+    Args:
+        devices: CUDA devices.
+    """
+
+    def __init__(self, devices: Sequence[int] = ()) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = {device: torch.cuda.get_rng_state(device) for device in devices}
+
+    def restore(self) -> None:
+        """Set the generators to these states."""
+        torch.set_rng_state(self._cpu)
+        for device, state in self._cuda.items():
+            torch.cuda.set_rng_state(state, device)
+
+
+@dataclass(eq=False)
+class Tape:
+    """The calls of one pass.
+
+    Attributes:
+        training: Whether it is a training step, rather than one of validation.
+        devices: CUDA devices whose generators it may draw from.
+        entries: Calls and activations, in their order.
+        leaves: Values that no call of the pass made.
+        parameters: Those of the leaves that are parameters.
+        buffers: Those that are buffers of the model, beside the copies of what they were.
+        written: Leaves that a call of the pass wrote to.
+        kept: Values that calls made and somebody held when the pass had ended.
+        obstacles: What could not be followed.
+        modules: Names of the modules whose forward made a call.
+    """
+
+    training: bool
+    devices: tuple[int, ...] = ()
+    entries: list[Call | SiteCall] = field(default_factory=list)
+    leaves: dict[int, Tensor | Generator] = field(default_factory=dict)
+    parameters: dict[int, nn.Parameter] = field(default_factory=dict)
+    buffers: dict[int, Tensor] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)
+    kept: frozenset[int] = frozenset()
+    obstacles: list[Obstacle] = field(default_factory=list)
+    modules: frozenset[str] = frozenset()
+
+    @property
+    def num_calls(self) -> int:
+        """Number of calls."""
+        return sum(1 for _ in self.calls)
+
+    def forget_derived(self) -> None:
+        """Have what follows from the entries worked out anew: the recording goes on."""
+        for name in ("takes_gradients", "last_uses", "final_values", "weight_values", "structure"):
+            self.__dict__.pop(name, None)
+
+    def replay(self, visitor: Any = None) -> None:
+        """Run the calls again, see :func:`~lightning_deadunits.reinit.recording.replay.replay`."""
+        from lightning_deadunits.reinit.recording.replay import replay
+
+        replay(self, visitor)
+
+    @property
+    def calls(self) -> Iterator[Call]:
+        """The calls alone."""
+        return (entry for entry in self.entries if isinstance(entry, Call))
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """Keys of the layers that ran, see :mod:`lightning_deadunits.observation.identity`."""
+        return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
+
+    @cached_property
+    def structure(self) -> list[Any]:
+        """What the pass does, call by call: equal for two passes through the same code.
+
+        But for booleans (an eval and a training pass differ by ``training``) and the counting of
+        integer buffers (a BatchNorm's ``num_batches_tracked``).
+        """
+        held = {v: id(t) for v, t in (*self.parameters.items(), *self.buffers.items())}
+        numbers: dict[int, int] = {}
+
+        def number(value: int) -> int:
+            return held[value] if value in held else numbers.setdefault(value, -len(numbers))
+
+        def plain(leaf: Any) -> Any:
+            if isinstance(leaf, Ref):
+                return number(leaf.index)
+            return leaf if isinstance(leaf, _PLAIN) and not isinstance(leaf, bool) else type(leaf)
+
+        rows: list[Any] = []
+        for entry in self.entries:
+            if isinstance(entry, SiteCall):
+                rows.append((entry.layer, number(entry.value)))
+            elif not self._counts(entry):
+                given = mapped(entry.args, plain), mapped(entry.kwargs, plain)
+                outs = [None if value is None else number(value) for value in entry.outs]
+                rows.append((entry.function, given, outs, entry.module))
+        return rows
+
+    def _counts(self, call: Call) -> bool:
+        """Tell whether a call does nothing but change integer buffers."""
+        leaves = (self.leaves.get(value) for value in call.given if value in self.buffers)
+        integers = [t for t in leaves if isinstance(t, Tensor) and not t.is_floating_point()]
+        return 0 < len(call.given) == len(integers)
+
+    @property
+    def num_units(self) -> dict[str, int]:
+        """Number of units of each layer that ran."""
+        return {e.layer: e.num_units for e in self.entries if isinstance(e, SiteCall)}
+
+    @cached_property
+    def takes_gradients(self) -> bool:
+        """Whether the step takes gradients itself (``torch.autograd.grad``)."""
+        return any(call.function is GRADIENT for call in self.calls)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the copies that it holds."""
+        held = (leaf for leaf in self.leaves.values() if isinstance(leaf, Tensor))
+        return sum(leaf.numel() * leaf.element_size() for leaf in held if _is_dense(leaf))
+
+    @cached_property
+    def last_uses(self) -> list[list[int]]:
+        """Per entry the values that nothing needs after it."""
+        last: dict[int, int] = {}
+        for position, entry in enumerate(self.entries):
+            for value in _values_of(entry):
+                last[value] = position
+        dropped: list[list[int]] = [[] for _ in self.entries]
+        for value, position in last.items():
+            dropped[position].append(value)
+        return dropped
+
+    @cached_property
+    def final_values(self) -> set[int]:
+        """What the pass comes to: the values that no later call is given, and those that were kept.
+
+        Losses, what was logged, what the model returned, state that was written. A parameter that
+        was written is none of them, nor is what was computed from parameters alone: fresh weights
+        change both.
+        """
+        final: set[int] = set()
+        for call in self.calls:
+            final -= set(call.given)
+            final |= {value for value in call.outs if value is not None} | set(call.writes)
+        return (final | self.kept) - self.weight_values
+
+    def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
+        """Return the calls by which a penalty on weights is computed and added to a loss.
+
+        That is what weights alone make, as a single number, and what does nothing but being added
+        to another single number. Fresh weights change it, as they should.
+
+        Args:
+            sums: Functions that add up.
+
+        Returns:
+            All calls of penalties, and those among them that return the penalty itself.
+        """
+        spoilt: set[int] = set()
+        summands: set[int] = set()
+        calls, results = set(), set()
+        for position, entry in reversed(list(enumerate(self.entries))):
+            if not isinstance(entry, Call):
+                continue
+            outs = {value for value in entry.outs if value is not None}
+            if not self.weight_values.issuperset(entry.given):
+                added = entry.scalar and entry.function in sums
+                (summands if added else spoilt).update(entry.given)
+            elif outs & spoilt or (outs & summands and not entry.scalar):
+                spoilt.update(entry.given)
+            elif entry.given and not entry.reads_values:
+                calls.add(position)
+                results |= {position} if outs & summands else set()
+        return calls, results
+
+    @cached_property
+    def weight_values(self) -> set[int]:
+        """The values that were computed from parameters and constants alone."""
+        found = set(self.parameters)
+        for call in self.calls:
+            if found.issuperset(call.given):
+                found |= {value for value in call.outs if value is not None}
+            else:
+                found -= set(call.writes) - self.parameters.keys()
+        return found
+
+
+_PLAIN = (int, float, complex, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
+
+
+def _values_of(entry: Call | SiteCall) -> Iterable[int]:
+    if isinstance(entry, SiteCall):
+        return (entry.value,)
+    return (*entry.given, *(value for value in entry.outs if value is not None))
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return arguments with every leaf of nested containers changed, the bounds of slices too."""
+    kind = type(value)
+    # By hand where that is enough: torch's walker takes as long as a small product.
+    if kind is tuple or kind is list:
+        return kind([mapped(item, change) for item in value])
+    if kind is dict:
+        return {key: mapped(item, change) for key, item in value.items()}
+    if kind is slice:
+        return slice(change(value.start), change(value.stop), change(value.step))
+    if isinstance(value, (tuple, list, dict)):
+        return tree_map(change, value)
+    return change(value)
+
+
+def leaves_of(value: Any) -> list[Any]:
+    """Return the leaves of nested containers, in the order of :func:`mapped`."""
+    if isinstance(value, Tensor):
+        return [value]
+    leaves: list[Any] = []
+    mapped(value, leaves.append)
+    return leaves

@@ -1,0 +1,192 @@
+"""The events of a training: what is due is done on recorded passes, and noted."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lightning_deadunits.distributed import gather_objects
+from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.reinit.config import ReinitConfig
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.report import ReinitReport, Units
+from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.training.agreement import Attempt, Together
+from lightning_deadunits.reinit.training.summary import Summary
+from lightning_deadunits.reinit.training.tapes import Tapes
+from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
+
+_LONGEST_WAIT = 32
+"""Training batches by which an event is put off at most, until they ran what is on no tape."""
+
+
+class Events:
+    """Does what is due, on all processes of a Trainer alike.
+
+    Args:
+        config: The options.
+        names: The names of layers.
+
+    Attributes:
+        done: The reports, in their order.
+        summary: Sums over all events, those before a resume included.
+    """
+
+    def __init__(self, config: ReinitConfig, names: LayerNames) -> None:
+        self.done: list[ReinitReport] = []
+        self.summary = Summary()
+        self._config, self._names = config, names
+        self._memory = TrainerMemory()
+        self._scales: dict[str, float] | None = None
+        self._planned: tuple[Plan, ReinitReport] | None = None
+        self._waited = 0
+
+    def resume(self, trainer: Any, pl_module: Any) -> None:
+        """Go on with the optimizers as they are now; take down how large weights are at first."""
+        self._memory.resume(trainer, pl_module)
+        if self._scales is None:
+            known = trainer.global_step == 0
+            self._scales = initial_scales(pl_module.named_parameters()) if known else {}
+
+    def must_wait(self, trainer: Any, tapes: Tapes) -> bool:
+        """Tell whether training batches are to be recorded first, the same on every process.
+
+        In a training that was resumed before what is due was planned, and where modules ran that
+        are on no tape; for some batches at most.
+        """
+        if self._planned is not None or self._waited >= _LONGEST_WAIT:
+            return False
+        wait = any(gather_objects(trainer, tapes.incomplete))
+        self._waited += wait
+        return wait
+
+    def act_(self, trainer: Any, tapes: Tapes, units: Units) -> ReinitReport | None:
+        """Re-initialise units, those that were planned for before a resume as it was planned.
+
+        Returns:
+            What was done; None if there is nothing to say.
+
+        Raises:
+            RanksDifferError: If processes come to different weights.
+        """
+        planned, self._planned, self._waited = self._planned, None, 0
+        together = self._together(trainer, tapes)
+        if planned is not None:
+            attempt = together.write_plan_(*planned)
+        elif self._lacks_validation(trainer, tapes):
+            attempt = Attempt(problem="no validation batch is recorded, for training was resumed")
+        else:
+            attempt = together.write_(units)
+        if attempt.problem is None:
+            together.commit_(attempt)
+        return self._noted(trainer, units, attempt)
+
+    def plan(self, trainer: Any, tapes: Tapes, units: Units) -> dict[str, Any] | None:
+        """Return the state of what is due, for a checkpoint: done, noted, and taken back."""
+        if self._planned is not None:
+            return _saved(*self._planned)
+        if any(gather_objects(trainer, tapes.incomplete)) or self._lacks_validation(trainer, tapes):
+            return None
+        together = self._together(trainer, tapes)
+        attempt = together.write_(units)
+        planned = None if attempt.plan is None else _saved(attempt.plan, attempt.report)
+        together.undo_(attempt)
+        return planned
+
+    def forget_plan(self) -> None:
+        """There is another verdict."""
+        self._planned = None
+
+    def take_verdict(self, dead: Mapping[str, Tensor]) -> ReinitReport | None:
+        """Take a verdict; return the last event if it is the first one after it."""
+        last = self.done[-1] if self.done else None
+        if not dead or last is None or last.alive is not None or not last.reinitialised:
+            return None
+        last.tell_outcome(dead)
+        self.summary.add_outcome(last)
+        return last
+
+    @property
+    def _at_validation(self) -> bool:
+        return self._config.every_n_train_steps is None
+
+    def _lacks_validation(self, trainer: Any, tapes: Tapes) -> bool:
+        """Tell whether a validation decided of which no process has recorded anything."""
+        return self._at_validation and not any(gather_objects(trainer, len(tapes.evaluation)))
+
+    def _together(self, trainer: Any, tapes: Tapes) -> Together:
+        # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
+        ordered = (tapes.evaluation, tapes.training)[:: 1 if self._at_validation else -1]
+        every = [tape for some in ordered for tape in some]
+
+        def make(given: Sequence[Tape]) -> Event:
+            return Event(
+                tapes.model,
+                given,
+                self._memory.of(trainer, tapes.model),
+                self._config,
+                seed=self._config.seed,
+                step=trainer.global_step,
+                scales=self._scales or {},
+                names=self._names,
+            )
+
+        return Together(trainer, tapes.model, every, tapes.missing, make)
+
+    def _noted(self, trainer: Any, units: Units, attempt: Attempt) -> ReinitReport | None:
+        report, problem = attempt.report, attempt.problem
+        if problem is not None:
+            warnings.warn(
+                f"Dead units were not re-initialised at step {trainer.global_step}, all is as it "
+                f"was: {problem}",
+                stacklevel=2,
+            )
+            refused = {name: dict.fromkeys(own, problem) for name, own in units.items()}
+            report = ReinitReport(refused=refused, step=trainer.global_step)
+        if not (report.reinitialised or report.refused or report.planned):
+            return None
+        self.done.append(report)
+        self.summary.add(report)
+        return report
+
+    # --- state --------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Leave nothing behind on the optimizers; harmless when there is nothing."""
+        self._memory.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and primitives only."""
+        untold = self.done[-1:] if self.done and self.done[-1].alive is None else []
+        return {
+            "memory": self._memory.state_dict(),
+            "planned": None if self._planned is None else _saved(*self._planned),
+            "scales": self._scales,
+            "summary": self.summary.state_dict(),
+            "untold": [(event.step, event.reinitialised) for event in untold],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._memory.load_state_dict(state["memory"])
+        self._planned = None if state["planned"] is None else _loaded(state["planned"])
+        self._scales = state["scales"]
+        self.summary.load_state_dict(state["summary"])
+        self.done = [ReinitReport(step=step, reinitialised=own) for step, own in state["untold"]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave hooks on the optimizers of this training out of copies: they are for another."""
+        return {**self.__dict__, "_memory": TrainerMemory()}
+
+
+def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:
+    return {"plan": plan.state_dict(), "report": dict(vars(report))}
+
+
+def _loaded(state: Mapping[str, Any]) -> tuple[Plan, ReinitReport]:
+    return Plan.load(state["plan"]), ReinitReport(**state["report"])

@@ -1,0 +1,226 @@
+"""Which batches are recorded, and what becomes of units that modules on no tape may read."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.reinit.recording import Recorder
+from tests.mortal import AT_VALIDATION, EVERY_TWO_STEPS, Mortal, data, events, trained
+
+
+class Tasks(LightningModule):
+    """A trunk, and heads of which each batch runs one.
+
+    Args:
+        dead_heads: Whose first hidden unit is dead; two of the trunk's are in any case.
+    """
+
+    ran = "ab"
+
+    def __init__(self, *dead_heads: str) -> None:
+        super().__init__()
+        seed_everything(0, verbose=False)
+        self.trunk = nn.Sequential(nn.Linear(12, 16), nn.ReLU())
+        self.heads = nn.ModuleDict(
+            {key: nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 1)) for key in "abc"}
+        )
+        with torch.no_grad():
+            self.trunk[0].bias[:2] = -100.0
+            for head in self.heads.values():
+                head[0].bias.fill_(5.0)  # whatever a head sees, it fires
+            for key in dead_heads:
+                self.heads[key][0].bias[0] = -100.0
+
+    def loss(self, batch: list[Tensor], head: str) -> Tensor:
+        return (self.heads[head](self.trunk(batch[0])) - batch[1]).pow(2).mean()
+
+    def training_head(self, batch_idx: int) -> str:
+        return "a"
+
+    def validation_head(self, batch_idx: int, loader: int) -> str:
+        return "ab"[loader]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.loss(batch, self.training_head(batch_idx))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", self.loss(batch, self.validation_head(batch_idx, dataloader_idx)))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Weights(Callback):
+    """Keeps the weights at the start of every training batch."""
+
+    def __init__(self) -> None:
+        self.at: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        state = pl_module.state_dict()
+        self.at.append({name: tensor.detach().clone() for name, tensor in state.items()})
+
+
+def outputs(weights: dict[str, Tensor], heads: str) -> Tensor:
+    """Return what heads compute with some weights, on what units were judged by."""
+    model = Tasks()
+    model.load_state_dict(weights)
+    with torch.no_grad():
+        hidden = model.trunk(data().dataset.tensors[0])  # type: ignore[attr-defined]
+        return torch.cat([model.heads[key](hidden) for key in heads])
+
+
+def fit(model: Tasks, config: Any, loaders: int = 2, **options: Any) -> Any:
+    """Train, and check that no head that runs computes otherwise for an event."""
+    before, callback, after = Weights(), DeadUnitCallback(reinit=config), Weights()
+    validation = [data() for _ in range(loaders)]
+    trained(model, before, callback, after, loaders=(data(), validation), **options)
+    assert callback.reviver is not None
+    for was, now in zip(before.at, after.at, strict=True):
+        assert torch.equal(outputs(was, model.ran), outputs(now, model.ran))
+    return callback.reviver.events
+
+
+@pytest.mark.parametrize("dead_heads", [(), ("a", "b")])
+def test_a_trunk_that_two_loaders_use_is_revived_on_both_heads(dead_heads: Any) -> None:
+    (event, *_) = fit(Tasks(*dead_heads), True)
+    expected = {"trunk.1": [0, 1]} | {f"heads.{key}.1": [0] for key in dead_heads}
+    assert event.reinitialised == expected, str(event)
+    silenced = {"heads.a.0.weight", "heads.b.0.weight"}
+    assert set(event.read_by["trunk.1"]) == silenced
+
+
+class Alternating(Tasks):
+    """Trains its heads in turn, and validates one of them."""
+
+    ran = "abc"
+
+    def training_head(self, batch_idx: int) -> str:
+        return "abc"[batch_idx % 3]
+
+    def validation_head(self, batch_idx: int, loader: int) -> str:
+        return "a"
+
+
+@pytest.mark.parametrize("config", [AT_VALIDATION, ReinitConfig(every_n_train_steps=4)])
+def test_a_head_that_other_training_batches_run_is_silenced_too(config: Any) -> None:
+    (event, *_) = fit(Alternating(), config, loaders=1)
+    assert event.reinitialised == {"trunk.1": [0, 1]}, str(event)
+    assert set(event.read_by["trunk.1"]) == {f"heads.{key}.0.weight" for key in "abc"}
+
+
+class RareInValidation(Tasks):
+    """Runs a head in one batch of a validation, not its first, and trains another one."""
+
+    def validation_head(self, batch_idx: int, loader: int) -> str:
+        return "b" if batch_idx == 1 else "a"
+
+    def training_head(self, batch_idx: int) -> str:
+        return "a"
+
+
+def test_a_head_that_ran_once_and_was_not_recorded_has_the_next_batch_recorded() -> None:
+    class Twice(RareInValidation):
+        def validation_head(self, batch_idx: int, loader: int) -> str:
+            return "b" if batch_idx > 1 else "a"
+
+    (event, *_) = fit(Twice(), AT_VALIDATION, loaders=1)
+    assert event.reinitialised == {"trunk.1": [0, 1]}, str(event)
+    assert set(event.read_by["trunk.1"]) == {"heads.a.0.weight", "heads.b.0.weight"}
+
+
+def test_units_that_a_head_on_no_tape_may_use_are_refused_until_it_is_recorded() -> None:
+    first, second, *_ = fit(RareInValidation(), AT_VALIDATION, loaders=1, max_epochs=6)
+    assert first.reinitialised == {}
+    (reason,) = set(first.refused["trunk.1"].values())
+    assert "heads.b.0" in reason
+    assert second.reinitialised == {"trunk.1": [0, 1]}, str(second)
+    assert set(second.read_by["trunk.1"]) == {"heads.a.0.weight", "heads.b.0.weight"}
+
+
+class CountsRecordings:
+    """Counts how often a pass is recorded, by stage."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.training: list[bool] = []
+        begin = Recorder.begin
+
+        def counted(recorder: Recorder, *, training: bool) -> None:
+            self.training.append(training)
+            begin(recorder, training=training)
+
+        monkeypatch.setattr(Recorder, "begin", counted)
+
+
+def test_nothing_is_recorded_while_no_unit_may_be_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings = CountsRecordings(monkeypatch)
+    healthy = Mortal(mortal=False)
+    with torch.no_grad():
+        healthy.bn.bias[1] = healthy.b.bias[0] = 1.0
+    trained(healthy, DeadUnitCallback(reinit=True), max_epochs=4)
+    assert recordings.training == []
+
+
+def test_one_batch_of_training_and_one_of_each_loader_is_recorded_per_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recordings = CountsRecordings(monkeypatch)
+    (event,) = fit(Tasks(), True, max_epochs=3)
+    assert event.reinitialised
+    assert recordings.training == [True, False, False]
+
+
+def test_a_recorded_batch_is_let_go_after_the_event() -> None:
+    class Sizes(Callback):
+        def __init__(self) -> None:
+            self.tapes: list[int] = []
+
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            tapes = callback.reviver._tapes
+            self.tapes.append(0 if tapes is None else len(tapes.training) + len(tapes.evaluation))
+
+    callback, sizes = DeadUnitCallback(reinit=True), Sizes()
+    trained(Mortal(mortal=False), callback, sizes, max_epochs=3)
+    assert len(events(callback)) == 1
+    assert sizes.tapes == [0] * 4 + [1] * 4 + [0] * 4
+
+
+@pytest.mark.parametrize("config", [AT_VALIDATION, EVERY_TWO_STEPS])
+def test_recording_that_fails_costs_the_event_and_not_the_training(
+    monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
+    def broken(recorder: Recorder, *, training: bool) -> None:
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(Recorder, "begin", broken)
+    callback = DeadUnitCallback(reinit=config)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer = trained(Mortal(), callback, max_epochs=3)
+    assert trainer.global_step == 12
+    assert ["could not be recorded" in str(w.message) for w in told].count(True) == 1
+    assert events(callback) == []
+    assert callback.report is not None
+    assert callback.report.num_dead >= 2
+
+
+def test_a_model_that_is_copied_while_recorded_trains_on() -> None:
+    class Copies(Mortal):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            self.copied = [copy.deepcopy(self.a)]
+            return super().training_step(batch, batch_idx)
+
+    callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    model = Copies()
+    trained(model, callback, max_epochs=2)
+    assert events(callback)
+    assert model.copied[0](torch.zeros(2, 12)).shape == (2, 16)
