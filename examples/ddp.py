@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> DeadUnitCallback:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     torch.set_num_threads(1)
     pl.seed_everything(0)
-    callback = DeadUnitCallback()
+    callback = DeadUnitCallback(verbose=False)
     trainer = pl.Trainer(
         accelerator="cpu",
         strategy="ddp",

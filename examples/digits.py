@@ -1,7 +1,7 @@
 """Train a small CNN on scikit-learn's digits so carelessly that units die, and watch them.
 
 Run it with ``python examples/digits.py``; it takes about a minute on two CPU cores, downloads
-nothing, prints a table and leaves TensorBoard logs. With ``--reinit`` the dead units get a new
+nothing, ends in a table and leaves TensorBoard logs. With ``--reinit`` the dead units get a new
 life. ``--help`` tells of the learning rate and the bias that kill them.
 """
 
@@ -13,6 +13,7 @@ import warnings
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -64,13 +65,17 @@ class Digits(pl.LightningModule):
         return logits
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the cross entropy of one batch."""
-        return F.cross_entropy(self(batch[0]), batch[1])
+        """Return the cross entropy of one batch, and log it."""
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Log the accuracy."""
-        hits = (self(batch[0]).argmax(1) == batch[1]).float().mean()
+        """Log the loss and the accuracy."""
+        logits = self(batch[0])
+        hits = (logits.argmax(1) == batch[1]).float().mean()
         self.log("accuracy", hits, sync_dist=True)
+        self.log("val_loss", F.cross_entropy(logits, batch[1]), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return SGD with momentum."""
@@ -88,7 +93,7 @@ def loaders() -> tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, 
 
 
 def main(arguments: list[str] | None = None) -> DeadUnitCallback:
-    """Train, print the table and say where to look.
+    """Train and say where to look; the callback says what it found.
 
     Args:
         arguments: Command line arguments; those of the process by default.
@@ -107,7 +112,7 @@ def main(arguments: list[str] | None = None) -> DeadUnitCallback:
     logger = TensorBoardLogger(options.logs, name="digits")
     trainer = pl.Trainer(
         max_epochs=options.epochs,
-        callbacks=[callback],
+        callbacks=[callback, LearningRateMonitor()],
         logger=logger,
         accelerator="cpu",
         enable_progress_bar=False,
@@ -116,8 +121,7 @@ def main(arguments: list[str] | None = None) -> DeadUnitCallback:
     )
     trainer.fit(Digits(options.learning_rate, options.bias), *loaders())
 
-    print(f"\n{callback.report}")
-    print(f"\naccuracy on held-out digits: {trainer.callback_metrics['accuracy']:.1%}")
+    print(f"accuracy on held-out digits: {trainer.callback_metrics['accuracy']:.1%}")
     print(f"\nSee every unit's life: tensorboard --logdir {options.logs}")
     return callback
 

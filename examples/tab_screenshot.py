@@ -59,7 +59,7 @@ def shoot(url: str, picture: Path, dark: bool) -> None:
     with sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(
-            viewport={"width": 1200, "height": 800}, color_scheme="dark" if dark else "light"
+            viewport={"width": 1200, "height": 900}, color_scheme="dark" if dark else "light"
         )
         wait_for_data(page, url)
         page.screenshot(path=picture)
@@ -75,6 +75,7 @@ def wait_for_data(page: Page, url: str) -> None:
         frame = page.frame_locator("iframe[src*='name=dead_units']")
         frame.locator("main[aria-busy='false']").wait_for()
         if frame.locator(".overview, canvas").count():
+            frame.locator("main[data-scalars='shown']").wait_for()  # they come after a heat map
             return
         time.sleep(1)
     raise RuntimeError("Expected data of dead units in the logs, but there is none.")

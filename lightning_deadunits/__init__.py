@@ -46,7 +46,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from lightning_deadunits.arguments import near
+
+        hint = near(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 

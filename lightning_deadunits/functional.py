@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_deadunits.arguments import check_number, given
 from lightning_deadunits.counting import count_values
 
 
@@ -23,7 +24,7 @@ def zero_counts(activation: Tensor, unit_dim: int = 1, atol: float = 0.0) -> tup
 
     Raises:
         ValueError: If ``unit_dim`` is not an axis of ``activation``, or ``atol`` is negative.
-        TypeError: If ``activation`` is not a real tensor.
+        TypeError: If ``activation`` is not a real tensor, or another argument no number.
 
     Example:
         >>> zero_counts(torch.tensor([[0.0, 1.0], [0.0, 2.0]]), unit_dim=1)
@@ -52,7 +53,7 @@ def zero_activation_rate(activation: Tensor, unit_dim: int = 1, atol: float = 0.
 
     Raises:
         ValueError: If ``unit_dim`` is not an axis of ``activation``, or ``atol`` is negative.
-        TypeError: If ``activation`` is not a real tensor.
+        TypeError: If ``activation`` is not a real tensor, or another argument no number.
 
     Example:
         >>> zero_activation_rate(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -85,16 +86,17 @@ def rates(zeros: Tensor, observations: Tensor, dtype: torch.dtype = torch.float3
 
 
 def check_atol(atol: float) -> None:
-    """Raise ValueError unless ``atol`` is a finite number >= 0."""
-    if not 0.0 <= atol < float("inf"):
-        raise ValueError(f"Expected `atol` to be a finite number >= 0, but got {atol}.")
+    """Raise unless ``atol`` is a finite number >= 0."""
+    check_number("atol", atol, "a finite number >= 0", lambda it: 0.0 <= it < float("inf"))
 
 
 def check_unit_dim(activation: Tensor, unit_dim: int) -> int:
     """Return ``unit_dim`` as a non-negative axis of a real tensor, or raise."""
     if not isinstance(activation, Tensor) or activation.is_complex():
-        kind = activation.dtype if isinstance(activation, Tensor) else type(activation).__name__
+        kind = activation.dtype if isinstance(activation, Tensor) else given(activation)
         raise TypeError(f"Expected `activation` to be a real tensor, but got {kind}.")
+    if isinstance(unit_dim, bool) or not isinstance(unit_dim, int):
+        raise TypeError(f"Expected `unit_dim` to be an int, but got {given(unit_dim)}.")
     if not -activation.ndim <= unit_dim < activation.ndim:
         raise ValueError(
             f"Expected `unit_dim` to be an axis of an activation of shape "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_deadunits.arguments import check_number, explains_arguments
 from lightning_deadunits.counting import count_values
 from lightning_deadunits.functional import check_atol, check_unit_dim, rates, values_per_unit
 
@@ -32,6 +33,7 @@ class ZeroActivationRate(Metric):
 
     Raises:
         ValueError: If ``num_units`` is not positive or ``atol`` is negative.
+        TypeError: If one of these is no number.
 
     Example:
         >>> metric = ZeroActivationRate(num_units=2)
@@ -51,10 +53,11 @@ class ZeroActivationRate(Metric):
         observations: Tensor
         nonfinite: Tensor
 
+    @explains_arguments
     def __init__(self, num_units: int, unit_dim: int = 1, atol: float = 0.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(num_units, bool) or not isinstance(num_units, int) or num_units < 1:
-            raise ValueError(f"Expected `num_units` to be an int >= 1, but got {num_units!r}.")
+        check_number("num_units", num_units, "an int >= 1", lambda it: it >= 1, whole=True)
+        check_number("unit_dim", unit_dim, "an int", lambda it: True, whole=True)
         check_atol(atol)
         self.num_units = num_units
         self.unit_dim = unit_dim

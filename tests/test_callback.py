@@ -323,7 +323,7 @@ def test_a_pattern_that_matches_nothing_that_runs_is_refused_in_the_sanity_check
     make_trainer: MakeTrainer,
 ) -> None:
     trainer = make_trainer(callbacks=[DeadUnitCallback(layers="net.gelu")])
-    with pytest.raises(ValueError, match=r"matches none\. Layers there are: net\.act, net\.relu"):
+    with pytest.raises(ValueError, match=r"matches none\..* there are: net\.act, net\.relu"):
         trainer.fit(Lit(), loader(), loader())
     assert trainer.global_step == 0
 
@@ -416,7 +416,7 @@ def test_a_wholly_dead_layer_is_called_out(make_trainer: MakeTrainer) -> None:
     told = [w for w in caught if "Every unit of" in str(w.message)]
     assert len(told) == 1
     assert trainer.callback_metrics["dead_layers"] == 1
-    assert "WHOLLY DEAD" in str(callback.report)
+    assert "Wholly dead" in str(callback.report)
 
 
 def test_metric_modules_are_not_layers(make_trainer: MakeTrainer) -> None:

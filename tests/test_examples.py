@@ -35,12 +35,11 @@ def is_picture(path: Path) -> bool:
 
 
 def test_digits_prints_its_table_and_leaves_logs(
-    main_of: Callable[[str], Main], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    main_of: Callable[[str], Main], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     callback = main_of("digits")(["--epochs", "1", "--reinit", "--logs", str(tmp_path)])
-    printed = capsys.readouterr().out
     assert list(callback.report.layers) == ["conv1.relu", "conv2.relu", "hidden.1"]
-    assert str(callback.report) in printed
+    assert str(callback.report) in caplog.text
     assert callback.report.num_dead > 0
     assert list(tmp_path.rglob("events.out.tfevents.*"))
 

@@ -93,7 +93,7 @@ def test_a_wrong_atol_is_refused(atol: float) -> None:
 def test_what_is_no_real_tensor_is_refused() -> None:
     with pytest.raises(TypeError, match="real tensor"):
         zero_counts(torch.zeros(2, 3, dtype=torch.complex64))
-    with pytest.raises(TypeError, match="got list"):
+    with pytest.raises(TypeError, match="got the list"):
         zero_counts([[0.0]])  # type: ignore[arg-type]
 
 

@@ -17,7 +17,7 @@ REINIT = "lightning_deadunits.reinit"
 # Each floor imports from those before it only.
 FLOORS = [
     ["private_api"],
-    ["counting", "functional", "metric"],
+    ["arguments", "counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
     ["scan", "watch"],
@@ -37,7 +37,7 @@ FLOORS_OF_REINIT = [
     ["surgery"],
     ["eligibility"],
     ["event"],
-    ["revive", "training"],
+    ["call_arguments", "revive", "training"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "lightning"}
 

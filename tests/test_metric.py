@@ -91,7 +91,7 @@ def test_it_can_be_saved_loaded_and_plotted() -> None:
 
 @pytest.mark.parametrize("num_units", [0, -1, 2.0, True])
 def test_a_wrong_number_of_units_is_refused(num_units: int) -> None:
-    with pytest.raises(ValueError, match="`num_units`"):
+    with pytest.raises((ValueError, TypeError), match="Expected `num_units` to be an int >= 1"):
         ZeroActivationRate(num_units)
 
 

@@ -119,7 +119,7 @@ def test_a_single_batch_is_not_taken_for_many(batches: Any) -> None:
 
 def test_other_batches_and_none_are_refused() -> None:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    with pytest.raises(TypeError, match="got str"):
+    with pytest.raises(TypeError, match="got the string"):
         find_dead_units(net, ["words"])
     with pytest.raises(ValueError, match="at least one batch"):
         find_dead_units(net, [])
@@ -195,10 +195,10 @@ def test_the_table_reads_well() -> None:
         net[2].bias[:] = -100
     text = str(find_dead_units(net, [torch.randn(6, 4)]))
     lines = text.splitlines()
-    assert lines[0].split() == ["layer", "units", "dead", "zero", "rate", "dead", "since"]
+    assert lines[0].split() == ["layer", "units", "dead", "zero", "rate", "made", "by"]
     assert lines[2].split()[:4] == ["1", "8", "2", "(25.0%)"]
     assert lines[5].split() == ["total", "11", "5", "(45.5%)"]
-    assert "WHOLLY DEAD: nothing gets through '3'" in text
+    assert "Wholly dead: nothing gets through '3'" in text
 
 
 def test_the_picture_has_a_strip_per_layer_and_names_the_dead() -> None:

@@ -95,7 +95,7 @@ def test_training_is_not_touched_by_windows(make_trainer: MakeTrainer) -> None:
 def logged(folder: str) -> tuple[EventAccumulator, set[str], set[str]]:
     events = EventAccumulator(folder, size_guidance={"tensors": 0, "scalars": 0}).Reload()
     ours = {tag for tag in events.Tags()["scalars"] if "dead" in tag or "zero" in tag}
-    return events, ours, {tag for tag in events.Tags()["tensors"] if tag.startswith("dead_units")}
+    return events, ours, {tag for tag in events.Tags()["tensors"] if tag.startswith("dead_units/")}
 
 
 SCALARS = {

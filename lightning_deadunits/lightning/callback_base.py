@@ -12,11 +12,15 @@ import weakref
 from dataclasses import replace
 from typing import Any
 
+from lightning_deadunits.arguments import check_bool, explains_arguments, given
 from lightning_deadunits.distributed import logged_step, skips_validation
 from lightning_deadunits.functional import check_atol
+from lightning_deadunits.lightning.circumstances import Circumstances
 from lightning_deadunits.lightning.event_log import log_event, say
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_report
+from lightning_deadunits.lightning.speaking import Speaker
+from lightning_deadunits.lightning.tables import log_tables
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.lightning.train_windows import TrainWindows
 from lightning_deadunits.observation.layer_names import LayerNames
@@ -28,11 +32,11 @@ from lightning_deadunits.observation.selection import (
     check_threshold,
 )
 from lightning_deadunits.observation.sums import LayerCounts
-from lightning_deadunits.observation.tally import Agreement
+from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.reviver import Reviver
-from lightning_deadunits.reporting.gaps import of_sample, warn_of_cuts, warn_of_gaps
+from lightning_deadunits.reporting.gaps import of_sample
 from lightning_deadunits.reporting.history import History
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -76,14 +80,17 @@ class DeadUnitMonitor:
             there is a validation, their names in the logs begin with ``train/``, their report is
             ``window_report``, and the series of it in the Dead Units tab ``train/<layer>``.
             Otherwise names, ``report`` and ``history`` are as after a validation.
+        verbose: Whether to say the report, a table and a diagnosis, through the rank-zero logger at
+            the end of ``fit``, ``validate``, ``test`` and ``predict``. Warnings come in any case.
 
     Attributes:
         report: The last verdicts, None before the first.
-        history: Since when units are dead.
+        history: Since when units are dead, and the figures of every validation.
         reviver: What re-initialises, None without ``reinit``.
 
     Raises:
         ValueError: If an argument is out of its range.
+        TypeError: If one is of the wrong type, or there is no such argument.
         SelectionError: Before training, if a pattern of ``layers`` or ``exclude`` matches no layer;
             it is a ValueError, too. Without patterns, a model of which nothing can be judged is a
             warning.
@@ -94,6 +101,7 @@ class DeadUnitMonitor:
         >>> trainer = Trainer(callbacks=[DeadUnitCallback()], logger=False, barebones=True)
     """
 
+    @explains_arguments
     def __init__(
         self,
         layers: str | list[str] | None = None,
@@ -105,12 +113,17 @@ class DeadUnitMonitor:
         custom_scalars: bool = False,
         every_n_batches: int = 1,
         every_n_train_steps: int | None = None,
+        verbose: bool = True,
     ) -> None:
         super().__init__()
         check_threshold(dead_threshold)
         check_every_n_batches(every_n_batches)
         if atol is not None:
             check_atol(atol)
+        for name, value in (
+            ("per_unit", per_unit), ("custom_scalars", custom_scalars), ("verbose", verbose)
+        ):  # fmt: skip
+            check_bool(name, value)
         self.layers = as_patterns("layers", layers)
         self.exclude = as_patterns("exclude", exclude)
         self.dead_threshold = dead_threshold
@@ -119,6 +132,7 @@ class DeadUnitMonitor:
         self.per_unit = per_unit
         self.custom_scalars = custom_scalars
         self.every_n_batches = every_n_batches
+        self.verbose = verbose
         self.every_n_train_steps = window_length(every_n_train_steps, self.reinit)
         self._begin_afresh()
 
@@ -128,13 +142,13 @@ class DeadUnitMonitor:
         watch = Watch(self.layers, self.exclude, self.dead_threshold, self.atol, self._names)
         self.report: DeadUnitsReport | None = None
         self.history = History()
+        self._circumstances = Circumstances()
+        self._speaker = Speaker(self.verbose)
         self.reviver = None if self.reinit is None else Reviver(self.reinit, watch)
         self._observer: Observer | None = None
         self._agreement = Agreement()
         self._guard = Guard()
         self._checked = False
-        self._told: set[str] = set()
-        self._cut: set[str] = set()
         self._fitted: weakref.ref[Any] | None = None
         self._windows = None
         if self.every_n_train_steps is not None:
@@ -178,10 +192,15 @@ class DeadUnitMonitor:
             warnings.warn(f"DeadUnitCallback counts nothing: {reason}", stacklevel=2)
             return
         self._warn_of_blindness(trainer)
+        self._remember_start(pl_module)
         if self._windows is not None:
             self._windows.begin_fit(validates=trainer.enable_validation)
         if self.reviver is not None:
             self.reviver.begin_fit(trainer)
+
+    @guarded
+    def _remember_start(self, pl_module: Any) -> None:
+        self._circumstances.begin_fit(pl_module)
 
     def _warn_of_blindness(self, trainer: Any) -> None:
         if trainer.enable_validation:
@@ -222,6 +241,8 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Start counting: what follows is the validation step."""
+        if batch_idx == 0 and trainer.state.fn == "fit":
+            self._circumstances.note_inputs(batch)
         if self._is_counted(batch_idx) and self.reviver is not None and not trainer.sanity_checking:
             self.reviver.before_validation_batch(pl_module)
         self._begin_batch(batch_idx)
@@ -297,6 +318,7 @@ class DeadUnitMonitor:
                 of_sample(self.every_n_batches),
             )  # fmt: skip
         if trainer.sanity_checking:
+            self._note_fired_before()
             return None
         seen = self._seen() or ({}, {}, {})
         rules: dict[str, Any] = dict(
@@ -308,15 +330,24 @@ class DeadUnitMonitor:
         return None if report is None else replace(report, every_n_batches=self.every_n_batches)
 
     @guarded
+    def _note_fired_before(self) -> None:
+        if (seen := self._seen()) is not None:
+            # What this process saw is enough: a unit that fired here was not born dead.
+            found = report_of(*seen, dead_threshold=self.dead_threshold, atol=self.atol)
+            self._circumstances.note_fired_before(found)
+
+    @guarded
     def _take_note(self, trainer: Any, pl_module: Any, report: DeadUnitsReport) -> None:
         in_fit = trainer.state.fn == "fit"
         step = logged_step(trainer)
-        self.report = self.history.record(report, step) if in_fit else self.history.complete(report)
+        if in_fit:
+            known = self._circumstances.end_window(trainer, pl_module, report, step)
+            self.report = self.history.record(report, step, known)
+        else:
+            self.report = self.history.complete(report)
         if trainer.state.fn in ("fit", "validate"):  # the metrics of a test are the user's own
             log_scalars(trainer, pl_module, self.report)
-        if trainer.is_global_zero:
-            warn_of_gaps(self.report, self._told)
-            warn_of_cuts(self.report, self._cut)
+        self._speaker.note(trainer, self.report)
 
     @guarded
     def _seen(self) -> tuple[dict[str, LayerCounts], dict[str, str], dict[str, str]] | None:
@@ -331,7 +362,9 @@ class DeadUnitMonitor:
         """Write what only TensorBoard shows."""
         if trainer.sanity_checking or self.report is None or trainer.state.fn != "fit":
             return
-        write_report(trainer, self.report, self.per_unit, self.custom_scalars, logged_step(trainer))
+        step = logged_step(trainer)
+        write_report(trainer, self.report, self.per_unit, self.custom_scalars, step)
+        log_tables(trainer, self.report, step)
 
     # --- test and prediction: a report, and nothing in the logs --------------------------------
 
@@ -388,6 +421,12 @@ class DeadUnitMonitor:
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
+        histories = [self.history]
+        if self._windows is not None and self._windows.history is not self.history:
+            histories.append(self._windows.history)
+        for history in histories:
+            for name, units in event.reinitialised.items():
+                history.note_reinitialised(name, units)
         series = [""] if self._windows is None else list(dict.fromkeys(["", self._windows.prefix]))
         known = self.report or self.window_report
         log_event(trainer, pl_module, event, known, logged_step(trainer), series)
@@ -420,6 +459,7 @@ class DeadUnitMonitor:
             return
         if not trainer.enable_validation:
             self.report, self.history = report, self._windows.history
+            self._speaker.keep(report)
         # Not guarded: on every process alike, or one would wait for the others later.
         if self._active_reviver is not None:
             told = self._active_reviver.after_window(trainer, pl_module, report)
@@ -440,6 +480,11 @@ class DeadUnitMonitor:
         if self.reviver is not None:
             say(trainer, str(self.reviver.summary), logged_step(trainer))
 
+    @guarded
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Read the learning rate, which a diagnosis looks at."""
+        self._circumstances.before_step(optimizer)
+
     @property
     def _active_reviver(self) -> Reviver | None:
         """What re-initialises, until any process gives up: then all of them stop together."""
@@ -452,9 +497,14 @@ class DeadUnitMonitor:
         self._detach()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Leave nothing behind."""
+        """Say what the last report holds, and leave nothing behind."""
+        self._say_report(trainer)
         self._detach()
         self._observer = None
+
+    @guarded
+    def _say_report(self, trainer: Any) -> None:
+        self._speaker.end(trainer)
 
     def _let_go(self) -> None:
         if self._observer is not None:
@@ -480,8 +530,13 @@ class DeadUnitMonitor:
         """Return tensors and primitives only: a resume loads with ``weights_only=True``."""
         reviver = {} if self.reviver is None else self.reviver.state_dict()
         windows = {} if self._windows is None else self._windows.state_dict()
-        history, names = self.history.state_dict(), self._names.state_dict()
-        return {"history": history, "reviver": reviver, "windows": windows, "names": names}
+        return {
+            "history": self.history.state_dict(),
+            "reviver": reviver,
+            "windows": windows,
+            "names": self._names.state_dict(),
+            "circumstances": self._circumstances.state_dict(),
+        }
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
@@ -502,6 +557,7 @@ class DeadUnitMonitor:
             return
         self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
+        self._circumstances.load_state_dict(state_dict["circumstances"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])
         if self._windows is not None and state_dict.get("windows"):
@@ -516,7 +572,14 @@ def _reinit_config(reinit: bool | ReinitConfig) -> ReinitConfig | None:
     if isinstance(reinit, ReinitConfig):
         return reinit
     if not isinstance(reinit, bool):
-        raise TypeError(f"Expected `reinit` to be a bool or a ReinitConfig, but got {reinit!r}.")
+        way_out = ""
+        if isinstance(reinit, dict):
+            options = ", ".join(f"{name}={value!r}" for name, value in reinit.items())
+            way_out = f" Write `reinit=ReinitConfig({options})`."
+        raise TypeError(
+            f"Expected `reinit` to be True, False or a ReinitConfig, but got {given(reinit)}."
+            f"{way_out}"
+        )
     return ReinitConfig() if reinit else None
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info
-
 from lightning_deadunits.lightning.logging import log_now, writers
+from lightning_deadunits.lightning.terminal import announce
 from lightning_deadunits.reinit.report import ReinitReport
 from lightning_deadunits.reinit.training.summary import headline
 from lightning_deadunits.reporting.report import DeadUnitsReport
@@ -47,7 +46,7 @@ def say(trainer: Any, line: str, step: int, details: str = "") -> None:
     """Say one line through the rank-zero logger, and the details in TensorBoard's Text tab."""
     if not line:
         return
-    rank_zero_info(line)
+    announce(trainer, line)
     text = details or line
     for writer in writers(trainer):
         writer.add_text("reinit", "\n".join(f"    {line}" for line in text.splitlines()), step)

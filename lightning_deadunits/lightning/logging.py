@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_deadunits.distributed import silence_advice
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.tensorboard_plugin.verdict import write_verdict
 from lightning_deadunits.tensorboard_plugin.writing import write_zero_rates
 
 _BINS = 20
@@ -66,7 +67,7 @@ def write_report(
     step: int,
     prefix: str = "",
 ) -> None:
-    """Write histograms and per-unit vectors to every TensorBoard logger.
+    """Write the verdict, histograms and per-unit vectors to every TensorBoard logger.
 
     Args:
         trainer: The Trainer.
@@ -77,6 +78,8 @@ def write_report(
         prefix: What the names of the layers begin with.
     """
     for writer in writers(trainer):
+        if per_unit and not prefix:
+            write_verdict(writer, report.to_dict(per_unit=False), step)
         for layer in report.layers.values():
             name = prefix + layer.name
             if layer.observations:

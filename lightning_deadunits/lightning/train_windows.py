@@ -18,6 +18,7 @@ from typing import Any
 from lightning_deadunits.distributed import logged_step
 from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_window, write_report
+from lightning_deadunits.lightning.terminal import beside_progress_bar
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.observation.tally import Agreement
 from lightning_deadunits.reinit.training.observers import Watch, Zeros
@@ -133,8 +134,9 @@ class TrainWindows:
         layout = self._custom_scalars and not self.prefix
         write_report(trainer, self.report, self._per_unit, layout, step, self.prefix)
         if trainer.is_global_zero:
-            warn_of_gaps(self.report, self._told)
-            warn_of_cuts(self.report, self._cut)
+            with beside_progress_bar(trainer):
+                warn_of_gaps(self.report, self._told)
+                warn_of_cuts(self.report, self._cut)
 
     def end_fit(self) -> None:
         """Say so if training was too short for a window."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_deadunits.arguments import given as said
 from lightning_deadunits.observation.identity import Producer
 from lightning_deadunits.observation.layer_names import aliases
 
@@ -94,11 +96,22 @@ def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, 
     """
     if given is None:
         return None
-    patterns = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(f"Expected `{argument}` to be one or several strings, but got {given!r}.")
+    listed = isinstance(given, Iterable) and not isinstance(given, (nn.Module, Tensor, dict))
+    single = isinstance(given, str) or not listed
+    patterns: tuple[Any, ...] = (given,) if single else tuple(given)
+    wrong = next((it for it in patterns if not isinstance(it, str)), None)
+    if wrong is not None:
+        way_out = " Give its name, as in `model.named_modules()`."
+        raise TypeError(
+            f"Expected `{argument}` to be one or several names or patterns, as in 'layer1.*', but "
+            f"got {said(wrong)}.{way_out if isinstance(wrong, nn.Module) else ''}"
+        )
     if not patterns or not all(patterns):
-        raise ValueError(f"Expected `{argument}` to be non-empty patterns, but got {given!r}.")
+        raise ValueError(
+            f"Expected `{argument}` to be non-empty names or patterns, but got {said(given)}. "
+            f"Leave it out to {'track' if argument == 'layers' else 'exclude'} "
+            f"{'every' if argument == 'layers' else 'no'} layer."
+        )
     return patterns
 
 

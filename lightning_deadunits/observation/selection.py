@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from lightning_deadunits.observation.activations import FUNCTION_NAMES
+from lightning_deadunits.arguments import check_number, near
+from lightning_deadunits.observation.activations import FUNCTION_NAMES, module_kind
 from lightning_deadunits.observation.gates import GATES
 from lightning_deadunits.observation.layer_names import aliases, names_of
-from lightning_deadunits.observation.names import matches, module_names, weights_of
+from lightning_deadunits.observation.names import matches, module_names, selects, weights_of
 
 _LISTED = 40
 
@@ -20,19 +21,14 @@ class SelectionError(ValueError):
 
 
 def check_threshold(dead_threshold: float) -> None:
-    """Raise ValueError unless a threshold is in (0, 1]."""
-    if not 0.0 < dead_threshold <= 1.0:
-        raise ValueError(f"Expected `dead_threshold` to be in (0, 1], but got {dead_threshold}.")
+    """Raise unless a threshold is a number in (0, 1]."""
+    check_number("dead_threshold", dead_threshold, "a number in (0, 1]", lambda it: 0.0 < it <= 1.0)
 
 
 def check_every_n_batches(every_n_batches: int) -> None:
     """Raise unless it is a whole number from 1 on."""
-    if isinstance(every_n_batches, bool) or not isinstance(every_n_batches, int):
-        raise TypeError(f"Expected `every_n_batches` to be an int, but got {every_n_batches!r}.")
-    if every_n_batches < 1:
-        raise ValueError(
-            f"Expected `every_n_batches` to be 1 (every batch) or more, but got {every_n_batches}."
-        )
+    expected = "an int, 1 (every batch) or more"
+    check_number("every_n_batches", every_n_batches, expected, lambda it: it >= 1, whole=True)
 
 
 def check_found(
@@ -66,13 +62,20 @@ def check_found(
                 )
             raise SelectionError(
                 f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
-                f"matches none. Layers there are: {listed(names_of(names))}."
+                f"matches none.{near(pattern, names_of(names))} Layers there are: "
+                f"{listed(names_of(names))}."
             )
     if not names:
         raise SelectionError(
             "Expected a model with an activation that can be zero (ReLU, GELU, SiLU, Hardswish, "
             "x.clamp(min=0), ...), but none ran. LeakyReLU, Tanh, Sigmoid and the like are never "
             "zero at rest: name them in `layers` and say with `atol` what counts as zero."
+        )
+    if not any(selects(key, layers, exclude) for key in (*names, *smooth)):
+        wanted = "any" if layers is None else f"those of `layers` = {list(layers)}"
+        raise SelectionError(
+            f"Expected `exclude` to leave a layer of {wanted}, but {list(exclude or ())} matches "
+            f"all of them: {listed(names_of(names))}."
         )
 
 
@@ -87,6 +90,9 @@ def check_possible(
     if layers is None and exclude is None:
         return
     modules = list(dict.fromkeys(module_names(model).values()))
+    activations = [name for it, name in module_names(model).items() if module_kind(it)]
+    others = [name for name in modules if name not in activations]
+    there_are = f"Activations there are: {listed(activations)}; other modules: {listed(others)}"
     functions = sorted({*FUNCTION_NAMES.values(), *GATES.values()})
     possible = [f"{module}.{name}".lstrip(".") for module in modules for name in functions]
     producers = {producer.name for producer in weights_of(module_names(model)).values()}
@@ -98,8 +104,9 @@ def check_possible(
             ):
                 raise SelectionError(
                     f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
-                    f"can match none. Modules there are: {listed(modules)}; a functional call is "
-                    f"named after its module and the function, as in 'block.relu'."
+                    f"can match none.{near(pattern, activations or modules)} {there_are}; a "
+                    f"functional call is named after its module and the function, as in "
+                    f"'block.relu'."
                 )
 
 

@@ -10,6 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from lightning_deadunits.arguments import (
+    check_bool,
+    check_choice,
+    check_number,
+    explains_arguments,
+    given,
+    near,
+)
 from lightning_deadunits.observation.names import as_patterns
 
 Init = Callable[[Tensor, Tensor, Generator], Tensor]
@@ -90,10 +98,9 @@ class ReinitConfig:
         _check_int("max_per_unit", self.max_per_unit, 1, optional=True)
         as_patterns("layers", self.layers)
         as_patterns("exclude", self.exclude)
-        if self.criterion not in ("dead", "dormant"):
-            raise ValueError(
-                f"Expected `criterion` to be 'dead' or 'dormant', but got {self.criterion!r}."
-            )
+        check_choice("criterion", self.criterion, ("dead", "dormant"))
+        check_bool("dry_run", self.dry_run)
+        _check_int("seed", self.seed, None)
         _check_positive("tau", self.tau)
         if self.max_per_event is not None:
             _check_positive("max_per_event", self.max_per_event)
@@ -102,8 +109,8 @@ class ReinitConfig:
                     f"Expected `max_per_event` to be a whole number, or a fraction below 1, but "
                     f"got {self.max_per_event}."
                 )
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise ValueError(f"Expected `tolerance` to be at least 0, but got {self.tolerance}.")
+        if self.tolerance is not None:
+            check_number("tolerance", self.tolerance, "a number >= 0", lambda it: it >= 0)
         self.init_function()
 
     def init_function(self) -> Init | None:
@@ -119,7 +126,10 @@ class ReinitConfig:
             return matched
         function = _imported(self.init) if isinstance(self.init, str) else self.init
         if not callable(function):
-            raise TypeError(f"Expected `init` to be a function, but got {self.init!r}.")
+            raise TypeError(
+                f"Expected `init` to be 'default', 'matched', a function or the import path of "
+                f"one, but got {given(self.init)}."
+            )
         return function
 
     def limit(self, num_units: int) -> int:
@@ -148,21 +158,20 @@ def _imported(path: str) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"Expected `init` to be 'default', 'matched' or the import path of a function, but "
-            f"got {path!r}."
+            f"got {path!r}.{near(path, ('default', 'matched'))}"
         ) from error
 
 
-def _check_int(name: str, value: Any, least: int, optional: bool = False) -> None:
+def _check_int(name: str, value: Any, least: int | None, optional: bool = False) -> None:
     if value is None and optional:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"Expected `{name}` to be an int, but got {value!r}.")
-    if value < least:
-        raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+    expected = "an int" if least is None else f"an int >= {least}"
+    check_number(name, value, expected, lambda it: least is None or it >= least, whole=True)
 
 
 def _check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"Expected `{name}` to be a number, but got {value!r}.")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"Expected `{name}` to be a positive number, but got {value}.")
+    check_number(name, value, "a number > 0", lambda it: 0 < it < float("inf"))
+
+
+# A dataclass writes its own constructor, so what explains a wrong call is put around it afterwards.
+ReinitConfig.__init__ = explains_arguments(ReinitConfig.__init__)  # type: ignore[method-assign]

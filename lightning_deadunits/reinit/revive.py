@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from lightning_deadunits.arguments import explains_arguments
 from lightning_deadunits.observation.selection import listed
 from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.observation.undisturbed import undisturbed
+from lightning_deadunits.reinit.call_arguments import check_call
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
@@ -22,16 +23,14 @@ from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call
 
-UNKNOWN: Any = object()
-"""Default of ``optimizers``: not said."""
 
-
+@explains_arguments
 def reinit_dead_units(
     model: nn.Module,
     units: DeadUnitsReport | Mapping[str, Iterable[int]],
     example: Any,
     *,
-    optimizers: Iterable[Any] | None = UNKNOWN,
+    optimizers: Iterable[Any] | None = (),
     config: ReinitConfig | None = None,
     seed: int = 0,
 ) -> ReinitReport:
@@ -48,9 +47,9 @@ def reinit_dead_units(
         example: What the model is called with: a tensor (``model(x)``), a tuple (``model(*x)``) or
             a mapping (``model(**x)``). Some 8 samples are plenty. The model is run on it once in
             eval and once in training mode.
-        optimizers: Optimizers of the model's parameters; None if there are none. If any are given,
-            weights that none of them has are refused: they are not trained, or only a copy of them
-            is.
+        optimizers: Optimizers of the model's parameters. If any are given, weights that none of
+            them has are refused: they are not trained, or only a copy of them is. Without any a
+            warning says what is left undone; None says that there is none.
         config: Options. Those on when and how often to re-initialise do not matter here, nor does
             its ``seed``: these units are meant, now.
         seed: Seed of the fresh weights.
@@ -60,7 +59,7 @@ def reinit_dead_units(
 
     Raises:
         ValueError: If a layer or a unit does not exist.
-        TypeError: If the example is none of the above.
+        TypeError: If the example is none of the above, or another argument of the wrong type.
 
     Example:
         >>> import torch
@@ -70,24 +69,13 @@ def reinit_dead_units(
         >>> reinit_dead_units(model, {"1": [1]}, x, optimizers=None).reinitialised
         {'1': [1]}
     """
+    check_call(model, units, example, optimizers, config, seed)
     config = ReinitConfig() if config is None else config
-    if not isinstance(example, (Tensor, tuple, list, Mapping)):
-        raise TypeError(
-            f"Expected `example` to be a tensor, a tuple or a mapping, but got "
-            f"{type(example).__name__}."
-        )
-    if optimizers is UNKNOWN:
-        warnings.warn(
-            "No `optimizers` were given: what they remember of the fresh weights (moments, step "
-            "counts) stays. Pass them, or `optimizers=None` if there are none.",
-            stacklevel=2,
-        )
-    given = () if optimizers is UNKNOWN or optimizers is None else optimizers
     due = as_units(units)
     tapes = record_both(model, example) if due else []
     if model_refusal(model) is None:
         _check_exist(tapes, due)
-    event = Event(model, tapes, OptimizerMemory(given), config, seed=seed)
+    event = Event(model, tapes, OptimizerMemory(optimizers or ()), config, seed=seed)
     event.operate_(due)
     event.commit_()
     return event.report

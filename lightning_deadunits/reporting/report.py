@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from lightning_deadunits.arguments import given, near
+from lightning_deadunits.reporting.figures import count, rate
+from lightning_deadunits.reporting.wording import State, dead_since, state_of, verdict
+
+if TYPE_CHECKING:
+    import pandas
 
 ALIVE = -1
 """``dead_since`` of a unit that is alive, or was never judged over time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerReport:
     """What the units of one layer did over a whole pass. All tensors are on the CPU.
 
@@ -30,10 +37,15 @@ class LayerReport:
         axis_assumed: True if nothing told which axis the units are on, and convention was followed.
         dead_since: Training step at which each unit was first seen dead, int64 of shape ``(U,)``,
             ``ALIVE`` (-1) for a unit that is not dead; None without a history.
-        born_dead: Which units were never seen alive, bool of shape ``(U,)``; None without one.
+        born_dead: Which units were never seen alive nor re-initialised, bool of shape ``(U,)``;
+            None without one.
         made_by: Qualified names of the modules or parameters whose weights make its units, ``()``
             if that cannot be told.
         order_assumed: True if nothing tells its calls from those of another layer but their order.
+        reinitialised: Which units had been re-initialised before, bool of shape ``(U,)``; None
+            without one.
+        was_dead: Which units an earlier validation saw dead, since they were last re-initialised
+            if they ever were, bool of shape ``(U,)``; None without one.
     """
 
     name: str
@@ -49,6 +61,8 @@ class LayerReport:
     born_dead: Tensor | None = None
     made_by: tuple[str, ...] = ()
     order_assumed: bool = False
+    reinitialised: Tensor | None = None
+    was_dead: Tensor | None = None
 
     @property
     def zero_rate(self) -> Tensor:
@@ -90,16 +104,59 @@ class LayerReport:
         """Whether every unit is dead: nothing gets through, the network is cut here."""
         return self.observations > 0 and len(self.dead) == self.num_units
 
+    @property
+    def died_again(self) -> Tensor:
+        """Which units are dead though they were re-initialised before, bool of shape ``(U,)``."""
+        dead = self.dead_mask
+        return torch.zeros_like(dead) if self.reinitialised is None else dead & self.reinitialised
 
-@dataclass(frozen=True, eq=False)
+    @property
+    def states(self) -> list[State]:
+        """What is known of every unit, in the words of ``reporting/wording.py``."""
+        if not self.observations:
+            return ["not seen"] * self.num_units
+        unknown = [False] * self.num_units
+        was_dead, reinitialised, born = (
+            unknown if known is None else known.tolist()
+            for known in (self.was_dead, self.reinitialised, self.born_dead)
+        )
+        return [
+            state_of(dead=dead, was_alive=not born[u], was_dead=was_dead[u], reinitialised=re_init)
+            for u, (dead, re_init) in enumerate(
+                zip(self.dead_mask.tolist(), reinitialised, strict=True)
+            )
+        ]
+
+    def since(self, shown: int = 3) -> str:
+        """Say since when its dead units are dead; empty without a history.
+
+        Args:
+            shown: How many of the steps at which units died to name; the rest is summed up.
+        """
+        if self.dead_since is None or self.born_dead is None:
+            return ""
+        again = self.died_again
+        dated = (self.dead_since != ALIVE) & ~self.born_dead & ~again
+        steps = self.dead_since[dated].tolist()
+        return dead_since(int(self.born_dead.sum()), int(again.sum()), steps, shown)
+
+    def __repr__(self) -> str:
+        dead = f"{count(len(self.dead))} of {count(self.num_units)} units dead"
+        seen = f"{dead}, zero rate {rate(self.mean_zero_rate)}" if self.observations else "not seen"
+        return f"<LayerReport {self.name}: {seen}>"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class DeadUnitsReport:
-    """What every layer did over a whole pass.
+    """What every layer did over a whole pass: ``report["layer1.0.relu"]`` is one layer's.
 
     Attributes:
         layers: Layer name to :class:`LayerReport`, in the order in which the activations first ran.
         unjudged: Layer name to the reason why it could not be judged.
         step: Training step of the pass, None outside of training.
-        diagnosis: One line on how the units died, where the history supports it.
+        diagnosis: How the units died and what to do, where the history supports it.
+        cause: The diagnosis in one word, one of
+            :data:`~lightning_deadunits.reporting.diagnosis.Cause`.
         every_n_batches: Of so many batches one was counted: above 1 the verdicts are a sample's.
     """
 
@@ -108,6 +165,7 @@ class DeadUnitsReport:
     step: int | None = None
     diagnosis: str | None = None
     every_n_batches: int = 1
+    cause: str | None = None
 
     @property
     def num_units(self) -> int:
@@ -132,10 +190,94 @@ class DeadUnitsReport:
     def _seen(self) -> Iterable[LayerReport]:
         return (layer for layer in self.layers.values() if layer.observations)
 
+    # --- as a mapping -------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> LayerReport:
+        """Return the report of one layer.
+
+        Raises:
+            KeyError: With the names that come near, if there is no such layer.
+        """
+        try:
+            return self.layers[name]
+        except (KeyError, TypeError):
+            raise KeyError(self._no_layer(name)) from None
+
+    def _no_layer(self, name: object) -> str:
+        if not isinstance(name, str):
+            return f"Expected the name of a layer, but got {given(name)}. {self._there_are()}"
+        if name in self.unjudged:
+            return f"The layer {name!r} could not be judged: {self.unjudged[name]}."
+        return f"There is no layer {name!r}.{near(name, self.layers) or ' ' + self._there_are()}"
+
+    def _there_are(self) -> str:
+        return f"Layers there are: {', '.join(self.layers) or 'none'}."
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __bool__(self) -> bool:
+        """Be a report, also without a layer."""
+        return True
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.layers
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of the layers, in the order in which they ran."""
+        return self.layers.keys()
+
+    def values(self) -> ValuesView[LayerReport]:
+        """Return the layers' reports."""
+        return self.layers.values()
+
+    def items(self) -> ItemsView[str, LayerReport]:
+        """Return names and reports."""
+        return self.layers.items()
+
+    # --- as text, a picture, primitives and a data frame --------------------------------------
+
     def __str__(self) -> str:
         from lightning_deadunits.reporting.text import render
 
         return render(self)
+
+    def __repr__(self) -> str:
+        step = "" if self.step is None else f", step {count(self.step)}"
+        return f"<DeadUnitsReport: {self.summary}{step}>"
+
+    def _repr_html_(self) -> str:
+        from lightning_deadunits.reporting.html import render
+
+        return render(self)
+
+    @property
+    def summary(self) -> str:
+        """How many units are dead, in one line."""
+        return verdict(self.num_dead, self.num_units, len(list(self._seen())))
+
+    def to_dict(self, per_unit: bool = True) -> dict[str, Any]:
+        """Return all there is as primitives, which ``json.dumps`` takes: NaN is None.
+
+        Args:
+            per_unit: Whether to list every unit's figures, too.
+        """
+        from lightning_deadunits.reporting.export import as_dict
+
+        return as_dict(self, per_unit)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """Return a data frame with one row per unit.
+
+        Raises:
+            ModuleNotFoundError: If pandas is not installed.
+        """
+        from lightning_deadunits.reporting.export import as_dataframe
+
+        return as_dataframe(self)
 
     def plot(self, **kwargs: Any) -> Any:
         """Draw one strip per layer, its units sorted by zero rate, the dead ones unmistakable.

@@ -1,74 +1,153 @@
-"""A report as text: one line per layer, then what deserves attention."""
+"""A report as text: one line per layer, no wider than the terminal, then what deserves attention.
+
+Where there is little room, fewer steps are named at which units died, then the column "made by" is
+left out, then the names of layers are shortened in the middle, for there they are alike; at last
+the dates go below the table. Numbers are never shortened.
+"""
 
 from __future__ import annotations
 
-from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
+import shutil
+import textwrap
 
-_HEADER = ("layer", "units", "dead", "zero rate", "dead since")
-_STEPS_SHOWN = 3
+from lightning_deadunits.reporting.figures import UNKNOWN, count, percent, rate
+from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.wording import STEPS_SHOWN, wholly_dead
 
+_HEADER = ("layer", "units", "dead", "zero rate", "made by", "dead since")
+_LEFT = {"layer", "made by", "dead since"}
+_GAP = "  "
+_NO_TERMINAL = 120
+"""Columns where the text goes to a file or a notebook."""
+_ALWAYS = _HEADER[:4]
+_LEAST_NAME = 12
+_MANY_MAKERS = 2
 
-def render(report: DeadUnitsReport) -> str:
-    """Render a report as a table that reads well in a terminal."""
-    rows = [_row(layer) for layer in report.layers.values()]
-    rows.append(("total", str(report.num_units), _share(report.num_dead, report.num_units), "", ""))
-    widths = [max(len(row[column]) for row in (_HEADER, *rows)) for column in range(len(_HEADER))]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    lines = [_line(_HEADER, widths), rule, *(_line(row, widths) for row in rows[:-1])]
-    lines += [rule, _line(rows[-1], widths), *_remarks(report)]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _row(layer: LayerReport) -> tuple[str, ...]:
-    if not layer.observations:
-        return (layer.name, str(layer.num_units), "?", "?", "saw no value")
-    return (
-        layer.name,
-        str(layer.num_units),
-        _share(len(layer.dead), layer.num_units),
-        f"{layer.mean_zero_rate:.3f}",
-        _since(layer),
-    )
+Row = dict[str, str]
 
 
-def _share(dead: int, units: int) -> str:
-    return f"{dead} ({dead / units:.1%})" if dead else "0"
+def render(report: DeadUnitsReport, width: int | None = None) -> str:
+    """Render a report as a table that reads well in a terminal.
+
+    Args:
+        report: The report.
+        width: Columns there are; those of the terminal by default.
+    """
+    width = width or shutil.get_terminal_size(fallback=(_NO_TERMINAL, 24)).columns
+    layers = list(report.layers.values())
+    rows = [*map(row_of, layers), _total(report)]
+    columns = [name for name in _HEADER if name in _ALWAYS or any(row[name] for row in rows)]
+    if not _fit_dates(rows, layers, columns, width):
+        columns = [name for name in columns if name != "made by"]
+    dated = _fit_dates(rows, layers, columns, width)
+    if not dated:
+        spare = width - _length(_widths(rows, columns)) + _widths(rows, columns)["layer"]
+        if spare < _LEAST_NAME:
+            columns = [name for name in columns if name != "dead since"]
+            spare = width - _length(_widths(rows, columns)) + _widths(rows, columns)["layer"]
+        for row in rows:
+            row["layer"] = shortened(row["layer"], max(_LEAST_NAME, spare))
+    beneath = [] if "dead since" in columns else _dates_beneath(layers, width)
+    return "\n".join([*_table(rows, _widths(rows, columns)), *beneath, *_after(report)])
 
 
-def _since(layer: LayerReport) -> str:
-    """Say since when: born dead, and the steps at which units died, the earliest first."""
-    if layer.dead_since is None or layer.born_dead is None:
-        return ""
-    parts = []
-    born = int(layer.born_dead.sum())
-    if born:
-        parts.append(f"{born} born dead")
-    later = layer.dead_since[(layer.dead_since != ALIVE) & ~layer.born_dead]
-    steps = sorted(set(later.tolist()))
-    parts += [f"{int((later == step).sum())} at step {step}" for step in steps[:_STEPS_SHOWN]]
-    if len(steps) > _STEPS_SHOWN:
-        parts.append(f"{int((later > steps[_STEPS_SHOWN - 1]).sum())} later")
-    return ", ".join(parts)
+def _fit_dates(rows: list[Row], layers: list[LayerReport], columns: list[str], width: int) -> bool:
+    """Name as many steps as there is room for, row by row; tell whether the table fits then."""
+    others = _widths(rows, [name for name in columns if name != "dead since"])
+    room = width - _length(others) - len(_GAP)
+    for row, layer in zip(rows, layers, strict=False):
+        told = [_since(layer, shown) for shown in range(STEPS_SHOWN, -1, -1)]
+        row["dead since"] = next((text for text in told if len(text) <= room), told[-1])
+    return _length(_widths(rows, columns)) <= width
 
 
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    name, *figures, since = row
-    cells = [name.ljust(widths[0])]
-    cells += [cell.rjust(width) for cell, width in zip(figures, widths[1:-1], strict=True)]
-    return "  ".join([*cells, since])
+def _dates_beneath(layers: list[LayerReport], width: int) -> list[str]:
+    """Say below the table since when units are dead, where there is no room beside it."""
+    told = [f"{it.name}: {text}" for it in layers if (text := _since(it, STEPS_SHOWN))]
+    wrapped = [textwrap.fill(line, width, subsequent_indent="  ") for line in told]
+    return ["", "dead since", *wrapped] if wrapped else []
 
 
-def _remarks(report: DeadUnitsReport) -> list[str]:
-    remarks = []
-    for name in report.dead_layers:
-        remarks.append(f"WHOLLY DEAD: nothing gets through {name!r}, the network is cut there.")
+def row_of(layer: LayerReport) -> Row:
+    """Return the cells of one layer by their header, unshortened."""
+    makers = [*layer.made_by[:_MANY_MAKERS]]
+    if more := len(layer.made_by) - len(makers):
+        makers.append(f"{more} more")
+    seen = layer.observations > 0
+    return {
+        "layer": layer.name,
+        "units": count(layer.num_units),
+        "dead": share(len(layer.dead), layer.num_units) if seen else UNKNOWN,
+        "zero rate": rate(layer.mean_zero_rate),
+        "made by": ", ".join(makers),
+        "dead since": _since(layer, STEPS_SHOWN),
+    }
+
+
+def share(dead: int, units: int) -> str:
+    """Write how many units are dead, and which share that is."""
+    return f"{count(dead)} ({percent(dead / units)})" if dead else "0"
+
+
+def shortened(name: str, length: int) -> str:
+    """Shorten a name in the middle.
+
+    Example:
+        >>> shortened("encoder.layers.11.mlp.act", 16)
+        'encoder...lp.act'
+    """
+    if len(name) <= length:
+        return name
+    front = (length - 3 + 1) // 2
+    return f"{name[:front]}...{name[len(name) - (length - 3 - front) :]}"
+
+
+def remarks(report: DeadUnitsReport) -> list[str]:
+    """Return what there is to say beside the table."""
+    said = [wholly_dead(name) for name in report.dead_layers]
     if report.diagnosis:
-        remarks.append(report.diagnosis)
+        said.append(report.diagnosis)
     if report.every_n_batches > 1:
-        remarks.append(_of_sample(report))
-    for name, reason in report.unjudged.items():
-        remarks.append(f"not judged: {name!r}, {reason}.")
-    return ["", *remarks] if remarks else []
+        said.append(_of_sample(report))
+    said += [f"Not judged: {name!r}, {reason}." for name, reason in report.unjudged.items()]
+    return said
+
+
+def _total(report: DeadUnitsReport) -> Row:
+    cells = dict.fromkeys(_HEADER, "")
+    dead = share(report.num_dead, report.num_units) if report.num_units else UNKNOWN
+    return {**cells, "layer": "total", "units": count(report.num_units), "dead": dead}
+
+
+def _since(layer: LayerReport, shown: int) -> str:
+    return layer.since(shown) if layer.observations else "not seen"
+
+
+def _widths(rows: list[Row], columns: list[str]) -> dict[str, int]:
+    return {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
+
+
+def _length(widths: dict[str, int]) -> int:
+    return sum(widths.values()) + len(_GAP) * (len(widths) - 1)
+
+
+def _table(rows: list[Row], widths: dict[str, int]) -> list[str]:
+    rule = "-" * _length(widths)
+    *layers, total = [_line(row, widths) for row in rows]
+    return [_line({name: name for name in _HEADER}, widths), rule, *layers, rule, total]
+
+
+def _after(report: DeadUnitsReport) -> list[str]:
+    said = remarks(report)
+    return ["", *said] if said else []
+
+
+def _line(row: Row, widths: dict[str, int]) -> str:
+    cells = [
+        row[name].ljust(width) if name in _LEFT else row[name].rjust(width)
+        for name, width in widths.items()
+    ]
+    return _GAP.join(cells).rstrip()
 
 
 def _of_sample(report: DeadUnitsReport) -> str:

@@ -1,4 +1,4 @@
-"""The life of a layer's units: who is dead, since when, who came back."""
+"""The life of a layer's units: who is dead, since when, who came back and by what."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from lightning_deadunits.tensorboard_plugin.series import Series
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
+# The words of the terminal; a unit's state is an index into this.
+STATES = (
+    "not seen",
+    "alive",
+    "recovered",
+    "alive again after re-initialisation",
+    "born dead",
+    "dead",
+    "died again after re-initialisation",
+)
+
 
 @dataclass(frozen=True)
 class History:
@@ -20,15 +31,18 @@ class History:
 
     A unit is *dead* at a step if its rate is at or above the threshold, *alive* if it is below, and
     neither if the rate is NaN (it was not seen). A step without a verdict interrupts no run of
-    being dead: absence of evidence is not a firing unit.
+    being dead: absence of evidence is not a firing unit. A re-initialisation does: it follows the
+    validation of its step, and what was before is no longer the unit's.
 
     Attributes:
         rates: The zero-activation rates, float32 ``(S, U)`` with ``S >= 1``.
         dead_threshold: A unit with ``zero_rate >= dead_threshold`` is dead.
+        marks: 1 where a unit was re-initialised, by step; None if none was.
     """
 
     rates: Series
     dead_threshold: float
+    marks: Series | None = None
 
     @cached_property
     def dead(self) -> Bools:
@@ -53,33 +67,90 @@ class History:
         return np.where(self.alive.any(axis=0), num_steps - 1 - from_end, -1)
 
     @cached_property
+    def fresh_from(self) -> Ints:
+        """Row of the first verdict after each unit's last re-initialisation, ``(U,)``; 0 if none.
+
+        A re-initialisation after the latest verdict has none yet, and does not count.
+        """
+        first = np.zeros(self.rates.values.shape[1], dtype=np.int64)
+        if self.marks is None:
+            return first
+        after = np.searchsorted(self.rates.steps, self.marks.steps, side="right")
+        for row, marked in zip(after, self.marks.values > 0, strict=True):
+            if row < len(self.rates.steps):
+                units = np.flatnonzero(marked)
+                first[units[units < first.size]] = row
+        return first
+
+    @cached_property
+    def reinitialised(self) -> Bools:
+        """Which unit was re-initialised before the latest verdict, ``(U,)``."""
+        return self.fresh_from > 0
+
+    @cached_property
     def dead_since(self) -> Ints:
         """Row of the first step of each unit's current run of being dead, -1 if not dead now."""
+        since = np.full(self.dead_now.size, -1)
+        units = np.flatnonzero(self.dead_now)  # few, most often: a layer may have a million units
+        first = np.maximum(self.last_alive[units] + 1, self.fresh_from[units])
         rows = np.arange(len(self.rates.steps))[:, None]
-        run = self.dead & (rows > self.last_alive)
-        return np.where(self.dead_now, run.argmax(axis=0), -1)
+        since[units] = (self.dead[:, units] & (rows >= first)).argmax(axis=0)
+        return since
 
     @cached_property
     def born_dead(self) -> Bools:
-        """Dead at the first step seen and never alive since, ``(U,)``."""
-        return self.dead_now & (self.last_alive < 0)
+        """Dead now, alive at no step, never re-initialised, ``(U,)``."""
+        return self.dead_now & (self.last_alive < 0) & ~self.reinitialised
 
     @cached_property
     def died(self) -> Bools:
-        """Dead now, but alive once, ``(U,)``: with the born dead, all that are dead now."""
-        return self.dead_now & (self.last_alive >= 0)
+        """Dead now, alive once, never re-initialised, ``(U,)``."""
+        return self.dead_now & (self.last_alive >= 0) & ~self.reinitialised
 
     @cached_property
-    def revived(self) -> Bools:
-        """Alive now, but dead once, ``(U,)``."""
-        return np.asarray(self.alive[-1] & self.dead.any(axis=0))
+    def died_again(self) -> Bools:
+        """Dead now although it was re-initialised, ``(U,)``."""
+        return self.dead_now & self.reinitialised
+
+    @cached_property
+    def recovered(self) -> Bools:
+        """Alive now, dead once since it was last re-initialised if it ever was, ``(U,)``."""
+        was_dead = self.dead
+        if self.reinitialised.any():
+            rows = np.arange(len(self.rates.steps))[:, None]
+            was_dead = was_dead & (rows >= self.fresh_from)
+        return np.asarray(self.alive[-1] & was_dead.any(axis=0))
+
+    @cached_property
+    def states(self) -> NDArray[np.uint8]:
+        """What is known of each unit, as indices into ``STATES``, ``(U,)``."""
+        states = np.zeros(self.dead_now.size, dtype=np.uint8)
+        for word, units in (
+            ("alive", self.alive[-1]),
+            ("alive again after re-initialisation", self.alive[-1] & self.reinitialised),
+            ("recovered", self.recovered),
+            ("born dead", self.born_dead),
+            ("dead", self.died),
+            ("died again after re-initialisation", self.died_again),
+        ):
+            states[units] = STATES.index(word)
+        return states
+
+    @cached_property
+    def num_dead(self) -> Ints:
+        """How many units are dead at each step, ``(S,)``."""
+        return np.asarray(self.dead.sum(axis=1), dtype=np.int64)
+
+    @cached_property
+    def saw_something(self) -> Bools:
+        """At which step any unit was seen, ``(S,)``."""
+        return np.asarray((self.dead | self.alive).any(axis=1))
 
     @cached_property
     def dead_fraction(self) -> NDArray[np.float64]:
         """Share of the units dead at each step, ``(S,)``; NaN where no unit was seen."""
-        seen = (self.dead | self.alive).any(axis=1)
-        units = np.where(seen, self.rates.widths, np.nan)
-        return np.asarray(self.dead.sum(axis=1) / units, dtype=np.float64)
+        units = np.where(self.saw_something, self.rates.widths, np.nan)
+        return np.asarray(self.num_dead / units, dtype=np.float64)
 
 
 def current_marks(marks: Series, rates: Series) -> Series:

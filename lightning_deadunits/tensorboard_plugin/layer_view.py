@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,32 @@ from numpy.typing import NDArray
 
 from lightning_deadunits.tensorboard_plugin.bundle import pack
 from lightning_deadunits.tensorboard_plugin.export import csv_parts
-from lightning_deadunits.tensorboard_plugin.ordering import Order, unit_order
+from lightning_deadunits.tensorboard_plugin.history import STATES
+from lightning_deadunits.tensorboard_plugin.ordering import Order, same_order, unit_order
 from lightning_deadunits.tensorboard_plugin.pooling import pool
 from lightning_deadunits.tensorboard_plugin.reading import LayerRecord
 from lightning_deadunits.tensorboard_plugin.series import Series
 
 
-def layer_bundle(record: LayerRecord, order: Order) -> bytes:
-    """Pack a layer's heat map, with what each unit has to tell beside it."""
+def layer_bundle(
+    record: LayerRecord,
+    order: Order,
+    like: LayerRecord | None = None,
+    made_by: Sequence[str] = (),
+) -> bytes:
+    """Pack a layer's heat map, with what each unit has to tell beside it.
+
+    Args:
+        record: The layer in its run.
+        order: In which order to stack its units.
+        like: The layer in another run, whose order to take, so that maps side by side show the
+            same unit in the same row.
+        made_by: Names of what makes its units.
+    """
     history = record.history
     arranged = unit_order(history, order)
+    if like is not None:
+        arranged = same_order(unit_order(like.history, order), arranged)
     pooled = pool(history, arranged)
     header = {
         "num_units": history.rates.num_units,
@@ -28,6 +45,8 @@ def layer_bundle(record: LayerRecord, order: Order) -> bytes:
         "num_steps": history.rates.steps.size,
         "dead_threshold": history.dead_threshold,
         "order": order,
+        "states": STATES,
+        "made_by": made_by,
         "saw_nothing": bool(np.isnan(history.dead_fraction[-1])),
         "csv_parts": csv_parts(history.rates),
     }
@@ -35,7 +54,7 @@ def layer_bundle(record: LayerRecord, order: Order) -> bytes:
         "rates": pooled.rates,
         "units": arranged.astype(np.uint32),
         "dead_since": _steps_or_nan(history.rates.steps, history.dead_since),
-        "born_dead": history.born_dead.astype(np.uint8),
+        "state": history.states,
         **_marks(record.marks),
     }
     if pooled.dead_share is not None:
@@ -54,8 +73,7 @@ def unit_curve(record: LayerRecord, unit: int) -> dict[str, Any]:
         "dead_threshold": history.dead_threshold,
         "dead": bool(history.dead_now[unit]),
         "dead_since": _steps_or_nan(rates.steps, history.dead_since)[unit],
-        "born_dead": bool(history.born_dead[unit]),
-        "revived": bool(history.revived[unit]),
+        "state": STATES[history.states[unit]],
         "reinitialised_at": _steps_of(record.marks, unit),
     }
 

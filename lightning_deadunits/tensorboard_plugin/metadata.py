@@ -15,6 +15,10 @@ PLUGIN_NAME = "dead_units"
 SCHEMA_VERSION = 1
 DEFAULT_DEAD_THRESHOLD = 1.0
 
+# What a layer's name begins with where windows of training batches are judged beside a validation:
+# the same units once more. The name of a module holds no slash.
+WINDOW_PREFIX = "train/"
+
 Kind = Literal["zero_rate", "reinit"]
 TAG_PREFIXES: dict[Kind, str] = {"zero_rate": "dead_units/", "reinit": "dead_units_reinit/"}
 
@@ -30,10 +34,13 @@ class TagMetadata:
     Attributes:
         kind: ``"zero_rate"`` (rates per unit) or ``"reinit"`` (1 where a unit was re-initialised).
         dead_threshold: A unit with ``zero_rate >= dead_threshold`` is dead.
+        made_by: Qualified names of the modules or parameters that make the layer's units; empty
+            if unknown, as in event files of before.
     """
 
     kind: Kind
     dead_threshold: float = DEFAULT_DEAD_THRESHOLD
+    made_by: tuple[str, ...] = ()
 
 
 def encode(metadata: TagMetadata) -> bytes:
@@ -43,8 +50,11 @@ def encode(metadata: TagMetadata) -> bytes:
         >>> encode(TagMetadata("reinit"))
         b'{"version": 1, "kind": "reinit", "dead_threshold": 1.0}'
     """
-    fields = {"version": SCHEMA_VERSION, "kind": metadata.kind}
-    return json.dumps({**fields, "dead_threshold": float(metadata.dead_threshold)}).encode()
+    fields: dict[str, Any] = {"version": SCHEMA_VERSION, "kind": metadata.kind}
+    fields["dead_threshold"] = float(metadata.dead_threshold)
+    if metadata.made_by:
+        fields["made_by"] = list(metadata.made_by)
+    return json.dumps(fields).encode()
 
 
 def decode(content: bytes) -> TagMetadata:
@@ -64,7 +74,10 @@ def decode(content: bytes) -> TagMetadata:
         raise UnreadableTagError(f"Expected kind to be one of {list(TAG_PREFIXES)}, got {kind!r}.")
     if not isinstance(threshold, int | float) or not math.isfinite(threshold):
         raise UnreadableTagError(f"Expected dead_threshold to be a number, but got {threshold!r}.")
-    return TagMetadata(kind, float(threshold))
+    made_by = fields.get("made_by", [])
+    if not isinstance(made_by, list) or not all(isinstance(name, str) for name in made_by):
+        raise UnreadableTagError(f"Expected made_by to be a list of names, but got {made_by!r}.")
+    return TagMetadata(kind, float(threshold), tuple(made_by))
 
 
 def _fields(content: bytes) -> dict[str, Any]:

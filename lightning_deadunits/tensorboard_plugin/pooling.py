@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +41,13 @@ def pool(history: History, order: NDArray[np.int64]) -> PooledRates:
     columns = evenly_spaced(num_steps, MAX_COLUMNS)
     max_rows = max(1, min(MAX_ROWS, MAX_CELLS // columns.size))
     units_per_row = -(-num_units // max_rows) or 1
-    rates = history.rates.values[columns]
+    rates = history.rates.values
+    if columns.size < num_steps:
+        rates = rates[columns]  # a copy, which of a million units takes its time
     if units_per_row == 1:
         return PooledRates(rates[:, order], None, 1, columns)
-    return _pool(rates, history.dead[columns], order, units_per_row, columns)
+    threshold = np.float32(history.dead_threshold)
+    return _pool(rates, threshold, order, units_per_row, columns)
 
 
 def evenly_spaced(total: int, at_most: int) -> NDArray[np.int64]:
@@ -57,29 +59,24 @@ def evenly_spaced(total: int, at_most: int) -> NDArray[np.int64]:
 
 def _pool(
     rates: NDArray[np.float32],
-    dead: NDArray[np.bool_],
+    threshold: np.float32,
     order: NDArray[np.int64],
     units_per_row: int,
     columns: NDArray[np.int64],
 ) -> PooledRates:
-    starts = np.arange(0, order.size, units_per_row)
-    ordered, ordered_dead = rates[:, order], dead[:, order]
-    seen = ~np.isnan(ordered)
-    num_seen = _sums(seen, starts)
-    num_dead = _sums(ordered_dead, starts)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        of_living = _sums(np.where(seen & ~ordered_dead, ordered, 0), starts) / (
-            num_seen - num_dead
-        )
-        of_dead = _sums(np.where(ordered_dead, ordered, 0), starts) / num_dead
-        shown = np.where(num_seen > num_dead, of_living, of_dead)
-        share = num_dead / num_seen
-    return PooledRates(_as_float32(shown), _as_float32(share), units_per_row, columns)
-
-
-def _sums(values: NDArray[Any], starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    return np.asarray(np.add.reduceat(values, starts, axis=1, dtype=np.float32))
-
-
-def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
-    return values.astype(np.float32, copy=False)
+    num_rows = -(-order.size // units_per_row)
+    shown = np.empty((columns.size, num_rows), dtype=np.float32)
+    share = np.empty_like(shown)
+    padded = np.full(num_rows * units_per_row, np.nan, dtype=np.float32)
+    # Step by step: a million units of one step fit into the cache, of all steps they do not.
+    for column, rates_there in enumerate(rates):
+        np.take(rates_there, order, out=padded[: order.size], mode="clip")
+        cells = padded.reshape(num_rows, units_per_row)
+        dead, living = cells >= threshold, cells < threshold  # both False for NaN
+        num_dead, num_living = dead.sum(axis=1), living.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            of_living = cells.sum(axis=1, where=living) / num_living
+            of_dead = cells.sum(axis=1, where=dead) / num_dead
+            share[column] = num_dead / (num_dead + num_living)
+        shown[column] = np.where(num_living > 0, of_living, of_dead)
+    return PooledRates(shown, share, units_per_row, columns)

@@ -26,6 +26,15 @@ def one(request: Request, name: str) -> str:
     return values[0]
 
 
+def optional(request: Request, name: str) -> str | None:
+    """Return the one value of a parameter, None if it is missing or empty.
+
+    Raises:
+        InvalidArgumentError: If it is repeated.
+    """
+    return (one(request, name) or None) if name in request.args else None
+
+
 def choice(request: Request, name: str, choices: Sequence[_Choice]) -> _Choice:
     """Return the one value of a parameter out of ``choices``, the first of them if missing.
 

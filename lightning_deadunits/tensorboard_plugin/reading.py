@@ -52,7 +52,7 @@ def _record(
     if rates is None or not rates.steps.size:
         return UnreadableTagError("TensorBoard lists it, but has no step of it yet.")
     kept = current_marks(marks, rates) if isinstance(marks, Series) else None
-    return LayerRecord(History(rates, layer.dead_threshold), kept)
+    return LayerRecord(History(rates, layer.dead_threshold, kept), kept)
 
 
 def _read(source: Source, run: str, prefix: str, layers: Collection[str]) -> dict[str, Readable]:

@@ -23,9 +23,12 @@ from lightning_deadunits.tensorboard_plugin.layer_view import layer_bundle, unit
 from lightning_deadunits.tensorboard_plugin.memory import Memory
 from lightning_deadunits.tensorboard_plugin.metadata import UnreadableTagError
 from lightning_deadunits.tensorboard_plugin.ordering import ORDERS, Order
-from lightning_deadunits.tensorboard_plugin.overview import overview_row
+from lightning_deadunits.tensorboard_plugin.overview import overview_rows
 from lightning_deadunits.tensorboard_plugin.reading import LayerRecord
+from lightning_deadunits.tensorboard_plugin.scalars import KINDS, Kind, curves
 from lightning_deadunits.tensorboard_plugin.source import Source
+from lightning_deadunits.tensorboard_plugin.spoken import of_layer, read_verdict
+from lightning_deadunits.tensorboard_plugin.timeline import reinitialisations, total_dead
 
 
 def runs_impl(source: Source) -> dict[str, Any]:
@@ -46,12 +49,41 @@ def overview_impl(source: Source, memory: Memory, run: str) -> dict[str, Any]:
     """Summarise every layer of a run."""
     layers = source.layers(run)
     records = memory.read(source, run, layers.values())
-    return {"run": run, "layers": [overview_row(layers[name], records[name]) for name in layers]}
+    verdict = read_verdict(source, run)
+    return {"run": run, "layers": overview_rows(layers, records, verdict)}
 
 
-def layer_impl(source: Source, memory: Memory, run: str, layer: str, order: Order) -> bytes:
-    """Pack the heat map of a layer."""
-    return layer_bundle(_record(source, memory, run, layer), order)
+def timeline_impl(
+    source: Source, memory: Memory, run: str, wanted: dict[Kind, str | None]
+) -> dict[str, Any]:
+    """Tell a run over its steps: its scalars, its dead, its events, and what to make of them."""
+    layers = source.layers(run)
+    read = memory.read(source, run, layers.values())
+    # Every unit once: of the windows beside a validation the maps tell, not the sums.
+    records = [read[name] for name, layer in layers.items() if not layer.beside]
+    verdict = read_verdict(source, run)
+    return {
+        "run": run,
+        **curves(source, run, wanted),
+        "total": total_dead(records),
+        "reinitialisations": reinitialisations(records),
+        "diagnosis": verdict.get("diagnosis"),
+        "diagnosed_at": verdict.get("step"),
+    }
+
+
+def layer_impl(
+    source: Source, memory: Memory, run: str, layer: str, order: Order, like: str | None = None
+) -> bytes:
+    """Pack the heat map of a layer, its units in the order of another run if that has them."""
+    other = None
+    if like is not None and like != run and layer in source.layers(like):
+        found = memory.read(source, like, [source.layer(like, layer)])[layer]
+        other = found if isinstance(found, LayerRecord) else None
+    record = _record(source, memory, run, layer)
+    said = of_layer(read_verdict(source, run), layer, int(record.history.rates.steps[-1]))
+    made_by = said.get("made_by") or source.layer(run, layer).made_by
+    return layer_bundle(record, order, other, made_by)
 
 
 def unit_impl(source: Source, memory: Memory, run: str, layer: str, unit: int) -> dict[str, Any]:
@@ -88,10 +120,17 @@ def data_routes(source_of: Callable[[Request], Source]) -> dict[str, WsgiApp]:
         run = query.one(request, "run")
         return json_answer(request, overview_impl(source_of(request), memory, run))
 
+    def timeline(request: Request) -> Response:
+        run = query.one(request, "run")
+        wanted = {kind: query.optional(request, kind) for kind in KINDS}
+        return json_answer(request, timeline_impl(source_of(request), memory, run, wanted))
+
     def layer(request: Request) -> Response:
         run, name = query.one(request, "run"), query.one(request, "layer")
         order = query.choice(request, "order", ORDERS)
-        return binary_answer(request, layer_impl(source_of(request), memory, run, name, order))
+        like = query.optional(request, "like")
+        content = layer_impl(source_of(request), memory, run, name, order, like)
+        return binary_answer(request, content)
 
     def unit(request: Request) -> Response:
         run, name = query.one(request, "run"), query.one(request, "layer")
@@ -103,7 +142,14 @@ def data_routes(source_of: Callable[[Request], Source]) -> dict[str, WsgiApp]:
         content = csv_impl(source_of(request), memory, run, name, query.unit_range(request))
         return csv_answer(request, content, f"dead_units-{run}-{name}")
 
-    answers = {"/runs": runs, "/overview": overview, "/layer": layer, "/unit": unit, "/csv": csv}
+    answers = {
+        "/runs": runs,
+        "/overview": overview,
+        "/timeline": timeline,
+        "/layer": layer,
+        "/unit": unit,
+        "/csv": csv,
+    }
     return {path: application(answer) for path, answer in answers.items()}
 
 

@@ -12,10 +12,15 @@ from tensorboard.errors import NotFoundError
 from lightning_deadunits.tensorboard_plugin.metadata import (
     PLUGIN_NAME,
     TAG_PREFIXES,
+    WINDOW_PREFIX,
+    TagMetadata,
     UnreadableTagError,
     decode,
 )
+from lightning_deadunits.tensorboard_plugin.verdict import VERDICT_TAG
 
+_SCALARS = "scalars"  # the plugin under which both loaders file every scalar
+_SCALAR_POINTS = 1_000  # more than a strip has pixels
 _RATES, _MARKS = TAG_PREFIXES["zero_rate"], TAG_PREFIXES["reinit"]
 
 
@@ -29,6 +34,7 @@ class Layer:
         problem: Why its rates cannot be read, or None.
         has_marks: Whether re-initialisations were logged and can be read.
         marks_problem: Why its re-initialisations cannot be read, or None.
+        made_by: Qualified names of the modules or parameters that make its units, if known.
         latest: Latest step and time of each of its tags: another one means new data.
     """
 
@@ -37,7 +43,13 @@ class Layer:
     problem: str | None
     has_marks: bool
     marks_problem: str | None
+    made_by: tuple[str, ...]
     latest: tuple[tuple[int, float], ...]
+
+    @property
+    def beside(self) -> bool:
+        """Whether these are windows of training batches beside a validation of the same units."""
+        return self.name.startswith(WINDOW_PREFIX)
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,36 @@ class Source:
             raise NotFoundError(f"layer {name!r} in run {run!r}")
         return layers[name]
 
+    def verdict(self, run: str) -> list[Any]:
+        """Read the latest verdict that the callback left beside the rates, if there is one."""
+        try:
+            return self.events(run, [VERDICT_TAG], 1).get(VERDICT_TAG, [])
+        except Exception:  # whatever a malformed tensor makes of TensorBoard's decoding
+            return []
+
+    def scalar_tags(self, run: str) -> dict[str, Any]:
+        """List the scalars of a run, whoever logged them."""
+        tags: dict[str, dict[str, Any]] = self.provider.list_scalars(
+            self.ctx,
+            experiment_id=self.experiment_id,
+            plugin_name=_SCALARS,
+            run_tag_filter=RunTagFilter(runs=[run]),
+        )
+        return tags.get(run, {})
+
+    def scalars(self, run: str, tags: Collection[str]) -> dict[str, list[Any]]:
+        """Read some scalars of a run."""
+        if not tags:
+            return {}
+        answer: dict[str, dict[str, list[Any]]] = self.provider.read_scalars(
+            self.ctx,
+            experiment_id=self.experiment_id,
+            plugin_name=_SCALARS,
+            downsample=_SCALAR_POINTS,
+            run_tag_filter=RunTagFilter(runs=[run], tags=list(tags)),
+        )
+        return answer.get(run, {})
+
     def events(self, run: str, tags: Collection[str], max_steps: int) -> dict[str, list[Any]]:
         """Read at most ``max_steps`` steps of each tag, the latest always among them."""
         answer: dict[str, dict[str, list[Any]]] = self.provider.read_tensors(
@@ -118,20 +160,21 @@ class Source:
 
 def _layer(name: str, tags: Mapping[str, Any]) -> Layer:
     rates, marks = tags[_RATES + name], tags.get(_MARKS + name)
-    threshold, problem = _threshold(rates.plugin_content)
-    marks_problem = None if marks is None else _threshold(marks.plugin_content)[1]
+    metadata, problem = _decoded(rates.plugin_content)
+    marks_problem = None if marks is None else _decoded(marks.plugin_content)[1]
     return Layer(
         name=name,
-        dead_threshold=threshold,
+        dead_threshold=metadata.dead_threshold,
         problem=problem,
         has_marks=marks is not None and marks_problem is None,
         marks_problem=marks_problem,
+        made_by=metadata.made_by,
         latest=tuple((it.max_step, it.max_wall_time) for it in (rates, marks) if it is not None),
     )
 
 
-def _threshold(content: bytes) -> tuple[float, str | None]:
+def _decoded(content: bytes) -> tuple[TagMetadata, str | None]:
     try:
-        return decode(content).dead_threshold, None
+        return decode(content), None
     except UnreadableTagError as error:
-        return float("nan"), str(error)
+        return TagMetadata("zero_rate", float("nan")), str(error)

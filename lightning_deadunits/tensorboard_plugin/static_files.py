@@ -10,7 +10,7 @@ from werkzeug import Request, Response
 from lightning_deadunits.tensorboard_plugin.answers import WsgiApp, application
 
 _FOLDER = Path(__file__).parent / "static"
-_TYPES = {".js": "text/javascript", ".css": "text/css"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
 
 
 def static_routes() -> dict[str, WsgiApp]:

@@ -34,6 +34,7 @@ def write_zero_rates(
     step: int,
     *,
     dead_threshold: float,
+    made_by: Sequence[str] = (),
     wall_time: float | None = None,
 ) -> None:
     """Write one layer's zero-activation rates of one validation.
@@ -45,13 +46,16 @@ def write_zero_rates(
         step: Training step of the validation.
         dead_threshold: A unit with ``zero_rate >= dead_threshold`` is dead. TensorBoard keeps the
             value of the tag's first event.
+        made_by: Qualified names of the modules or parameters that make the units, the same at
+            every validation; TensorBoard keeps those of the tag's first event.
         wall_time: Seconds since the epoch; now, if None.
 
     Raises:
         ValueError: If ``zero_rate`` is not one-dimensional.
     """
     rates = _as_float32(np.asarray(zero_rate), dead_threshold)
-    _write(writer, layer, rates, step, TagMetadata("zero_rate", dead_threshold), wall_time)
+    metadata = TagMetadata("zero_rate", dead_threshold, tuple(made_by))
+    _write(writer, layer, rates, step, metadata, wall_time)
 
 
 def write_reinit(

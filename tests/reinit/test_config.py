@@ -13,15 +13,19 @@ from lightning_deadunits import DeadUnitCallback, ReinitConfig, reinit_dead_unit
 from tests.zoo import kill
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
-    "patience": (0, ValueError, "`patience` to be at least 1, but got 0"),
-    "grace_period": (-1, ValueError, "`grace_period` to be at least 0"),
-    "attempts": (1.5, TypeError, "`attempts` to be an int"),
-    "every_n_train_steps": (0, ValueError, "`every_n_train_steps` to be at least 1"),
-    "max_per_unit": (0, ValueError, "`max_per_unit` to be at least 1"),
+    "patience": (0, ValueError, "`patience` to be an int >= 1, but got 0"),
+    "grace_period": (-1, ValueError, "`grace_period` to be an int >= 0, but got -1"),
+    "attempts": (1.5, TypeError, "`attempts` to be an int >= 1, but got 1.5"),
+    "every_n_train_steps": (0, ValueError, "`every_n_train_steps` to be an int >= 1, but got 0"),
+    "max_per_unit": (0, ValueError, "`max_per_unit` to be an int >= 1, but got 0"),
     "max_per_event": (2.5, ValueError, "a whole number, or a fraction below 1"),
-    "criterion": ("sparse", ValueError, "'dead' or 'dormant', but got 'sparse'"),
-    "tau": (0.0, ValueError, "`tau` to be a positive number"),
-    "tolerance": (-1.0, ValueError, "`tolerance` to be at least 0"),
+    "criterion": (
+        "sparse",
+        ValueError,
+        "be one of 'dead', 'dormant', but got 'sparse'",
+    ),
+    "tau": (0.0, ValueError, "`tau` to be a number > 0, but got 0.0"),
+    "tolerance": (-1.0, ValueError, "`tolerance` to be a number >= 0, but got -1.0"),
     "init": ("no.such.function", ValueError, "the import path of a function"),
     "layers": ([], ValueError, "`layers` to be non-empty"),
 }

@@ -47,11 +47,17 @@ class Tab:
         (frame,) = [it for it in self.page.frames if "name=dead_units" in it.url]
         return frame.evaluate(script, *arguments)
 
+    def told(self) -> Tab:
+        """Wait for the scalars, which come after the layers."""
+        self.frame.locator("main[data-scalars='shown']").wait_for(timeout=15_000)
+        return self
+
     def rows(self) -> list[list[str]]:
-        """The texts of the overview's cells."""
+        """The texts of the overview's cells, the whole name of a layer first."""
         return self.evaluate(
             "() => [...document.querySelectorAll('.overview tbody tr')].map("
-            "(row) => [...row.children].map((cell) => cell.innerText.trim()))"
+            "(row) => [row.dataset.layer, "
+            "...[...row.children].map((cell) => cell.innerText.trim())])"
         )
 
     def canvas(self, run: str | None = None) -> Any:
@@ -65,9 +71,10 @@ class Tab:
             """(canvas, [rows, columns]) => {
               const scale = canvas.width / canvas.clientWidth;
               const context = canvas.getContext('2d');
+              const [left, top, width, height] = canvas.dataset.plot.split(',').map(Number);
               const colour = (row, column) => {
-                const x = 56 + ((column + 0.5) / columns) * (canvas.clientWidth - 70);
-                const y = 22 + ((row + 0.5) / rows) * (canvas.clientHeight - 48);
+                const x = left + ((column + 0.5) / columns) * width;
+                const y = top + ((row + 0.5) / rows) * height;
                 const at = [Math.round(x * scale), Math.round(y * scale)];
                 return [...context.getImageData(...at, 1, 1).data];
               };
@@ -79,9 +86,9 @@ class Tab:
 
     def point(self, canvas: Any, row: float, column: float, rows: int, columns: int) -> dict:
         """Where the middle of a cell is, in the canvas."""
-        box = canvas.bounding_box()
-        x = 56 + ((column + 0.5) / columns) * (box["width"] - 70)
-        y = 22 + ((row + 0.5) / rows) * (box["height"] - 48)
+        left, top, width, height = map(float, canvas.get_attribute("data-plot").split(","))
+        x = left + ((column + 0.5) / columns) * width
+        y = top + ((row + 0.5) / rows) * height
         return {"x": x, "y": y}
 
     def _heard(self, message: Any) -> None:

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class UnitLife:
+    state: str
     dead: bool
     dead_since: int | None
-    born_dead: bool
-    died: bool
-    revived: bool
 
 
-def unit_life(steps: list[int], rates: list[float], threshold: float) -> UnitLife:
-    """Walk through one unit's rates and remember what happened."""
+def unit_life(
+    steps: list[int], rates: list[float], threshold: float, marks: Sequence[int] = ()
+) -> UnitLife:
+    """Walk through one unit's rates and re-initialisations and remember what happened."""
     since: int | None = None
-    ever_dead = ever_alive = False
+    was_dead = was_alive = reinitialised = False
+    pending = sorted(marks)
     for step, rate in zip(steps, rates, strict=True):
+        while pending and pending[0] < step:
+            pending.pop(0)
+            since, was_dead, reinitialised = None, False, True
         if math.isnan(rate):
             continue
         if rate >= threshold:
-            ever_dead = True
+            was_dead = True
             since = step if since is None else since
         else:
-            ever_alive = True
+            was_alive = True
             since = None
     last = rates[-1]
-    dead = last >= threshold
-    alive = last < threshold
-    return UnitLife(
-        dead=dead,
-        dead_since=since if dead else None,
-        born_dead=dead and not ever_alive,
-        died=dead and ever_alive,
-        revived=alive and ever_dead,
-    )
+    if math.isnan(last):
+        return UnitLife("not seen", False, None)
+    if last >= threshold:
+        if reinitialised:
+            return UnitLife("died again after re-initialisation", True, since)
+        return UnitLife("dead" if was_alive else "born dead", True, since)
+    if was_dead:
+        return UnitLife("recovered", False, None)
+    if reinitialised:
+        return UnitLife("alive again after re-initialisation", False, None)
+    return UnitLife("alive", False, None)
 
 
 def surviving_steps(written: list[int]) -> list[int]:

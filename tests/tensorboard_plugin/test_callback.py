@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,10 +15,15 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_deadunits import tensorboard_plugin
+from lightning_deadunits.reporting import figures
+from lightning_deadunits.reporting.text import render
+
 from .browsing import browse
 from .serving import ROUTE, get, heat_map, tensorboard, wait_until
 
 EPOCHS = 4
+STATIC = Path(tensorboard_plugin.__file__).parent / "static"
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +35,7 @@ def trained(tmp_path_factory):
 
 def fit(logdir, name):
     import lightning.pytorch as pl
+    from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.loggers import TensorBoardLogger
 
     from lightning_deadunits import DeadUnitCallback
@@ -42,7 +52,9 @@ def fit(logdir, name):
             return self.head(self.hidden(F.relu(self.conv(x)).flatten(1)))
 
         def training_step(self, batch, _):
-            return F.cross_entropy(self(batch[0]), batch[1])
+            loss = F.cross_entropy(self(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
 
         def validation_step(self, batch, _):
             self.log("loss", F.cross_entropy(self(batch[0]), batch[1]))
@@ -59,7 +71,8 @@ def fit(logdir, name):
     trainer = pl.Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
-        callbacks=[callback],
+        callbacks=[callback, LearningRateMonitor()],
+        log_every_n_steps=5,
         logger=TensorBoardLogger(logdir, name="", version=name),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -98,7 +111,12 @@ def test_the_tab_shows_the_callbacks_report(trained, served, run):
 
 def test_the_browser_shows_what_the_trainer_wrote(chromium, trained, served):
     with browse(chromium, served) as tab:
-        shown = {(row[1], row[0]): int(row[3]) for row in tab.open().rows()}
+        runs = ("plain", "reinit")
+        shown = {
+            (run, row[0]): int(cell.split()[0])
+            for row in tab.open().rows()
+            for run, cell in zip(runs, row[5:], strict=True)
+        }
         assert shown == {
             (run, name): len(layer.dead)
             for run, report in trained[1].items()
@@ -107,3 +125,58 @@ def test_the_browser_shows_what_the_trainer_wrote(chromium, trained, served):
         tab.frame.locator("button.layer-name").first.click()
         tab.canvas("plain").wait_for()
         assert tab.canvas("reinit").get_attribute("data-steps") == str(EPOCHS)
+
+
+def plain_text(cell: str) -> str:
+    return " ".join(cell.replace("\N{EN DASH}", "").split())
+
+
+@pytest.mark.parametrize("run", ["plain", "reinit"])
+def test_every_number_and_word_of_the_table_is_the_terminals(chromium, trained, served, run):
+    report = trained[1][run]
+    table = [re.split(r"\s{2,}", line.strip()) for line in render(report, width=400).splitlines()]
+    terminal = {cells[0]: cells[1:] for cells in table}
+    with browse(chromium, served) as tab:
+        rows = tab.open(f"dead_units&p.dead_units.run={run}").rows()
+        assert [row[0] for row in rows] == list(report.layers)
+        for name, _, _, made_by, units, dead, rate, since, *_ in rows:
+            said = [units, dead, rate, made_by, since]
+            assert [plain_text(it) for it in said if plain_text(it)] == terminal[name]
+        card = tab.frame.locator(".card").inner_text()
+        units, share = terminal["total"][:2]
+        fraction = share.split("(")[-1].rstrip(")") if "(" in share else "0%"
+        assert fraction in card
+        assert f"{report.num_dead} of {units} units are dead, in 2 layers" in card
+        told = tab.frame.locator(".diagnosis").all_inner_texts()
+        assert told == ([report.diagnosis] if report.diagnosis else [])
+    assert report.num_dead > 0, "The training killed no unit: a poor test."
+
+
+@pytest.mark.parametrize("run", ["plain", "reinit"])
+def test_the_scalars_are_the_tables_figures(trained, served, run):
+    report = trained[1][run]
+    wanted = {"dead_fraction/total": report.dead_fraction}
+    for name, layer in report.layers.items():
+        wanted |= {
+            f"dead_fraction/{name}": layer.dead_fraction,
+            f"zero_rate/{name}": layer.mean_zero_rate,
+        }
+    for tag, value in wanted.items():
+        answer = get(f"{served}/data/plugin/scalars/scalars?run={run}&tag={quote(tag)}")
+        assert json.loads(answer)[-1][2] == float(np.float32(value)), tag
+
+
+def test_the_strip_finds_the_loss_and_learning_rate_that_a_trainer_logged(served):
+    answer = json.loads(get(f"{served}{ROUTE}/timeline?run=plain"))
+    assert answer["loss"]["tag"] == "train_loss"
+    assert answer["learning_rate"]["tag"] == "lr-Adam"
+    assert set(answer["learning_rate"]["values"]) == {float(np.float32(0.02))}
+    assert answer["total"]["steps"] == overview(served, "plain")[0]["sparkline"]["steps"]
+
+
+def test_the_plot_and_the_tab_have_one_set_of_colours():
+    drawn = json.loads((STATIC / "colours.json").read_text())
+    assert drawn["light"]["dead"] == figures.DEAD_COLOUR
+    assert list(figures.RATE_COLOURS) == drawn["light"]["scale"]
+    written = [path.name for path in STATIC.glob("*.js") if "#ea580c" in path.read_text()]
+    assert written == []

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lightning_deadunits.tensorboard_plugin.history import History, current_marks
+from lightning_deadunits.tensorboard_plugin.history import STATES, History, current_marks
 from lightning_deadunits.tensorboard_plugin.metadata import UnreadableTagError
 from lightning_deadunits.tensorboard_plugin.series import drop_orphans, from_events
 
@@ -27,27 +27,51 @@ def history(*rows: list[float], threshold: float = 1.0) -> History:
 @pytest.mark.parametrize("seed", range(5))
 def test_lives_match_a_walk_through_each_unit(seed, threshold):
     rng = np.random.default_rng(seed)
-    rates = rng.choice([0.0, 0.5, 0.8, 1.0, np.nan], p=[0.1, 0.2, 0.2, 0.4, 0.1], size=(9, 200))
-    ours = history(*rates.astype(np.float32), threshold=threshold)
+    rates = rng.choice([0.0, 0.5, 0.8, 1.0, np.nan], p=[0.1, 0.2, 0.2, 0.4, 0.1], size=(5, 200))
+    marked = rng.random((4, 200)) < 0.1
+    marks_at = [5, 20, 25, 40]  # between validations, at one, and after the latest
+    marks = from_events(
+        event(at, row) for at, row in zip(marks_at, np.float32(marked), strict=True)
+    )
+    plain = history(*rates.astype(np.float32), threshold=threshold)
+    ours = History(plain.rates, threshold, marks)
     steps = ours.rates.steps.tolist()
+    seen = set()
     for unit in range(200):
         column = ours.rates.values[:, unit].tolist()
-        expected = unit_life(steps, column, float(np.float32(threshold)))
+        own = [at for at, row in zip(marks_at, marked, strict=True) if row[unit]]
+        expected = unit_life(steps, column, float(np.float32(threshold)), own)
         since = ours.dead_since[unit]
         assert (since >= 0) == expected.dead
         assert expected.dead_since == (steps[since] if since >= 0 else None)
-        assert ours.born_dead[unit] == expected.born_dead
-        assert ours.died[unit] == expected.died
-        assert ours.revived[unit] == expected.revived
+        assert STATES[ours.states[unit]] == expected.state
+        seen.add(expected.state)
+    assert len(seen) >= len(STATES) - 1, "The lives are too much alike: a poor test."
 
 
-def test_the_dead_are_the_born_dead_and_those_that_died():
+def test_every_unit_is_in_one_state():
     ours = history([1, 0, 1, 1], [1, 1, 0, 0.5], [1, 1, 1, 0])
-    assert ours.dead_now.tolist() == [True, True, True, False]
-    assert ours.born_dead.tolist() == [True, False, False, False]
-    assert ours.died.tolist() == [False, True, True, False]
-    assert ours.revived.tolist() == [False, False, False, True]
+    assert [STATES[it] for it in ours.states] == ["born dead", "dead", "dead", "recovered"]
     assert ours.dead_since.tolist() == [0, 1, 2, -1]
+
+
+def test_a_unit_that_was_reinitialised_is_never_born_dead_and_is_dated_anew():
+    rates = history([1, 1, 1], [1, 0.5, 1], [1, 0.5, 1]).rates
+    marks = from_events([event(0, [0, 1, 0], 0.5), event(10, [1, 0, 0], 1.5)])
+    ours = History(rates, 1.0, marks)
+    assert [STATES[it] for it in ours.states] == [
+        "died again after re-initialisation",
+        "alive again after re-initialisation",
+        "born dead",
+    ]
+    assert ours.dead_since.tolist() == [2, -1, 0]
+
+
+def test_a_reinitialisation_that_no_validation_followed_changes_no_verdict():
+    rates = history([1], [1]).rates
+    ours = History(rates, 1.0, from_events([event(10, [1]), event(15, [1])]))
+    assert STATES[ours.states[0]] == "born dead"
+    assert ours.dead_since.tolist() == [0]
 
 
 def test_a_step_at_which_a_unit_was_not_seen_interrupts_nothing():
@@ -59,7 +83,7 @@ def test_a_step_at_which_a_unit_was_not_seen_interrupts_nothing():
 def test_a_layer_that_saw_nothing_has_no_dead_fraction_and_no_verdict():
     ours = history([1, 0.5], [NAN, NAN])
     assert not ours.dead_now.any()
-    assert not ours.revived.any()
+    assert {STATES[it] for it in ours.states} == {"not seen"}
     np.testing.assert_array_equal(ours.dead_fraction, [0.5, NAN])
 
 

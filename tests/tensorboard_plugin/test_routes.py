@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
@@ -37,14 +39,23 @@ def test_runs_lists_those_without_data_too(served):
 
 def test_overview_counts_match_a_walk_through_each_unit(served):
     layers = {it["layer"]: it for it in get(served, "overview", run="a/b").json["layers"]}
+    marks = {1: [10], 2: [10], 0: [20]}
     for name, values in {"story": STORY, "wide": rates(30, 64)}.items():
         steps = [10 * at for at in range(len(values))]
-        lives = [unit_life(steps, column.tolist(), 1.0) for column in values.T]
+        lives = [
+            unit_life(steps, column.tolist(), 1.0, marks.get(unit, []) if name == "story" else [])
+            for unit, column in enumerate(values.T)
+        ]
+        states = Counter(life.state for life in lives)
+        since = Counter(life.dead_since for life in lives if life.state == "dead")
         row = layers[name]
         assert row["num_units"] == values.shape[1]
         assert row["step"] == steps[-1]
-        for key in ("dead", "born_dead", "died", "revived"):
-            assert row[key] == sum(getattr(life, key) for life in lives), (name, key)
+        assert row["dead"] == sum(life.dead for life in lives)
+        assert row["born_dead"] == states["born dead"]
+        assert row["recovered"] == states["recovered"]
+        assert row["died_again"] == states["died again after re-initialisation"]
+        assert row["died_at"] == [sorted(since), [since[step] for step in sorted(since)]]
         assert row["dead_fraction"] == row["dead"] / row["num_units"]
         assert row["zero_rate"] == pytest.approx(values[-1].mean(), rel=1e-6)
     assert layers["story"]["reinitialised"] == 3
@@ -76,9 +87,15 @@ def test_layer_holds_the_rates_that_were_written(served, order):
 
 
 def test_layer_tells_since_when_each_unit_is_dead(served):
-    _, arrays = unpack(get(served, "layer", run="a/b", layer="story").data)
-    np.testing.assert_array_equal(arrays["dead_since"], [0, 10, NAN, NAN])
-    assert arrays["born_dead"].tolist() == [1, 0, 0, 0]
+    header, arrays = unpack(get(served, "layer", run="a/b", layer="story").data)
+    # Unit 1 died at step 10 and was re-initialised there: dead again at the next validation.
+    np.testing.assert_array_equal(arrays["dead_since"], [0, 20, NAN, NAN])
+    assert [header["states"][it] for it in arrays["state"]] == [
+        "born dead",
+        "died again after re-initialisation",
+        "alive again after re-initialisation",
+        "alive",
+    ]
     assert arrays["units"].tolist() == [0, 1, 2, 3]
     marks = list(zip(arrays["reinit_steps"], arrays["reinit_units"], strict=True))
     assert marks == [(10, 1), (10, 2), (20, 0)]
@@ -88,9 +105,9 @@ def test_unit_tells_its_story(served):
     story = get(served, "unit", run="a/b", layer="story", unit=1).json
     assert story["steps"] == [0, 10, 20]
     assert story["zero_rate"] == [pytest.approx(0.2), 1.0, 1.0]
-    assert (story["dead"], story["dead_since"], story["born_dead"]) == (True, 10, False)
+    assert (story["dead"], story["dead_since"]) == (True, 20)
+    assert story["state"] == "died again after re-initialisation"
     assert story["reinitialised_at"] == [10]
-    assert get(served, "unit", run="a/b", layer="story", unit=2).json["revived"] is True
     assert get(served, "unit", run="a/b", layer="story", unit=3).json["zero_rate"][:2] == [None] * 2
 
 

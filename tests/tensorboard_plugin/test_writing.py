@@ -118,3 +118,24 @@ def test_metadata_survive_a_round_trip():
 def test_metadata_that_cannot_be_read_say_why(content, reason):
     with pytest.raises(UnreadableTagError, match=reason):
         decode(content)
+
+
+def test_what_makes_the_units_is_written_and_read_back(writer, tmp_path):
+    makers = ["net.up", "net.gate"]
+    write_zero_rates(writer, "a", np.zeros(2), 0, dead_threshold=1.0, made_by=makers)
+    writer.flush()
+    content = events(tmp_path)[0].summary.value[0].metadata.plugin_data.content
+    assert decode(content) == TagMetadata("zero_rate", 1.0, ("net.up", "net.gate"))
+
+
+def test_metadata_of_before_made_by_are_read():
+    content = b'{"version": 1, "kind": "zero_rate", "dead_threshold": 1.0}'
+    assert decode(content) == TagMetadata("zero_rate", 1.0, ())
+    assert encode(TagMetadata("zero_rate", 1.0)) == content
+
+
+@pytest.mark.parametrize("made_by", [b'"fc"', b"[1]", b"{}"])
+def test_what_makes_the_units_must_be_names(made_by):
+    content = b'{"version": 1, "kind": "zero_rate", "dead_threshold": 1, "made_by": ' + made_by
+    with pytest.raises(UnreadableTagError, match="Expected made_by to be a list of names"):
+        decode(content + b"}")

@@ -3,6 +3,7 @@
 import { count } from './text.js';
 
 const ROOM_FOR_GAPS = 7;
+const ROOM_AT_RIGHT = 12;
 
 /** Hairlines between rows that are tall enough: neighbours of one colour stay countable. */
 export function drawGaps(context, plot, view, ink) {
@@ -15,21 +16,25 @@ export function drawGaps(context, plot, view, ink) {
   }
 }
 
+/** A column is a validation and ends at its step: labels stand under the right edges. */
 export function drawSteps(context, plot, matrix, ink) {
   context.fillStyle = ink.text;
   context.font = ink.font;
   context.textBaseline = 'top';
-  const stride = Math.ceil((74 * matrix.numColumns) / plot.width);
+  context.textAlign = 'center';
+  const bottom = plot.y + plot.height;
+  const widest = context.measureText(count(matrix.steps.at(-1))).width;
+  const stride = Math.ceil(((widest + 24) * matrix.numColumns) / plot.width);
   // Counted from the latest step, the one that matters most.
   for (let column = matrix.numColumns - 1; column >= 0; column -= stride) {
-    const x = plot.x + ((column + 0.5) / matrix.numColumns) * plot.width;
+    const x = plot.x + ((column + 1) / matrix.numColumns) * plot.width;
     const label = count(matrix.steps[column]);
     const half = context.measureText(label).width / 2;
-    const inside = Math.min(Math.max(x, plot.x + half - 4), plot.x + plot.width - half + 10);
-    context.textAlign = 'center';
-    context.fillText(label, inside, plot.y + plot.height + 9);
-    context.fillRect(x - 0.5, plot.y + plot.height + 2, 1, 4);
+    const inside = Math.min(x, plot.x + plot.width - half + ROOM_AT_RIGHT);
+    context.fillText(label, inside, bottom + 9);
+    context.fillRect(x - 0.5, bottom + 2, 1, 4);
   }
+  context.fillText('training step', plot.x + plot.width / 2, bottom + 24);
 }
 
 export function drawUnits(context, plot, matrix, view, ink) {
@@ -38,6 +43,7 @@ export function drawUnits(context, plot, matrix, view, ink) {
   context.font = ink.font;
   context.textAlign = 'right';
   context.textBaseline = 'middle';
+  context.fillText('unit', plot.x - 8, plot.y - 9);
   const stride = Math.ceil((14 * shown) / plot.height);
   // In an order other than the indices' a label names the unit that is there.
   for (let row = 0; row < shown; row += stride) {
@@ -46,26 +52,19 @@ export function drawUnits(context, plot, matrix, view, ink) {
   }
 }
 
-/** A re-initialisation happens after its validation: on the right edge of that step's column. */
+/** A re-initialisation stands where its step is; how many there were the strip above says. */
 export function drawMarks(context, plot, matrix, view, ink) {
   const { reinit_steps: steps, reinit_units: units } = matrix.arrays;
   const shown = view.last - view.first;
   const rowHeight = plot.height / shown;
-  const perEvent = new Map();
   for (let mark = 0; mark < steps.length; mark += 1) {
-    const x = plot.x + (columnsUpTo(matrix.steps, steps[mark]) / matrix.numColumns) * plot.width;
-    perEvent.set(x, (perEvent.get(x) ?? 0) + 1);
+    // One that no validation followed yet stands at the right edge.
+    const x = plot.x + (matrix.axis.place(steps[mark]) ?? 1) * plot.width;
     const row = matrix.rowOfUnit[units[mark]] - view.first;
     if (row >= 0 && row < shown) {
       drawMark(context, x, plot.y + (row + 0.5) * rowHeight, Math.min(rowHeight, 14), ink);
     }
   }
-  perEvent.forEach((number, x) => drawFlag(context, plot, x, number, ink));
-}
-
-function columnsUpTo(steps, step) {
-  const after = steps.findIndex((other) => other > step);
-  return after < 0 ? steps.length : after;
 }
 
 function drawMark(context, x, y, height, ink) {
@@ -81,15 +80,6 @@ function drawMark(context, x, y, height, ink) {
   context.lineWidth = height > 5 ? 1.5 : 0.75;
   context.stroke();
   context.fill();
-}
-
-function drawFlag(context, plot, x, number, ink) {
-  context.fillStyle = ink.strong;
-  context.font = ink.font;
-  context.textAlign = 'center';
-  context.textBaseline = 'bottom';
-  context.fillText(`◆ ${count(number)}`, Math.min(x, plot.x + plot.width - 6), plot.y - 6);
-  context.fillRect(x - 0.5, plot.y - 5, 1, 5);
 }
 
 export function drawUnit(context, plot, view, ink) {

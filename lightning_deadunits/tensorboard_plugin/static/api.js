@@ -2,6 +2,11 @@
 
 import { unpack } from './bundle.js';
 
+/** The colours of the page. */
+export async function fetchColours() {
+  return (await get('static/colours.json', {})).json();
+}
+
 /** All runs, with how many layers each has. */
 export async function fetchRuns() {
   return (await (await get('runs', {})).json()).runs;
@@ -12,9 +17,14 @@ export async function fetchOverview(run) {
   return (await (await get('overview', { run })).json()).layers;
 }
 
-/** The heat map of a layer. */
-export async function fetchLayer(run, layer, order) {
-  return unpack(await (await get('layer', { run, layer, order })).arrayBuffer());
+/** A run over its steps; `tags` are the scalars that the user chose as `loss` and `learning_rate`. */
+export async function fetchTimeline(run, tags) {
+  return (await get('timeline', { run, ...given(tags) })).json();
+}
+
+/** The heat map of a layer, its units in the order of the run `like`. */
+export async function fetchLayer(run, layer, order, like) {
+  return unpack(await (await get('layer', { run, layer, order, ...given({ like }) })).arrayBuffer());
 }
 
 /** One unit's story. */
@@ -25,6 +35,10 @@ export async function fetchUnit(run, layer, unit) {
 /** Address of a layer's rates as CSV, or of some of its units, as in "0-99". */
 export function csvUrl(run, layer, units) {
   return address('csv', units ? { run, layer, units } : { run, layer });
+}
+
+function given(query) {
+  return Object.fromEntries(Object.entries(query).filter(([, value]) => value));
 }
 
 async function get(path, query) {

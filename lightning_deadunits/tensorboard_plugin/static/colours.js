@@ -4,24 +4,20 @@
  * the vermilion that the scale does not hold.
  */
 
-const LIGHT = {
-  name: 'light',
-  scale: ['#f4f8fc', '#deebf7', '#c6dbef', '#9ecae1', '#6baed6', '#4292c6', '#2171b5', '#0b4a8f', '#082f63'],
-  dead: '#ea580c',
-};
-const DARK = {
-  name: 'dark',
-  scale: ['#1d242c', '#203244', '#244460', '#2a597f', '#33729f', '#4a8fbf', '#70addb', '#9fcbee', '#cfe6fa'],
-  dead: '#ff7a29',
-};
-const RUNS = ['#0072b2', '#cc79a7', '#009e73', '#b8860b', '#7a5cc7', '#56b4e9', '#8c6d46', '#888888'];
 const LEVELS = 256;
 
-let palette = made(LIGHT);
+let schemes = null;
+let palette = null;
+
+/** Take the colours, as `colours.json` has them for this page and for report.plot() alike. */
+export function setColours(read) {
+  schemes = read;
+  setDark(false);
+}
 
 /** Switch between the light and the dark colours. */
 export function setDark(dark) {
-  palette = made(dark ? DARK : LIGHT);
+  palette = made(dark ? 'dark' : 'light');
 }
 
 /** The colours in use: `name`, `scale` (256 RGB triples) and `dead` (one). */
@@ -34,9 +30,9 @@ export function gradient() {
   return `linear-gradient(to right, ${palette.stops.join(', ')})`;
 }
 
-/** A run's colour, by its place in the list of all runs. */
+/** The colour that TensorBoard gives a run, by its place in the list of all runs. */
 export function runColour(index) {
-  return RUNS[index % RUNS.length];
+  return schemes.runs[index % schemes.runs.length];
 }
 
 /**
@@ -56,7 +52,8 @@ export function paint(pixels, start, width, meanRate, deadShare) {
   }
 }
 
-function made({ name, scale, dead }) {
+function made(name) {
+  const { scale, dead } = schemes[name];
   const stops = scale.map(rgb);
   const table = new Float32Array(3 * LEVELS);
   for (let level = 0; level < LEVELS; level += 1) {

@@ -6,10 +6,10 @@ import {
 import { colours, paint } from './colours.js';
 import { shrink } from './matrix.js';
 
-export const MARGIN = { left: 56, right: 14, top: 22, bottom: 26 };
+export const MARGIN = { left: 64, right: 16, top: 20, bottom: 42 };
 const MOST_HEIGHT = 520;
 // Bars above the map, and the unit's curve below it: what is clicked and what answers fit together.
-const REST_OF_PAGE = 580;
+const REST_OF_PAGE = 700;
 const LEAST_HEIGHT = 44;
 const TALLEST_ROW = 26;
 

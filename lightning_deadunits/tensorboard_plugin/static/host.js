@@ -66,6 +66,19 @@ export function onDarkMode(callback) {
   tell();
 }
 
+/**
+ * The colour that TensorBoard's own charts give a run, or null if it does not tell.
+ *
+ * An element without content is how TensorBoard hands its scale of colours to whoever asks.
+ */
+export function hostColour(run) {
+  try {
+    return host.document.createElement('tf-color-scale').runsColorScale(run);
+  } catch {
+    return null; // a page without TensorBoard around it, or a run that it has not listed yet
+  }
+}
+
 /** Read what the address says for this tab, as an object of strings. */
 export function readAddress() {
   const own = parts().filter(([key]) => key.startsWith(PREFIX));

@@ -1,5 +1,7 @@
 /** The rates of a layer as rows of a heat map, each one unit or several neighbours. */
 
+import { columnAxis } from './steps.js';
+
 /** Wrap an unpacked answer of `layer` with what drawing and reading out need to know. */
 export function matrixOf(answer) {
   const { rates, dead_share: deadShare, units } = answer.arrays;
@@ -10,6 +12,7 @@ export function matrixOf(answer) {
   });
   return {
     ...answer,
+    axis: columnAxis(answer.steps),
     numColumns,
     numRows: answer.num_rows,
     rowOfUnit,

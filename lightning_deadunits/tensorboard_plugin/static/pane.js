@@ -1,11 +1,14 @@
 /** The heat map of one run as something to point at, to walk with the keyboard and to zoom. */
 
 import { element } from './dom.js';
-import { cellAt, drawHeatMap, MARGIN, plotHeight } from './heatmap.js';
+import { cellAt, drawHeatMap, MARGIN, plotHeight, plotOf } from './heatmap.js';
+import { sentenceAt } from './lanes.js';
 import { describe } from './readout.js';
-import { focused, moved, scrolled, wholeView, zoomed } from './viewport.js';
+import { listenToSteps, pointAt } from './steps.js';
+import { makeStrip } from './strip.js';
+import { focused, moved, rowsShown, scrolled, wholeView, zoomed } from './viewport.js';
 
-const HELP = 'Arrow keys move over units and steps, Enter shows the unit, plus and minus zoom.';
+const HELP = 'Arrow keys move over units and steps, Enter shows the unit, plus and minus zoom, Escape leaves.';
 
 /** Make the heat map of a run; `onUnit` is called with the unit that was chosen. */
 export function makePane(label, onUnit) {
@@ -16,19 +19,26 @@ export function makePane(label, onUnit) {
     'aria-roledescription': 'heat map',
     'aria-label': `Zero rates of ${label}. ${HELP}`,
   });
+  const strip = makeStrip(`Scalars of ${label}`);
   const readout = element('p', { class: 'readout', role: 'status', 'aria-live': 'polite' });
+  const rows = element('p', { class: 'rows-shown' });
   const tooltip = element('div', { class: 'tooltip', hidden: true, 'aria-hidden': 'true' });
-  const root = element('div', { class: 'pane-body' }, canvas, tooltip, readout);
-  const pane = { canvas, readout, tooltip, root, onUnit, matrix: null, view: null };
+  const cursor = element('div', { class: 'cursor', hidden: true });
+  const map = element('div', { class: 'map' }, canvas, cursor, tooltip);
+  const root = element('div', { class: 'pane-body' }, strip.root, map, rows, readout);
+  const pane = { canvas, strip, map, readout, rows, tooltip, cursor, root, onUnit, matrix: null, view: null, story: null, width: 0 };
   listen(pane);
+  listenToSteps(map, (step) => pointed(pane, step));
   // Width comes from the page, and it is the one who knows when it changes.
-  new ResizeObserver(() => pane.matrix && draw(pane)).observe(root);
+  new ResizeObserver(() => pane.matrix && map.clientWidth !== pane.width && draw(pane)).observe(root);
   return {
     root,
     show: (matrix, unit) => show(pane, matrix, unit),
+    tell: (story) => tell(pane, story),
     markUnit: (unit) => markUnit(pane, unit),
     redraw: () => pane.matrix && draw(pane),
     zoom: (factor) => look(pane, zoomed(pane.view, pane.matrix, factor)),
+    focus: () => canvas.focus(),
   };
 }
 
@@ -39,8 +49,16 @@ function show(pane, matrix, unit) {
   pane.matrix = matrix;
   pane.view = stays ? { ...pane.view } : wholeView(matrix);
   if (pane.view.focus) pane.view = focused(pane.view, matrix, pane.view.focus);
-  if (pane.view.focus) say(pane);
   markUnit(pane, unit);
+  if (pane.story) tell(pane, pane.story);
+  else if (pane.view.focus) say(pane);
+}
+
+/** Show the run's scalars above the map. */
+function tell(pane, story) {
+  pane.story = story;
+  if (pane.matrix) pane.strip.show([story], pane.matrix.axis);
+  if (pane.matrix && pane.view.focus) say(pane);
 }
 
 function markUnit(pane, unit) {
@@ -50,21 +68,27 @@ function markUnit(pane, unit) {
 
 function look(pane, view) {
   pane.view = view;
+  pane.rows.textContent = rowsShown(view, pane.matrix);
   draw(pane);
 }
 
 function draw(pane) {
   const size = sizeOf(pane);
   if (size.width <= MARGIN.left + MARGIN.right) return; // not laid out yet
+  pane.width = size.width;
   pane.canvas.style.height = `${size.height}px`;
   drawHeatMap(pane.canvas, pane.matrix, pane.view, size);
-  pane.canvas.dataset.rows = `${pane.view.first}-${pane.view.last - 1}`;
-  pane.canvas.dataset.steps = pane.matrix.numColumns;
+  const { x, y, width, height } = plotOf(size);
+  Object.assign(pane.canvas.dataset, {
+    rows: `${pane.view.first}-${pane.view.last - 1}`,
+    steps: pane.matrix.numColumns,
+    plot: [x, y, width, height].join(),
+  });
 }
 
-function sizeOf({ root, matrix }) {
+function sizeOf({ map, matrix }) {
   return {
-    width: root.clientWidth,
+    width: map.clientWidth,
     height: plotHeight(matrix.numRows) + MARGIN.top + MARGIN.bottom,
   };
 }
@@ -72,10 +96,14 @@ function sizeOf({ root, matrix }) {
 function listen(pane) {
   const { canvas } = pane;
   canvas.addEventListener('pointermove', (event) => hover(pane, event));
-  canvas.addEventListener('pointerleave', () => { pane.tooltip.hidden = true; });
+  canvas.addEventListener('pointerleave', () => {
+    pane.tooltip.hidden = true;
+    pointAt(null);
+  });
   canvas.addEventListener('click', (event) => choose(pane, cellUnder(pane, event)));
   canvas.addEventListener('keydown', (event) => press(pane, event));
   canvas.addEventListener('focus', () => enter(pane));
+  canvas.addEventListener('blur', () => pointAt(null));
   canvas.addEventListener('wheel', (event) => roll(pane, event), { passive: false });
 }
 
@@ -87,13 +115,24 @@ function cellUnder(pane, event) {
 function hover(pane, event) {
   const cell = cellUnder(pane, event);
   pane.tooltip.hidden = !cell;
+  const { width } = sizeOf(pane);
+  const place = (event.offsetX - MARGIN.left) / (width - MARGIN.left - MARGIN.right);
+  pointAt(pane.matrix && place >= 0 && place <= 1 ? pane.matrix.axis.step(place) : null);
   if (!cell) return;
   pane.tooltip.textContent = describe(pane.matrix, cell);
-  const { width } = sizeOf(pane);
   const onRight = event.offsetX > width / 2;
   pane.tooltip.style.top = `${event.offsetY + 14}px`;
   pane.tooltip.style.left = onRight ? 'auto' : `${event.offsetX + 12}px`;
   pane.tooltip.style.right = onRight ? `${width - event.offsetX + 12}px` : 'auto';
+}
+
+/** Show the step that the pointer is on, on this map or on any other chart. */
+function pointed(pane, step) {
+  const place = step === null || !pane.matrix ? null : pane.matrix.axis.place(step);
+  pane.cursor.hidden = place === null;
+  if (place === null) return;
+  const { x, y, width, height } = plotOf(sizeOf(pane));
+  Object.assign(pane.cursor.style, { left: `${x + place * width}px`, top: `${y}px`, height: `${height}px` });
 }
 
 function enter(pane) {
@@ -117,11 +156,14 @@ function press(pane, event) {
 
 function focusOn(pane, cell) {
   look(pane, focused(pane.view, pane.matrix, cell));
+  pointAt(pane.matrix.steps[pane.view.focus.column]);
   say(pane);
 }
 
 function say(pane) {
-  pane.readout.textContent = describe(pane.matrix, pane.view.focus);
+  const { focus } = pane.view;
+  const scalars = pane.story ? sentenceAt(pane.story, pane.matrix.steps[focus.column]) : '';
+  pane.readout.textContent = [describe(pane.matrix, focus), scalars].filter(Boolean).join(' · ');
 }
 
 function choose(pane, cell) {

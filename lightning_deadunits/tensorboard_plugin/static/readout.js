@@ -26,5 +26,6 @@ function describeMany(matrix, units, row, column, step) {
 function sinceWhen(matrix, unit) {
   const since = matrix.arrays.dead_since[unit];
   if (Number.isNaN(since)) return [];
-  return [matrix.arrays.born_dead[unit] ? 'born dead' : `dead since step ${count(since)}`];
+  const state = matrix.states[matrix.arrays.state[unit]];
+  return [state === 'dead' ? `dead since step ${count(since)}` : state];
 }

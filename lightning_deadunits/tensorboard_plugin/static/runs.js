@@ -1,12 +1,13 @@
 /** The run picker: which runs are shown, and which have nothing to show. */
 
-import { runColour } from './colours.js';
 import { element } from './dom.js';
+import { OF_RUNS, shortNames } from './names.js';
 import { plural } from './text.js';
 
 // A handful of runs is compared at once; of a long list, the newest is what one came to see.
 const SHOWN_UNASKED = 4;
 const WORTH_FILTERING = 8;
+const NAME_LENGTH = 44;
 
 /** The runs to show when the user has not chosen any. */
 export function unaskedRuns(runs) {
@@ -44,23 +45,25 @@ function refill(list, runs, chosen, onPick) {
   if (list.dataset.key === key) return;
   const focused = list.contains(document.activeElement) ? document.activeElement.value : null;
   list.dataset.key = key;
-  list.replaceChildren(...runs.map((run, at) => item(run, at, chosen, onPick)));
+  const short = shortNames(runs.map(({ run }) => run), NAME_LENGTH, OF_RUNS);
+  list.replaceChildren(...runs.map((run) => item(run, short.get(run.run), chosen, onPick)));
   boxes(list).find((box) => box.value === focused)?.focus();
 }
 
-function item(run, at, chosen, onPick) {
+function item(run, short, chosen, onPick) {
   const box = element('input', {
     type: 'checkbox',
     value: run.run,
+    'aria-label': run.run,
     checked: chosen.includes(run.run),
     onchange: (event) => onPick(picked(event.target.closest('ul'))),
   });
   const dot = element('span', { class: 'dot', 'aria-hidden': 'true' });
-  dot.style.background = runColour(at);
+  dot.style.background = run.colour;
   const note = run.num_layers ? plural(run.num_layers, 'layer') : 'no data of dead units';
   return element('li', { class: run.num_layers ? '' : 'empty' },
     element('label', { title: run.run }, box, dot,
-      element('span', { class: 'run-name' }, run.run), element('small', {}, note)));
+      element('span', { class: 'run-name' }, short), element('small', {}, note)));
 }
 
 function boxes(list) {

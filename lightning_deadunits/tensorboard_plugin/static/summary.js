@@ -1,28 +1,33 @@
-/** One card per run above the table: how the run stands in one glance. */
+/** One card per run above the table: how the run stands, and what to make of it. */
 
 import { element } from './dom.js';
+import { OF_RUNS, shortNames } from './names.js';
 import { count, percent, plural } from './text.js';
 
-/** Make the card of a run from its layers. */
-export function runCard(run, colour, layers) {
-  const seen = layers.filter((layer) => layer.seen);
-  const dead = total(seen, 'dead');
-  const units = total(seen, 'num_units');
-  const steps = layers.map((layer) => layer.step ?? 0);
-  const dot = element('span', { class: 'dot', 'aria-hidden': 'true' });
-  dot.style.background = colour;
-  return element('section', { class: dead ? 'card' : 'card fine', 'aria-label': `Run ${run}` },
-    element('h3', { title: run }, dot, run),
-    element('p', { class: 'big' }, units ? percent(dead / units) : '–', element('small', {}, ' dead')),
-    element('p', {}, `${count(dead)} of ${plural(units, 'unit')} at step ${count(Math.max(0, ...steps))}`),
-    element('p', {}, layersText(seen)));
+const NAME_LENGTH = 40;
+
+/** Make the cards of some runs, each {run, colour, layers} and, once it is known, `diagnosis`. */
+export function runCards(runs) {
+  const short = shortNames(runs.map(({ run }) => run), NAME_LENGTH, OF_RUNS);
+  return runs.map((run) => runCard(run, short.get(run.run)));
 }
 
-function layersText(layers) {
-  const touched = layers.filter((layer) => layer.dead > 0).length;
-  const whole = layers.filter((layer) => layer.dead > 0 && layer.dead === layer.num_units).length;
-  const wholly = whole ? `, ${count(whole)} wholly dead` : '';
-  return `${count(touched)} of ${plural(layers.length, 'layer')} with dead units${wholly}`;
+function runCard({ run, colour, layers, diagnosis }, short) {
+  // Every unit once: windows of training batches beside a validation judge the same ones again.
+  const seen = layers.filter((layer) => layer.seen && !layer.beside);
+  const dead = total(seen, 'dead');
+  const units = total(seen, 'num_units');
+  const step = Math.max(0, ...seen.map((layer) => layer.step ?? 0));
+  const dot = element('span', { class: 'dot', 'aria-hidden': 'true' });
+  dot.style.background = colour;
+  const cut = seen.filter((layer) => layer.wholly_dead).length;
+  return element('section', { class: dead ? 'card' : 'card fine', 'aria-label': `Run ${run}` },
+    element('h3', { title: run }, dot, short,
+      cut ? element('span', { class: 'badge cut' }, `${plural(cut, 'layer')} wholly dead`) : null),
+    element('p', {},
+      element('strong', { class: 'big' }, units ? percent(dead / units) : '–'),
+      ` ${count(dead)} of ${plural(units, 'unit')} are dead, in ${plural(seen.length, 'layer')}, at step ${count(step)}`),
+    diagnosis ? element('p', { class: 'diagnosis' }, diagnosis) : null);
 }
 
 function total(layers, key) {

@@ -1,16 +1,42 @@
 /** Which rows of a heat map are in view, and how keys move the cell in focus. */
 
+import { count } from './text.js';
+
 /** The whole of a matrix, nothing in focus. */
 export function wholeView(matrix) {
   return { first: 0, last: matrix.numRows, focus: null, unitRow: null };
 }
 
-/** Show `factor` times as many rows, around the focus or the middle. */
+/**
+ * Show `factor` times as many rows, around the focus or the chosen unit. Where there is neither,
+ * the first dead unit in view stays in view: the dead are what one zooms in for.
+ */
 export function zoomed(view, matrix, factor) {
   const shown = view.last - view.first;
   const wanted = Math.max(1, Math.min(matrix.numRows, Math.round(shown * factor)));
-  const anchor = view.focus ? view.focus.row : (view.first + view.last) / 2;
-  return shifted({ ...view, last: view.first + wanted }, matrix, Math.round(anchor - wanted / 2));
+  const grown = { ...view, last: view.first + wanted };
+  const centre = view.focus?.row ?? view.unitRow;
+  if (centre !== null) return shifted(grown, matrix, Math.round(centre - (wanted - 1) / 2));
+  const dead = firstDeadRow(view, matrix);
+  const first = dead === null ? Math.round((view.first + view.last - wanted) / 2)
+    : Math.max(view.first, Math.round(dead - wanted / 4));
+  return shifted(grown, matrix, first);
+}
+
+/** The first row in view that holds a unit that is dead now, or null. */
+function firstDeadRow(view, matrix) {
+  for (let row = view.first; row < view.last; row += 1) {
+    const units = matrix.unitsOf(row);
+    if (units.some((unit) => !Number.isNaN(matrix.arrays.dead_since[unit]))) return row;
+  }
+  return null;
+}
+
+/** Which rows are in view, in words; empty if all are. */
+export function rowsShown({ first, last }, { numRows, units_per_row: perRow }) {
+  if (last - first === numRows) return '';
+  const what = perRow > 1 ? `rows of ${count(perRow)} units` : 'units';
+  return `Zoomed in: ${what} ${count(first + 1)} to ${count(last)} of ${count(numRows)}, from the top`;
 }
 
 /** Scroll by some rows. */
