@@ -48,7 +48,13 @@ def test_the_lowest_environment_has_the_lowest_declared_versions(project: dict[s
 
 def test_what_the_package_imports_is_declared(project: dict[str, Any]) -> None:
     declared = {Requirement(text).name for text in project["project"]["dependencies"]}
-    optional = {"matplotlib", "pandas", "pytorch-lightning", "triton"}  # imported where asked for
+    optional = {
+        "matplotlib",
+        "pandas",
+        "pytorch-lightning",
+        "rich",
+        "triton",
+    }  # imported where asked for
     imported = {
         found.replace("_", "-")
         for path in PACKAGE.rglob("*.py")
