@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from lightning_deadunits.reinit import ReinitConfig, ReinitReport, reinit_dead_units
     from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
     from lightning_deadunits.scan import find_dead_units
+    from lightning_deadunits.watch import watch_dead_units
+
+__version__ = "0.1.0"
 
 _HOME = {
     "DeadUnitCallback": "callback",
@@ -25,6 +28,7 @@ _HOME = {
     "ZeroActivationRate": "metric",
     "find_dead_units": "scan",
     "reinit_dead_units": "reinit",
+    "watch_dead_units": "watch",
 }
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "ZeroActivationRate",
     "find_dead_units",
     "reinit_dead_units",
+    "watch_dead_units",
 ]
 
 

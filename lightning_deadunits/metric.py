@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,9 +48,10 @@ class ZeroActivationRate(Metric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    zeros: Tensor
-    observations: Tensor
-    nonfinite: Tensor
+    if TYPE_CHECKING:  # TorchScript reads annotations, and cannot those that are strings
+        zeros: Tensor
+        observations: Tensor
+        nonfinite: Tensor
 
     @explains_arguments
     def __init__(self, num_units: int, unit_dim: int = 1, atol: float = 0.0, **kwargs: Any) -> None:

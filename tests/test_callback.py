@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from packaging.version import Version
 from torch import Tensor, nn
 
 from lightning_deadunits import DeadUnitCallback, DeadUnitsReport, find_dead_units
@@ -133,6 +134,25 @@ def test_a_stage_after_a_fit_knows_since_when_units_are_dead(
     since = callback.report.layers["net.act"].dead_since
     getattr(trainer, stage)(model, loader())
     assert torch.equal(callback.report.layers["net.act"].dead_since, since)
+
+
+def test_a_layer_that_runs_from_the_second_validation_on_has_its_plain_name(
+    make_trainer: MakeTrainer,
+) -> None:
+    class Later(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.late = nn.ReLU()
+
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            super().validation_step(batch, batch_idx)
+            if self.trainer.current_epoch > 0:
+                self.late(self.net.fc1(batch[0]))
+
+    callback = DeadUnitCallback()
+    with pytest.warns(UserWarning, match="late: it did not run"):
+        make_trainer(callbacks=[callback]).fit(Later(), loader(), loader())
+    assert list(callback.report.layers) == ["net.act", "net.relu", "late"]
 
 
 def test_several_validation_loaders_are_one_epoch(make_trainer: MakeTrainer) -> None:
@@ -449,7 +469,9 @@ def test_the_twin_for_pytorch_lightning() -> None:
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self(batch[0])
 
-    for callback in (Twin(), DeadUnitCallback()):
+    # Lightning 2.5 takes callbacks of its own namespace only.
+    old = Version(pl.__version__) < Version("2.6")
+    for callback in (Twin(),) if old else (Twin(), DeadUnitCallback()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer = pytorch_lightning.Trainer(

@@ -41,11 +41,28 @@ def callback_of(made: Any) -> DeadUnitCallback:
     return next(c for c in made.trainer.callbacks if isinstance(c, DeadUnitCallback))
 
 
+def words_of(text: str, option: str) -> int:
+    """Count the words by which a help text explains an option."""
+    assert option in text, f"{option}is missing"
+    explained, typed, _ = text.split(option)[-1].partition("(type:")
+    assert typed, f"{option}has no type"
+    return len(explained.split())
+
+
+def test_an_option_that_is_missing_or_not_explained_is_found_out() -> None:
+    text = "--a A   what a does (type: int) --b B (type: int) --d D says nothing of its type"
+    assert words_of(text, "--a ") == 4
+    assert words_of(text, "--b ") == 1
+    with pytest.raises(AssertionError, match="--d has no type"):
+        words_of(text, "--d ")
+    with pytest.raises(AssertionError, match="--c is missing"):
+        words_of(text, "--c ")
+
+
 def test_help_explains_every_option(cli: Any) -> None:
     _, text = cli("fit", f"--trainer.callbacks.help={CALLBACK}")
     for name in inspect.signature(DeadUnitCallback).parameters:
-        option = text.split(f"--trainer.callbacks.{name} ")[-1]
-        assert len(option.split("(type:")[0].split()) > 4, name
+        assert words_of(text, f"--trainer.callbacks.{name} ") > 4, name
 
 
 def test_help_explains_every_option_of_reinit() -> None:
@@ -53,8 +70,7 @@ def test_help_explains_every_option_of_reinit() -> None:
     parser.add_class_arguments(ReinitConfig, "reinit")
     text = parser.format_help()
     for field in dataclasses.fields(ReinitConfig):
-        option = text.split(f"--reinit.{field.name} ")[-1]
-        assert len(option.split("(type:")[0].split()) > 4, field.name
+        assert words_of(text, f"--reinit.{field.name} ") > 4, field.name
 
 
 def test_print_config_round_trips(cli: Any, tmp_path: Path) -> None:

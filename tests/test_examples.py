@@ -102,3 +102,25 @@ def test_two_processes_print_one_table(tmp_path: Path) -> None:
     assert "conv2.relu" in done.stdout
     assert "MEMBER: 2/2" in done.stderr
     assert is_picture(tmp_path / "report.png")
+
+
+def test_dead_latents_of_sparse_autoencoders_are_revived_or_refused_without_nan(
+    main_of: Callable[[str], Main], tmp_path: Path
+) -> None:
+    reports = main_of("sparse_autoencoder")([str(tmp_path)])
+    born = set(range(16))
+    for name in ("ReLU", "JumpReLU"):
+        assert not born & set(reports[name].layers["activation"].dead.tolist())
+    assert born <= set(reports["TopK"].layers["activation"].dead.tolist())
+    assert is_picture(tmp_path / "firing_rates.png")
+
+
+def test_transformers_trainer_is_counted_at_every_evaluation(
+    main_of: Callable[[str], Main],
+) -> None:
+    reports = main_of("transformers_trainer")()  # type: ignore[call-arg]
+    assert len(reports) == 2
+    for report in reports:
+        (first, *_) = report.layers.values()
+        assert first.observations == 64 * 16
+        assert set(range(5)) <= set(first.dead.tolist())

@@ -20,7 +20,7 @@ FLOORS = [
     ["arguments", "counting", "functional", "metric"],
     ["reporting"],
     ["observation"],
-    ["scan"],
+    ["scan", "watch"],
     ["distributed"],
     ["reinit"],
     ["tensorboard_plugin"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_deadunits import ZeroActivationRate
@@ -96,3 +98,33 @@ def test_a_wrong_number_of_units_is_refused(num_units: int) -> None:
 def test_another_shape_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`num_units` = 3 entries, but got shape \(4, 2\)"):
         ZeroActivationRate(3).update(torch.zeros(4, 2))
+
+
+class Measured(pl.LightningModule):
+    """Has a metric of the training beside its layers, as modules of Lightning do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.rate = nn.Linear(4, 3), ZeroActivationRate(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).relu()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.rate(self(batch))
+        self.log("rate", self.rate.compute().mean())
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
+def test_it_can_be_scripted_as_every_metric_of_torchmetrics_can() -> None:
+    metric = ZeroActivationRate(3)
+    metric.update(torch.zeros(2, 3))
+    assert torch.equal(torch.jit.script(metric).zeros, metric.zeros)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_a_module_that_has_one_becomes_torchscript() -> None:
+    module = Measured()
+    batch = torch.randn(5, 4)
+    scripted = module.to_torchscript()
+    assert torch.equal(scripted(batch), module(batch))

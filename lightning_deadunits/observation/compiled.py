@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import torch
+from packaging.version import Version
 from torch import nn
 
 _GRAPHS = 1 << 16
 _LIMITS = ("recompile_limit", "accumulated_recompile_limit")
+COUNTS_IN_GRAPHS = Version(Version(torch.__version__).base_version) >= Version("2.8")
+"""Whether Dynamo can compile the counting together with the model."""
 
 
 def is_opaque(module: nn.Module) -> bool:
@@ -44,10 +48,17 @@ def room_for_graphs() -> Iterator[None]:
     A block that is compiled once and used by many layers gets a counting graph for each of them,
     because each has its own name. Past the limit Dynamo would run it eagerly, and raise under
     ``fullgraph=True``.
+
+    Before torch 2.8 Dynamo cannot trace all of the counting, and takes the graph of one instance of
+    a class for that of another: there, what is compiled runs eagerly for as long as it is counted.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:
         yield
+        return
+    if not COUNTS_IN_GRAPHS:
+        with torch.compiler.set_stance("force_eager"):
+            yield
         return
     config = dynamo.config
     before = {name: getattr(config, name) for name in _LIMITS}

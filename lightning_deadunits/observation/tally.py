@@ -225,9 +225,10 @@ def report_of(
                 f"Counts of {failures} processes could not be summed."
             ) from error
         if not vector[-2]:
-            names.settle((*layout, *reasons))
+            # What has not run yet has no producers to be named after: its name is not settled.
+            names.settle((*layout, *(key for key in reasons if key != read_key(key).base)))
             return DeadUnitsReport(
                 unpack(vector, layout, names, dead_threshold, atol),
-                {names[key]: why for key, why in reasons.items()},
+                {names.get(key): why for key, why in reasons.items()},
             )
         agreement.renew(own, gather)

@@ -126,9 +126,11 @@ def test_a_compiled_model_is_traced_whatever_it_calls(forward: Callable[..., Ten
     net, batch = By(forward, layer=nn.Linear(4, 6)), torch.randn(3, 4)
     compiled = torch.compile(net, backend="eager", fullgraph=True)
     compiled(batch)
-    eager = find_dead_units(net, [batch]).layers
-    for name, layer in find_dead_units(compiled, [batch]).layers.items():
-        assert torch.equal(layer.zeros, eager[name].zeros)
+    eager, measured = (find_dead_units(m, [batch]).layers for m in (net, compiled))
+    assert eager
+    assert list(measured) == list(eager)
+    for name, layer in eager.items():
+        assert torch.equal(measured[name].zeros, layer.zeros)
 
 
 def test_a_graph_break_at_an_lstm_does_no_harm() -> None:

@@ -55,7 +55,7 @@ def test_what_is_refused_is_left_untouched(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.accepted], ids=str)
-def test_a_revived_unit_fires_and_learns(case: Case) -> None:
+def test_a_revived_unit_fires(case: Case) -> None:
     model, example, optimizer = made(case)
     reinit_dead_units(model, case.accepted, example, optimizers=[optimizer])
     report = find_dead_units(model, [example])

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.distributed import Processes
-from lightning_deadunits.observation.compiled import keep_eager
+from lightning_deadunits.observation.forward_only import ForwardObserver
 from lightning_deadunits.observation.layer_names import LayerNames
-from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 
@@ -35,19 +34,12 @@ class Watch:
     names: LayerNames = field(default_factory=LayerNames)
 
 
-class TrainingObserver(Observer):
-    """Observes forward passes, and not what activation checkpointing computes anew."""
+class TrainingObserver(ForwardObserver):
+    """Observes training batches; what it has seen can be saved in the middle of a window."""
 
     def __init__(self, model: Any, watch: Watch) -> None:
         super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
         self.watch = watch
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Backward runs within the batch, too; -1 is outside of it. Dynamo cannot ask, nor need it:
-        # what a compiled region computes anew is in its graph.
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            return func(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs)
 
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
@@ -133,9 +125,6 @@ class Magnitudes(TrainingObserver):
         """See :class:`TrainingObserver`."""
         for name, own in _moved(saved, device).items():
             self._totals[name] = self._totals[name] + own if name in self._totals else own
-
-
-keep_eager(TrainingObserver.__torch_function__)
 
 
 def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
