@@ -37,6 +37,7 @@ from lightning_deadunits.reinit.recording.functions import (
     is_metadata,
     is_random,
     name_of,
+    scales_gradients,
     sets_attribute,
 )
 from lightning_deadunits.reinit.recording.known import KnownTensors
@@ -243,6 +244,8 @@ class Recorder(SiteMode):
         call = Call(
             func,
             mapped(args, lambda leaf: refs.get(id(leaf), leaf)),
+        if scales_gradients(name):
+            return _Pending(None, [(tensor, version_of(tensor)) for tensor in tensors])
             mapped(kwargs, lambda leaf: refs.get(id(leaf), leaf)),
             tuple(ref.index for ref in refs.values()),
             (),
@@ -304,6 +307,9 @@ class Recorder(SiteMode):
         wrote = [(t, before) for t, before in pending.versions if version_of(t) != before]
         call.reads_values = not (made or wrote or sets_attribute(call.function))
         if call.reads_values and (name == "type" or not pending.versions):
+            for tensor, before in pending.versions:
+                if version_of(tensor) != before:
+                    known.becomes_gradient(tensor)
             return None
         for tensor, before in wrote:
             known.note_write(tensor, before, position)
