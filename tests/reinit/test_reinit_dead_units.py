@@ -43,7 +43,9 @@ def test_one_sample_is_enough() -> None:
 
 
 def test_it_warns_once_if_nothing_is_said_about_optimizers() -> None:
-    with pytest.warns(UserWarning, match="what an optimizer remembers of the re-initialised weights") as told:
+    with pytest.warns(
+        UserWarning, match="what an optimizer remembers of the re-initialised weights"
+    ) as told:
         reinit_dead_units(Counted(), {"layers.1": [1]}, torch.randn(8, 4))
     assert len(told) == 1
 

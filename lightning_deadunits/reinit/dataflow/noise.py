@@ -1,7 +1,9 @@
 """Clamp the units to zero, noise everything else: the consumer's channel must stay zero.
 
 Noise goes on what every call returns and on every floating point leaf that is no parameter, in
-whatever container it came: what is zero on this batch need not be on the next.
+whatever container it came: what is zero on this batch need not be on the next. A leaf on which
+noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged by itself, in a direction
+that the call allows; where there is none, nothing is known of what it flows into.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
+_NUDGE = 1e-3
 _ARITHMETIC = {*SUMS, *FACTORS}
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
@@ -52,8 +55,49 @@ def _live_channels(
                     break
                 quiet.add(visitor.last)
                 continue
-            return visitor.live
-    return dict.fromkeys(channels, "others, for all that is known: its values steer the model")
+            live = visitor.live
+            for leaf in sorted(quiet):
+                live |= _nudged(passes, tape, channels, scale, quiet - {leaf}, leaf)
+            return live
+    return dict.fromkeys(channels, _UNKNOWN)
+
+
+_UNKNOWN = "others, for all that is known: its values steer the model"
+
+
+def _nudged(
+    passes: Passes,
+    tape: int,
+    channels: Mapping[Channel, set[UnitKey]],
+    scale: float,
+    quiet: set[int],
+    leaf: int,
+) -> dict[Channel, str]:
+    """Return the channels that are not zero when a leaf that bears no noise is changed a little."""
+    for direction in _DIRECTIONS:
+        visitor = _Noise(passes, channels, scale, quiet, (leaf, direction))
+        try:
+            passes.run(visitor, tape)
+        except Exception:  # as above
+            continue
+        return visitor.live
+    return dict.fromkeys(channels, _UNKNOWN)
+
+
+def _inwards(value: Tensor) -> Tensor:
+    """Return 1 for values in the lower half of the range that they have, -1 for the others."""
+    return torch.where(value <= (value.min() + value.max()) / 2, 1.0, -1.0).to(value.dtype)
+
+
+_DIRECTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
+    _inwards,
+    torch.ones_like,
+    lambda value: -torch.ones_like(value),
+)
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _is_of_floats(value: Any) -> bool:
@@ -70,6 +114,7 @@ class _Noise(Visitor):
         channels: The channels, and the units that feed them.
         scale: Size of the noise, relative to the values.
         quiet: Leaves that get none, by their order.
+        nudge: A leaf that is changed a little, and in which direction.
 
     Attributes:
         live: Channels that are not zero, and what they read.
@@ -84,12 +129,14 @@ class _Noise(Visitor):
         channels: Mapping[Channel, set[UnitKey]],
         scale: float,
         quiet: set[int],
+        nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
+        self._nudge = nudge
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
         self._leaves = 0
-        self._generator = torch.Generator().manual_seed(0)
+        self._generator = _seeded()
         self._channels: dict[int, list[int]] = {}
         for index, channel in channels:
             self._channels.setdefault(index, []).append(channel)
@@ -101,6 +148,10 @@ class _Noise(Visitor):
         self._leaves += 1
         if self._leaves in self.quiet or value.is_nested or value.layout is not torch.strided:
             return value
+        if self._nudge is not None and self._leaves == self._nudge[0] and value.numel():
+            size = _NUDGE * value.abs().max().nan_to_num(1.0, 1.0, 1.0).clamp(min=1.0)
+            size = size * (0.5 + torch.rand(value.shape, generator=_seeded())).to(value)
+            return value + self._nudge[1](value) * size.to(value.dtype)
         self.last = self._leaves
         noisy = self._noisy(value)
         # What is never negative, as a variance, stays so; what is zero everywhere does not.

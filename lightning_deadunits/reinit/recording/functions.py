@@ -104,6 +104,9 @@ _EMPTY = {
     ),
 }
 
+_SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}
+"""What a gradient scaler calls: a loss scale is no value that the model computes."""
+
 
 def name_of(function: Callable[..., Any]) -> str:
     """Return a function's name; that of the attribute for what gets or sets one."""
@@ -126,6 +129,11 @@ def is_metadata(name: str) -> bool:
 def hands_out_memory(name: str) -> bool:
     """Tell whether a function gives away where a tensor's values are."""
     return name in _MEMORY
+
+
+def scales_gradients(name: str) -> bool:
+    """Tell whether a function is a gradient scaler's own arithmetic."""
+    return name in _SCALERS
 
 
 def is_random(name: str) -> bool:

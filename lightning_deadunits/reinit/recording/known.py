@@ -121,6 +121,12 @@ class KnownTensors:
         if self.number(tensor) is None:
             self._gradients[id(tensor)] = weakref.ref(tensor)
 
+    def becomes_gradient(self, tensor: Tensor) -> None:
+        """Take note that something computed from gradients was written into a tensor."""
+        if self.number(tensor) is not None:
+            self.unknown(tensor)
+        self.add_gradient(tensor)
+
     def is_gradient(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a gradient, or was computed from gradients alone."""
         entry = self._gradients.get(id(tensor))

@@ -37,6 +37,7 @@ from lightning_deadunits.reinit.recording.functions import (
     is_metadata,
     is_random,
     name_of,
+    scales_gradients,
     sets_attribute,
 )
 from lightning_deadunits.reinit.recording.known import KnownTensors
@@ -152,24 +153,31 @@ class Recorder(SiteMode):
         """Leave out the arithmetic of an optimizer, but for the closure that it may call."""
         closure = len(args) > 1 or kwargs.get("closure") is not None
         if self._tape is not None and not self._inside_optimizer and not closure:
-            self._check(self._tape)  # the weights are about to move
+            self._check_before_move(optimizer)
         self._inside_optimizer += 1
         if len(args) > 1 and callable(args[1]):
-            return (args[0], self._closure(args[1]), *args[2:]), kwargs
+            return (args[0], self._closure(optimizer, args[1]), *args[2:]), kwargs
         if callable(kwargs.get("closure")):
-            return args, {**kwargs, "closure": self._closure(kwargs["closure"])}
+            return args, {**kwargs, "closure": self._closure(optimizer, kwargs["closure"])}
         return None
 
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside_optimizer -= 1
 
-    def _closure(self, closure: Callable[[], Any]) -> Callable[[], Any]:
+    def _check_before_move(self, optimizer: Any) -> None:
+        """Check what was recorded: an optimizer is about to step its weights."""
+        if self._tape is not None:
+            self._check(self._tape)
+            weights = [p for group in optimizer.param_groups for p in group["params"]]
+            with without_torch_function():
+                self._samples.move(len(self._tape.entries), weights)
+
+    def _closure(self, optimizer: Any, closure: Callable[[], Any]) -> Callable[[], Any]:
         def recorded() -> Any:
             outside, self._inside_optimizer = self._inside_optimizer, 0
             try:
                 result = closure()
-                if self._tape is not None:
-                    self._check(self._tape)  # the weights are about to move
+                self._check_before_move(optimizer)
                 return result
             finally:
                 self._inside_optimizer = outside
@@ -236,6 +244,8 @@ class Recorder(SiteMode):
             return _Pending(None)
         if self._known.are_of_gradients(tensors):
             return _Pending(None)
+        if scales_gradients(name):
+            return _Pending(None, [(tensor, version_of(tensor)) for tensor in tensors])
         refs: dict[int, Ref] = {}
         for leaf in leaves:
             if isinstance(leaf, (Tensor, Generator)) and id(leaf) not in refs:
@@ -297,6 +307,9 @@ class Recorder(SiteMode):
         if call is None:
             for tensor in made:
                 known.add_gradient(tensor)
+            for tensor, before in pending.versions:
+                if version_of(tensor) != before:
+                    known.becomes_gradient(tensor)
             return None
         if any(map(is_functorch_tensor, made)):
             return self._obstacle(_FUNCTORCH)

@@ -4,7 +4,8 @@ Two things tell. While recording, what no call shows is noted as an obstacle: un
 it may have flowed into it, and are refused; units that ran later cannot have. And a replay without
 any change must compute what the pass did: a sample of every activation and every single number is
 kept while recording, and compared with a replay as long as the weights are those of the pass, that
-is before an optimizer steps, and at the end.
+is before an optimizer steps, and at the end. What was made with weights that an optimizer has
+stepped since is not compared: a replay has the new ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.replay import Visitor, replay
 from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, leaves_of
 
@@ -28,20 +30,23 @@ class Samples:
 
     def __init__(self) -> None:
         self._values: dict[int, Tensor] = {}
+        self._moved: dict[int, int] = {}
+
+    def move(self, position: int, weights: Iterable[Tensor]) -> None:
+        """Take note that weights are stepped, and how many entries of the tape came before."""
+        keys = (storage_of(weight) for weight in weights)
+        self._moved |= {key: position for key in keys if key is not None}
 
     def take(self, position: int, value: Tensor) -> None:
         """Keep a few numbers of a value that an entry of the tape has made."""
         self._values[position] = _sample(value)
 
     def check(self, tape: Tape) -> None:
-        """Replay a tape and note an obstacle where it differs; then begin anew.
-
-        Values that were made with weights that have been stepped since are checked no more.
-        """
+        """Replay a tape and note an obstacle where it differs; then begin anew."""
         values, self._values = self._values, {}
         if not values:
             return
-        checker = _Checker(values)
+        checker = _Checker(values, self._moved)
         try:
             replay(tape, checker, as_recorded=True)
         except Exception as error:  # whatever a call may raise
@@ -51,20 +56,51 @@ class Samples:
 
 
 class _Checker(Visitor):
-    def __init__(self, values: Mapping[int, Tensor]) -> None:
-        self._values = values
+    """Compares values with those that were made.
+
+    Args:
+        values: Samples, by the entries that made them.
+        moved: How many entries came before weights were last stepped, by the storage of these.
+
+    Attributes:
+        problem: The first difference.
+    """
+
+    def __init__(self, values: Mapping[int, Tensor], moved: Mapping[int, int]) -> None:
+        self._values, self._moved = values, moved
+        self._outdated: set[int | None] = set()
         self.problem: str | None = None
 
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: Any) -> Any:
+        given = {storage_of(item) for item in leaves_of((args, kwargs)) if isinstance(item, Tensor)}
         out = call.function(*args, **kwargs)
-        if position in self._values:
-            value = next((item for item in leaves_of(out) if isinstance(item, Tensor)), None)
+        made = [item for item in leaves_of(out) if isinstance(item, Tensor)]
+        outdated = self._follow(position, call, given, {storage_of(item) for item in made})
+        if position in self._values and not outdated:
+            value = made[0] if made else None
             name = getattr(call.function, "__name__", "a call").strip("_")
             self._compare(position, value, f"{call.module} ({name})" if call.module else name)
         return out
 
+    def _follow(
+        self, position: int, call: Call, given: set[int | None], made: set[int | None]
+    ) -> bool:
+        """Tell whether a call has to do with weights as they were before they were stepped."""
+        if not self._moved:
+            return False
+        outdated = any(
+            key in self._outdated or position < self._moved.get(key or 0, 0) for key in given
+        )
+        if outdated:
+            # Into which of them a call writes is not asked.
+            self._outdated |= made | (given if call.writes else set())
+        else:
+            self._outdated -= made - given  # memory that was another value's
+        self._outdated -= {None, *self._moved}
+        return outdated
+
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
-        if position in self._values:
+        if position in self._values and storage_of(value) not in self._outdated:
             self._compare(position, value, site.layer.partition("|")[0])
         return value
 

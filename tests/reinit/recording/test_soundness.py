@@ -191,6 +191,72 @@ def test_noise_goes_on_everything_that_came_in(kind: str) -> None:
     assert "reads it together with" in report.refused["relu.a"][2]
 
 
+Bounded = Callable[[Tensor], Any]
+
+BOUNDED: dict[str, tuple[float, Bounded]] = {
+    "labels": (0.0, lambda y: nn.functional.binary_cross_entropy(y, torch.ones(8, 6))),
+    "labels that are 1": (1.0, lambda y: nn.functional.binary_cross_entropy(y, torch.ones(8, 6))),
+    "odds": (0.0, torch.bernoulli),
+    "indices": (2.0, lambda y: nn.functional.embedding(y[:, 0].long(), torch.zeros(3, 6))),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDED)
+@pytest.mark.parametrize("added", [True, False])
+def test_what_bears_no_noise_may_be_another_on_the_next_batch(name: str, added: bool) -> None:
+    """A call that raises on noise is no reason to take what it is given for a constant."""
+    value, bounded = BOUNDED[name]
+    net, given = small(), torch.full((8, 6), value)
+
+    def step() -> tuple[Tensor, Any]:
+        hidden = net.hidden(x())
+        return net.head(hidden + (given - value) if added else hidden), bounded(given)
+
+    report = revive(net, [record(net, step)], {"relu.a": [2]})
+    if added:
+        assert "reads it together with" in report.refused["relu.a"][2]
+    else:
+        assert report.reinitialised == {"relu.a": [2]}
+
+
+def test_what_can_be_no_other_value_refuses_the_units_that_are_added_to_it() -> None:
+    net, given = small(), torch.zeros(8, 6)
+
+    def step() -> tuple[Tensor, Tensor]:
+        row = nn.functional.embedding((given[:, 0] * 1e6).long(), torch.randn(1, 6))
+        return net.head(net.hidden(x()) + given), row
+
+    report = revive(net, [record(net, step)], {"relu.a": [2]})
+    assert "for all that is known" in report.refused["relu.a"][2]
+
+
+@pytest.mark.parametrize("stepped", ["a", "c"])
+def test_what_was_made_before_a_step_may_be_used_after_it(stepped: str) -> None:
+    """It is compared with a replay unless it descends from the weights that were stepped."""
+
+    def step(change: Callable[[Tensor], Tensor]) -> None:
+        hidden = net.hidden(x())
+        loss = net.head(hidden).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        net.head(change(torch.relu(hidden.detach())))
+        _ = loss.detach() + loss.detach()
+
+    def unseen(hidden: Tensor) -> Tensor:
+        shifted = hidden * 1.0
+        values = (ctypes.c_float * shifted.numel()).from_address(shifted.data_ptr())
+        for index in range(shifted.numel()):
+            values[index] += 1.0
+        return shifted
+
+    net = small()
+    optimizer = torch.optim.SGD(getattr(net, stepped).parameters(), lr=0.1)
+    assert not record(net, lambda: step(lambda hidden: hidden), training=True).obstacles
+    if stepped == "c":  # of what `a` made nothing is known any more once `a` was stepped
+        assert record(net, lambda: step(unseen), training=True).obstacles
+
+
 def test_a_step_that_takes_gradients_is_revived() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 8), nn.Softplus(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 1))

@@ -152,7 +152,7 @@ class Witness(LightningModule):
         metrics = {
             key: float(value)
             for key, value in self.trainer.callback_metrics.items()
-            if not key.startswith(("dead", "zero_rate", "reinit"))
+            if not key.removeprefix("train/").startswith(("dead", "zero_rate", "reinit"))
         }
         files = {path.name: path.read_bytes() for path in sorted(self.folder.glob("*-*"))}
         optimizers = [list(each.state.values()) for each in self.trainer.optimizers]
