@@ -19,7 +19,6 @@ from torchmetrics import MeanMetric
 
 from tests.zoo import kill
 
-
 OURS = ("dead_fraction/", "dead_layers", "zero_rate/", "reinit/")
 """How the names begin that the callback logs itself, those of windows behind ``train/``."""
 
