@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import keep_same_rank
@@ -331,6 +332,8 @@ class EagerLineage(Lineage):
     def __init__(self) -> None:
         self._known: dict[int, _Known] = {}
         self._weights: dict[int, _Known] = {}
+        self._weights_now: Callable[[], Mapping[Tensor, Producer]] | None = None
+        self._foreign: dict[int, weakref.ref[Tensor]] = {}
         self._latest: dict[tuple[int, ...], Axes] = {}
         self._zeros: dict[int, weakref.ref[Tensor]] = {}
         self._once: dict[Descent, Descent] = {}
@@ -339,13 +342,42 @@ class EagerLineage(Lineage):
         self.sites = {}
         self._made_last = False
 
-    def know_weights(self, named: Mapping[Tensor, Producer]) -> None:
-        """Know the parameters of a model, over all passes."""
+    def know_weights(
+        self,
+        named: Mapping[Tensor, Producer],
+        now: Callable[[], Mapping[Tensor, Producer]] | None = None,
+    ) -> None:
+        """Know the parameters of a model, over all passes.
+
+        Args:
+            named: What each makes units for.
+            now: Returns the same anew: FSDP2 puts other parameters in place while a module runs.
+        """
+        self._weights, self._weights_now = {}, now
+        self._add_weights(named)
+
+    def _add_weights(self, named: Mapping[Tensor, Producer]) -> None:
         self._forget_familiar()
-        self._weights = {
+        self._weights = {k: own for k, own in self._weights.items() if own.tensor() is not None} | {
             id(t): _Known(weakref.ref(t), Descent(None, (own,), weight=True), ())
             for t, own in named.items()
         }
+
+    def _found_anew(self, weight: Tensor) -> Descent | None:
+        """Return the descent of a parameter that was not there when the model was looked through.
+
+        One that is none of the model's is looked for once.
+        """
+        known = self._foreign.get(id(weight))
+        if self._weights_now is None or (known is not None and known() is weight):
+            return None
+        named = self._weights_now()
+        if weight in named:
+            self._add_weights(named)
+            return self._weights[id(weight)].descent
+        self._foreign = {k: own for k, own in self._foreign.items() if own() is not None}
+        self._foreign[id(weight)] = weakref.ref(weight)
+        return None
 
     def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
@@ -490,6 +522,8 @@ class EagerLineage(Lineage):
             return entry.descent._replace(calls=entry.calls) if entry.calls else entry.descent
         if is_wrapped(tensor):
             return self._of_stacked(tensor)
+        if type(tensor) is Parameter:
+            return self._found_anew(tensor)
         return getattr(tensor, _ATTRIBUTE, None)
 
     def _of_stacked(self, tensor: Tensor) -> Descent | None:

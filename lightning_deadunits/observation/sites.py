@@ -279,7 +279,7 @@ class SiteMode(TorchFunctionMode):
         self._drop_hooks(names)
         self._marked.close()
         self._marked.enter_context(mark_weights(named := weights_of(names)))
-        self.lineage.know_weights(named)
+        self.lineage.know_weights(named, lambda: weights_of(module_names(self.model)))
         for module, name in names.items():
             if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
                 self.expected.setdefault(name, "its hidden units are inside of a fused kernel")

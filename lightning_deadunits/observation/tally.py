@@ -138,14 +138,20 @@ class Agreement:
             raise ProcessFailedError(f"Counting failed on process {', '.join(failed)}.")
         self._own, self._everyone = own, everyone
 
-    def terms(self) -> tuple[Layout, dict[str, str]]:
-        """Return the layers to sum, and those that cannot be judged with reasons, by key."""
+    def terms(self) -> tuple[Layout, dict[str, str], dict[str, str]]:
+        """Return what processes have said, put together, by key.
+
+        Returns:
+            The layers to sum; those that ran and cannot be judged; those that ought to have run.
+        """
         layout, reasons = merge(layers for layers, *_ in self._everyone)
         ran = {read_key(key).base for key in layout}
+        missed: dict[str, str] = {}
         for _, unjudged, unseen, _ in self._everyone:
             reasons.update(unjudged)
-            reasons.update({name: why for name, why in unseen.items() if name not in ran})
-        return {name: shape for name, shape in layout.items() if name not in reasons}, reasons
+            missed.update({name: why for name, why in unseen.items() if name not in ran})
+        layout = {name: shape for name, shape in layout.items() if name not in reasons}
+        return layout, reasons, missed
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was said out of copies: they may be for other processes."""
@@ -216,7 +222,7 @@ def report_of(
     if not agreement.stands:
         agreement.renew(own, gather)
     while True:
-        layout, reasons = agreement.terms()
+        layout, reasons, missed = agreement.terms()
         packed, error = _packed(counts if agreement.holds(own) else None, layout, device)
         vector = reduce(packed).cpu()
         if vector[-1]:
@@ -226,9 +232,9 @@ def report_of(
             ) from error
         if not vector[-2]:
             # What has not run yet has no producers to be named after: its name is not settled.
-            names.settle((*layout, *(key for key in reasons if key != read_key(key).base)))
+            names.settle((*layout, *reasons))
             return DeadUnitsReport(
                 unpack(vector, layout, names, dead_threshold, atol),
-                {names.get(key): why for key, why in reasons.items()},
+                {names.get(key): why for key, why in (reasons | missed).items()},
             )
         agreement.renew(own, gather)

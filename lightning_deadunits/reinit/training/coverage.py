@@ -119,6 +119,12 @@ def used_parameters(tape: Tape) -> set[nn.Parameter]:
     return used
 
 
+def shows_more(tape: Tape, than: Tape) -> bool:
+    """Tell whether a pass ran modules, or used parameters, that another one did not."""
+    modules, parameters = tape.modules - than.modules, used_parameters(tape) - used_parameters(than)
+    return bool(modules or parameters)
+
+
 class _Ran:
     """A hook that notes that its module ran; a copy of it, in a copied model, does nothing."""
 

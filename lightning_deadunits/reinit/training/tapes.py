@@ -14,7 +14,7 @@ from collections.abc import Callable
 from torch import nn
 
 from lightning_deadunits.reinit.recording import Recorder, Tape
-from lightning_deadunits.reinit.training.coverage import Coverage
+from lightning_deadunits.reinit.training.coverage import Coverage, shows_more
 
 _MOST_SEARCHES = 32
 """How many batches are recorded in the hope that they run what is on no tape, per event."""
@@ -77,7 +77,8 @@ class Tapes:
 
         Args:
             last: Whether it is the last one before a verdict on training batches. That is recorded
-                in any case and put first: a training that is resumed in between has it as well.
+                in any case, and others are kept only for what it does not show: a training that is
+                resumed in between has this one as well, and comes to the same weights.
         """
         self._last = last
         if last:
@@ -129,9 +130,10 @@ class Tapes:
         first = source not in self._recorded
         self._recorded.add(source)
         self._coverage.note_tape(tape)
-        if first or len(self.missing) < len(missing):
-            tapes = self.training if tape.training else self.evaluation
-            tapes.insert(0 if self._last else len(tapes), tape)
+        if self._last:
+            self.training = [tape, *(other for other in self.training if shows_more(other, tape))]
+        elif first or len(self.missing) < len(missing):
+            (self.training if tape.training else self.evaluation).append(tape)
         self._coverage.watch()
 
     def _safely(self, action: Callable[[], None]) -> None:

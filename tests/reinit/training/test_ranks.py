@@ -230,8 +230,29 @@ class Resumed(Callback):
             assert differing(state, torch.load(path)) == []
 
 
+class KeepsStatistics(Uneven):
+    """Its running statistics stay as they are: no checkpoint holds those of the second process.
+
+    It is the second one that has recorded a validation and plans, with what it computes itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn.momentum = 0.0
+
+
 class Flickering(Mortal):
-    """Its born dead unit fires once: on the second process, within the second window."""
+    """A dead unit fires once: on the second process, within the second window."""
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        hidden = F.relu(self.bn(self.a(batch[0])))
+        if self.global_rank == 1 and self.trainer.training and self.global_step == 3:
+            hidden = hidden * 1e4
+        return F.mse_loss(self.c(F.relu(self.b(hidden))), batch[1])
+
+
+class Lifted(Mortal):
+    """Its first batch of the second window, on the second process, is like none of the others."""
 
     def loss(self, batch: list[Tensor]) -> Tensor:
         hidden = self.b(F.relu(self.bn(self.a(batch[0]))))
@@ -242,8 +263,11 @@ class Flickering(Mortal):
 
 RESUMED = {
     "between plan and application": (Mortal, AT_VALIDATION, 2),
-    "with an example of the second process": (Uneven, AT_VALIDATION, 2),
+    "with an example of the second process": (KeepsStatistics, AT_VALIDATION, 2),
     "inside a window": (Flickering, ReinitConfig(every_n_train_steps=3), 1),
+    "inside a window, after a batch like no other": (
+        Lifted, ReinitConfig(every_n_train_steps=3), 1,
+    ),
     "inside a window of dormancy": (
         Flickering, ReinitConfig(every_n_train_steps=3, criterion="dormant"), 1,
     ),
@@ -256,9 +280,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, when: str) -
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     whole, again = DeadUnitCallback(reinit=config), DeadUnitCallback(reinit=config)
     options: dict[str, Any] = {"max_epochs": 7}
-    if model is Uneven:
+    if model is KeepsStatistics:
         options |= {"loaders": (), "use_distributed_sampler": False}
-    processes = {"broadcast_buffers": model is not Uneven}
+    processes = {"broadcast_buffers": model is not KeepsStatistics}
     end = Resumed(tmp_path, write=True)
     trained(model(), whole, keep, end, **two(**processes), **options)
     end, path = Resumed(tmp_path, write=False), tmp_path / f"epoch={epoch}.ckpt"

@@ -51,7 +51,10 @@ def test_the_second_fold_is_judged_as_with_a_fresh_callback(first: str) -> None:
     assert used.report is not None
     assert str(used.report) == str(fresh.report)
     assert int(used.report.layers["net.1"].born_dead.sum()) == 4
-    assert used.history.state_dict()["deaths"] == fresh.history.state_dict()["deaths"]
+    mine, its = (each.history.state_dict() for each in (used, fresh))
+    assert mine["lives"].keys() == its["lives"].keys() == {"net.1"}
+    assert differing(mine["lives"]["net.1"], its["lives"]["net.1"]) == []
+    assert used.history.to_dataframe().equals(fresh.history.to_dataframe())
 
 
 def test_fresh_weights_are_as_large_as_the_present_model_began_not_the_former() -> None:

@@ -19,6 +19,9 @@ from torchmetrics import MeanMetric
 
 from tests.zoo import kill
 
+OURS = ("dead_fraction/", "dead_layers", "zero_rate/", "reinit/")
+"""How the names begin that the callback logs itself, those of windows behind ``train/``."""
+
 
 def digest(*values: Any) -> str:
     """Return a digest of tensors, arrays and primitives in nested containers."""
@@ -152,7 +155,7 @@ class Witness(LightningModule):
         metrics = {
             key: float(value)
             for key, value in self.trainer.callback_metrics.items()
-            if not key.removeprefix("train/").startswith(("dead", "zero_rate", "reinit"))
+            if not key.removeprefix("train/").startswith(OURS)
         }
         files = {path.name: path.read_bytes() for path in sorted(self.folder.glob("*-*"))}
         optimizers = [list(each.state.values()) for each in self.trainer.optimizers]
