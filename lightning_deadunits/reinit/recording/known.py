@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Iterable
 from itertools import compress
 from typing import Any
 
@@ -75,6 +76,8 @@ class KnownTensors:
         self._writes: dict[int, list[tuple[int, int]]] = {}
         self._unwritten: set[int] = set()
         self._gradients: dict[int, weakref.ref[Tensor]] = {}
+        self._plain: set[int] = set()
+        self._written_by_weights: set[int | None] = set()
         self.count = 0
 
     def start_pass(self, model: nn.Module) -> None:
@@ -133,10 +136,32 @@ class KnownTensors:
         return entry is not None and entry() is tensor
 
     def are_of_gradients(self, tensors: list[Tensor]) -> bool:
-        """Tell whether a call is arithmetic on gradients, be it to apply them to parameters."""
+        """Tell whether a call is arithmetic on gradients, be it to apply them to parameters.
+
+        What no weights have made may take part: a constant, a running mean of norms.
+        """
         if not self._gradients or not any(map(self.is_gradient, tensors)):
             return False
-        return all(self.is_gradient(t) or isinstance(t, nn.Parameter) for t in tensors)
+        return all(
+            self.is_gradient(t) or isinstance(t, nn.Parameter) or self._is_plain(t) for t in tensors
+        )
+
+    def note_plain(
+        self, made: Iterable[int], given: Iterable[int] = (), written: Iterable[Tensor] = ()
+    ) -> None:
+        """Take note that values were made of others; of no weights, if those were not."""
+        if self._plain.issuperset(given):
+            self._plain.update(made)
+        else:
+            self._plain.difference_update(made)
+            self._written_by_weights.update(map(storage_of, written))
+
+    def _is_plain(self, tensor: Tensor) -> bool:
+        if storage_of(tensor) in self._written_by_weights:
+            return False
+        if (index := self.number(tensor)) is not None:
+            return index in self._plain
+        return self.descent_problem(tensor) is None
 
     # --- what cannot be followed ------------------------------------------------------------------
 

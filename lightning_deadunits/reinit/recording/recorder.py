@@ -242,9 +242,7 @@ class Recorder(SiteMode):
             return None
         if name == "grad" and getattr(func, "__name__", "") == "__get__":
             return _Pending(None)
-        if self._known.are_of_gradients(tensors):
-            return _Pending(None)
-        if scales_gradients(name):
+        if scales_gradients(name) or self._known.are_of_gradients(tensors):
             return _Pending(None, [(tensor, version_of(tensor)) for tensor in tensors])
         refs: dict[int, Ref] = {}
         for leaf in leaves:
@@ -286,6 +284,7 @@ class Recorder(SiteMode):
             tape.leaves[index] = tape.parameters[index] = leaf
         else:
             tape.leaves[index] = _copied(leaf)
+            known.note_plain([index])
             if known.is_buffer(leaf):
                 tape.buffers[index] = leaf
         return index
@@ -308,7 +307,7 @@ class Recorder(SiteMode):
             for tensor in made:
                 known.add_gradient(tensor)
             for tensor, before in pending.versions:
-                if version_of(tensor) != before:
+                if version_of(tensor) != before and not isinstance(tensor, nn.Parameter):
                     known.becomes_gradient(tensor)
             return None
         if any(map(is_functorch_tensor, made)):
@@ -327,6 +326,8 @@ class Recorder(SiteMode):
         for tensor in made:
             (known.note_empty if is_empty(name) else known.note_made)(tensor)
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
+        values = {*call.writes, *(index for index in call.outs if index is not None)}
+        known.note_plain(values, call.given, (tensor for tensor, _ in wrote))
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
             known.seen(tensor, position)
         call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()

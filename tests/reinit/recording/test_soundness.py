@@ -309,3 +309,19 @@ def test_what_uses_gradients_of_backward_refuses_what_came_before() -> None:
 
     report = revive(net, [record(net, step, training=True)], {"relu.a": [2]})
     assert "gradients that backward left" in report.refused["relu.a"][2]
+
+
+def test_a_running_mean_of_norms_of_gradients_is_no_part_of_what_is_computed() -> None:
+    net, running = small(), torch.zeros(())
+
+    def step() -> Tensor:
+        out = net(x())
+        out.sum().backward()
+        weight = torch.ones(())
+        running.mul_(0.9).add_(0.1 * weight * net.b.weight.grad.norm())
+        float(running)
+        return out
+
+    tape = record(net, step, training=True)
+    assert not tape.obstacles
+    assert revive(net, [tape], {"relu.a": [2]}).reinitialised == {"relu.a": [2]}
