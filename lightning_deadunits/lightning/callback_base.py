@@ -21,6 +21,7 @@ from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.speaking import Speaker
 from lightning_deadunits.lightning.tables import log_tables
+from lightning_deadunits.lightning.terminal import warns_beside_bar
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.lightning.train_windows import TrainWindows
 from lightning_deadunits.observation.layer_names import LayerNames
@@ -221,6 +222,7 @@ class DeadUnitMonitor:
 
     # --- validation ---------------------------------------------------------------------------
 
+    @warns_beside_bar
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Let the modules tell when they run, for as long as validation lasts."""
         if not self._checked:
@@ -236,6 +238,7 @@ class DeadUnitMonitor:
         self._observer.reset()
         self._observer.attach()
 
+    @warns_beside_bar
     @guarded
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -277,6 +280,7 @@ class DeadUnitMonitor:
         others = 1 < trainer.num_val_batches[dataloader_idx] < math.inf
         return bool(self.every_n_batches == 1 or batch_idx % self.every_n_batches or not others)
 
+    @warns_beside_bar
     @guarded
     def on_validation_batch_end(
         self,
@@ -295,6 +299,7 @@ class DeadUnitMonitor:
         if counted and self.reviver is not None and not trainer.sanity_checking:
             self.reviver.after_validation_batch()
 
+    @warns_beside_bar
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole epoch, of all processes, and log the verdicts."""
         report = self._judge(trainer, pl_module)
@@ -392,6 +397,7 @@ class DeadUnitMonitor:
         """Stop counting."""
         self._end_batch(batch_idx)
 
+    @warns_beside_bar
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the whole pass, of all processes."""
         report = self._judge(trainer, pl_module)
@@ -405,6 +411,7 @@ class DeadUnitMonitor:
 
     # --- training -----------------------------------------------------------------------------
 
+    @warns_beside_bar
     def on_train_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -436,12 +443,14 @@ class DeadUnitMonitor:
         if event is not None:
             say(trainer, event.outcome, logged_step(trainer))
 
+    @warns_beside_bar
     @guarded
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         """The step has ended, where the Trainer itself runs backward and steps the optimizer."""
         if self.reviver is not None and pl_module.automatic_optimization:
             self.reviver.end_recording(training=True)
 
+    @warns_beside_bar
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -465,10 +474,12 @@ class DeadUnitMonitor:
             told = self._active_reviver.after_window(trainer, pl_module, report)
             self._tell_outcome(trainer, told)
 
+    @warns_beside_bar
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Forget a batch that was skipped: ``on_train_batch_start`` may return -1."""
         self._detach_windows()
 
+    @warns_beside_bar
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Say what came of re-initialisation, and if training was too short to be judged."""
         if self._windows is not None:
@@ -480,6 +491,7 @@ class DeadUnitMonitor:
         if self.reviver is not None:
             say(trainer, str(self.reviver.summary), logged_step(trainer))
 
+    @warns_beside_bar
     @guarded
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Read the learning rate, which a diagnosis looks at."""
@@ -538,6 +550,7 @@ class DeadUnitMonitor:
             "circumstances": self._circumstances.state_dict(),
         }
 
+    @warns_beside_bar
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Add to the state what only other processes know; all of them save together."""
         state = checkpoint["callbacks"].get(self.state_key)

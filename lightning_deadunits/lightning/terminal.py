@@ -8,14 +8,18 @@ got hold of ``sys.stderr`` before Rich replaced it, so they are handed Rich's st
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from lightning_utilities.core import rank_zero
 from tqdm import tqdm
+
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
 
 
 def announce(trainer: Any, text: str) -> None:
@@ -34,6 +38,37 @@ def beside_progress_bar(trainer: Any) -> Iterator[None]:
         if console is not None:
             stack.enter_context(_handlers_write_to(console))
         yield
+
+
+def warns_beside_bar(hook: _Hook) -> _Hook:
+    """Have whatever warns in a hook of the callback do so beside the progress bar.
+
+    Warnings come from rooms that know no terminal, and from torch. The bar is cleared for each of
+    them, rather than for every hook: that would cost time at every batch.
+    """
+
+    @functools.wraps(hook)
+    def told(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        with _warnings_beside(trainer):
+            return hook(self, trainer, *args, **kwargs)
+
+    return cast(_Hook, told)
+
+
+@contextmanager
+def _warnings_beside(trainer: Any) -> Iterator[None]:
+    before = warnings.showwarning
+
+    def show(*args: Any, **kwargs: Any) -> None:
+        with beside_progress_bar(trainer):
+            before(*args, **kwargs)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        if warnings.showwarning is show:  # else somebody has put another one in place meanwhile
+            warnings.showwarning = before
 
 
 def _live_console(bar: Any) -> Any:

@@ -232,7 +232,9 @@ def report_of(
             ) from error
         if not vector[-2]:
             # What has not run yet has no producers to be named after: its name is not settled.
-            names.settle((*layout, *reasons))
+            names.settle((*layout, *(key for key in reasons if key != read_key(key).base)))
+            # Nor does a name change for what else cannot be judged and nobody knows the makers of.
+            names.settle(reasons)
             return DeadUnitsReport(
                 unpack(vector, layout, names, dead_threshold, atol),
                 {names.get(key): why for key, why in (reasons | missed).items()},

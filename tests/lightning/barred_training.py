@@ -23,15 +23,21 @@ class Slow(Lit):
         return super().training_step(batch, batch_idx)
 
 
+def broken(*args: Any) -> Tensor:
+    """Draw no weights."""
+    raise ValueError("no such distribution")
+
+
 def main(bar: str, stage: str) -> None:
     warnings.filterwarnings("ignore", message=".*(num_workers|many workers|logging interv|Leaf).*")
-    reinit = ReinitConfig(patience=1, grace_period=0) if stage == "reinit" else False
+    init = broken if stage == "broken" else "default"
+    reinit = ReinitConfig(patience=1, grace_period=0, init=init)
     trainer = Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_model_summary=False,
         callbacks=[
             RichProgressBar() if bar == "rich" else TQDMProgressBar(),
-            DeadUnitCallback(reinit=reinit),
+            DeadUnitCallback(reinit=reinit if stage in ("reinit", "broken") else False),
         ],
     )  # fmt: skip
     model = Slow(kill={6: [7, 8, 9, 10, 11, 12]})
