@@ -25,7 +25,7 @@ BROKEN = {
     "summing": "lightning_deadunits.lightning.together.report_of",
     "laying out": "lightning_deadunits.observation.tally.pack",
     "adding up": "lightning_deadunits.observation.sums.PassSums.flush",
-    "judging": "lightning_deadunits.lightning.callback_base.warn_of_gaps",
+    "judging": "lightning_deadunits.lightning.speaking.warn_of_gaps",
 }
 
 

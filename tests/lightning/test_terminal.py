@@ -55,10 +55,12 @@ def test_a_training_says_its_report_beside_the_bar(bar: str) -> None:
     text = " ".join(line.strip() for line in lines)
     warning = next(line for line in lines if "The dead fraction rose" in line)
     assert "it/s" not in warning
-    assert "from 10.7% to 32.1% between steps 3 and 7" in text.replace("be tween", "between")
-    header = lines.index("layer     units       dead  zero rate  dead since")
+    # The screen wraps lines wherever it has to.
+    assert "from10.7%to32.1%betweensteps3and7" in text.replace(" ", "")
+    header = lines.index("layer     units       dead  zero rate  made by  dead since")
     assert lines[header - 1] == ""
-    assert lines[header + 2] == "net.act      16  9 (56.3%)      0.785  3 born dead, 6 at step 7"
+    figures = "net.act      16  9 (56.3%)      0.785  net.fc1  3 born dead, 6 at step 7"
+    assert lines[header + 2] == figures
     assert lines[header + 5].split() == ["total", "28", "9", "(32.1%)"]
 
 
