@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from itertools import compress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.private_api import version_of
@@ -109,9 +110,16 @@ class KnownTensors:
         del self._entries[id(value)]
 
     def alive(self) -> set[int]:
-        """Return the values that somebody holds, but for those that autograd may hold."""
+        """Return the values that somebody holds, but for those that autograd may hold.
+
+        It holds masks, too, which have no gradient of their own: ``h > 0`` of ``h * (h > 0)``.
+        """
         held = ((reference(), index) for reference, index in self._entries.values())
-        return {i for t, i in held if isinstance(t, Tensor) and (t.grad_fn is None)}
+        return {
+            i
+            for t, i in held
+            if isinstance(t, Tensor) and t.grad_fn is None and t.dtype != torch.bool
+        }
 
     def is_buffer(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a buffer of the model."""

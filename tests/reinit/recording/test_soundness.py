@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits import ReinitConfig
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.recording import Recorder
 from tests.reinit.recording.stepping import Small, record, revive, small
+from tests.zoo import kill
 
 
 def x() -> Tensor:
@@ -325,3 +330,27 @@ def test_a_running_mean_of_norms_of_gradients_is_no_part_of_what_is_computed() -
     tape = record(net, step, training=True)
     assert not tape.obstacles
     assert revive(net, [tape], {"relu.a": [2]}).reinitialised == {"relu.a": [2]}
+
+
+class Jumping(nn.Module):
+    """A threshold written as a comparison: autograd holds the mask until backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 6), nn.Linear(6, 2)
+        kill(self.encoder, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.encoder(x)
+        return self.decoder(h * (h > 0.1))
+
+
+def test_a_mask_that_autograd_alone_holds_is_no_result_of_the_pass() -> None:
+    model = Jumping()
+    recorder = Recorder(model)
+    with recorder.recording(training=True) as box:
+        loss = model(torch.randn(8, 4)).pow(2).mean()
+    assert loss.requires_grad
+    event = Event(model, [box.tape], OptimizerMemory([]), ReinitConfig())
+    event.operate_({"mul": [1]})
+    assert event.report.reinitialised == {"mul": [1]}, str(event.report)
