@@ -11,10 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits import ReinitConfig
-from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.recording import Recorder
 from tests.reinit.recording.stepping import Small, record, revive, small
 from tests.zoo import kill
 
@@ -346,11 +342,7 @@ class Jumping(nn.Module):
 
 
 def test_a_mask_that_autograd_alone_holds_is_no_result_of_the_pass() -> None:
-    model = Jumping()
-    recorder = Recorder(model)
-    with recorder.recording(training=True) as box:
-        loss = model(torch.randn(8, 4)).pow(2).mean()
-    assert loss.requires_grad
-    event = Event(model, [box.tape], OptimizerMemory([]), ReinitConfig())
-    event.operate_({"mul": [1]})
-    assert event.report.reinitialised == {"mul": [1]}, str(event.report)
+    torch.manual_seed(0)
+    model, x = Jumping(), torch.randn(8, 4)
+    tape = record(model, lambda: model(x).pow(2).mean(), training=True)
+    assert revive(model, [tape], {"mul": [1]}).reinitialised == {"mul": [1]}
