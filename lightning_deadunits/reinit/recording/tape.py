@@ -266,11 +266,18 @@ class Tape:
 
     @cached_property
     def weight_values(self) -> set[int]:
-        """The values that were computed from parameters and constants alone."""
-        found = set(self.parameters)
+        """The values that were computed from parameters and constants alone.
+
+        What was drawn at random in the pass is none of them, as a generator's input: it is data.
+        """
+        found, rooted = set(self.parameters), set(self.parameters)
         for call in self.calls:
-            if found.issuperset(call.given):
-                found |= {value for value in call.outs if value is not None}
+            of_weights = not rooted.isdisjoint(call.given)
+            drawn = not of_weights and _name(call.function).strip("_") in _DRAWS
+            if found.issuperset(call.given) and not drawn:
+                outs = {value for value in call.outs if value is not None}
+                found |= outs
+                rooted |= outs if of_weights else set()
             else:
                 found -= set(call.writes) - self.parameters.keys()
         return found
@@ -283,6 +290,17 @@ def _values_of(entry: Call | SiteCall) -> Iterable[int]:
     if isinstance(entry, SiteCall):
         return (entry.value,)
     return (*entry.given, *(value for value in entry.outs if value is not None))
+
+
+_DRAWS = {
+    *("rand", "randn", "randint", "randperm", "normal", "uniform", "random", "bernoulli"),
+    *("exponential", "cauchy", "log_normal", "geometric", "poisson", "multinomial"),
+    *("rand_like", "randn_like", "randint_like"),
+}
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", ""))
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -346,3 +346,10 @@ def test_a_mask_that_autograd_alone_holds_is_no_result_of_the_pass() -> None:
     model, x = Jumping(), torch.randn(8, 4)
     tape = record(model, lambda: model(x).pow(2).mean(), training=True)
     assert revive(model, [tape], {"mul": [1]}).reinitialised == {"mul": [1]}
+
+
+def test_an_input_that_the_step_draws_itself_is_data() -> None:
+    torch.manual_seed(0)
+    model = Jumping()
+    tape = record(model, lambda: model(torch.randn(8, 4)).pow(2).mean(), training=True)
+    assert revive(model, [tape], {"mul": [1]}).reinitialised == {"mul": [1]}
