@@ -117,10 +117,10 @@ def test_scale_draws_a_panel_per_axis(tmp_path: Path, monkeypatch: pytest.Monkey
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_event_revives_all_of_fifty_units_and_a_second_one_searches_no_more() -> None:
-    measured = event.rounds(1)
-    assert measured["next event"]["forward_passes"] == 4
-    assert measured["next event"]["ratio"] < measured["first event"]["ratio"]
+def test_an_event_revives_all_of_fifty_units_by_few_replays() -> None:
+    measured = event.rounds(1)  # which raises unless all of them are revived
+    assert measured["event"]["replays"] == 7
+    assert measured["recording"]["replays"] == 0
 
 
 def test_the_benefit_is_drawn_from_the_committed_results(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,12 +41,9 @@ class Place(NamedTuple):
     order: int = 0
 
 
-class Shown(NamedTuple, Generic[Item]):
-    """A channel of a place showed the tag of an item."""
-
-    item: Item
-    place: Place
-    channel: int
+# No class: one that is generic and a NamedTuple takes Python 3.11.
+Shown = tuple[Item, Place, int]
+"""A channel of a place showed the tag of an item: item, place, channel."""
 
 
 def on_tape(passes: Passes, tape: int, search: Callable[[int], Found]) -> Found | None:
@@ -92,7 +89,7 @@ def tagged(
     mixed: dict[Item, None] = {}
     for place, channel, code in replays(book, _inverse(item_of)):
         if code in item_of:
-            found.append(Shown(item_of[code], place, channel))
+            found.append((item_of[code], place, channel))
         else:
             mixed |= dict.fromkeys(item_of[own] for own in book.inside(code))
     again = [item for item in mixed if exactly(item)]
@@ -112,7 +109,7 @@ def bit_by_bit(
         book = Codebook.of_single_bits(len(some), cells)
         item_of = dict(zip(book.codes.tolist(), some, strict=True))
         for place, channel, code in replays(book, _inverse(item_of)):
-            found += [Shown(item_of[own], place, channel) for own in book.inside(code)]
+            found += [(item_of[own], place, channel) for own in book.inside(code)]
     return found
 
 
