@@ -24,7 +24,6 @@ class Case:
         truth: Share of the units that fire on no sample at all, one per activation call.
         channels_last: Whether the units are on the last axis of three.
         stacked: Whether the first axis tells members apart, whose units are others.
-        routed: Whether not every layer is called in every pass.
     """
 
     model: nn.Module
@@ -32,7 +31,6 @@ class Case:
     truth: tuple[float, ...]
     channels_last: bool = False
     stacked: bool = False
-    routed: bool = False
 
 
 class Functional(nn.Module):
@@ -201,7 +199,7 @@ def experts() -> Case:
     batches = list(torch.rand(6, 30, 32))
     for index, batch in enumerate(batches):  # some batches leave an expert out
         batch[:, 0] = torch.tensor([(index + k % 2) % 3 for k in range(30)]) / 1000 + 1e-4
-    return Case(model, batches, (0.25, 0.25, 0.25), routed=True)
+    return Case(model, batches, (0.25, 0.25, 0.25))
 
 
 def ensemble() -> Case:
