@@ -12,15 +12,18 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.dataflow.groups import refuse_with_group
-from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
-from lightning_deadunits.reinit.dataflow.search import trace
-from lightning_deadunits.reinit.dataflow.trace import Part, Trace, UnitTrace
-from lightning_deadunits.reinit.dataflow.uses import other_uses
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey, channel_of
+from lightning_deadunits.reinit.dataflow.trace import (
+    Part,
+    Trace,
+    UnitTrace,
+    other_uses,
+    refuse_with_group,
+    trace,
+)
 from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
-from lightning_deadunits.reinit.values import channel_of
 
 _SHARDING = {
     "FullyShardedDataParallel",

@@ -11,7 +11,7 @@ from torch import nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit import edit, eligibility, revive
-from lightning_deadunits.reinit.dataflow import search
+from lightning_deadunits.reinit.dataflow import trace as tracing
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.ops import Operation
 from lightning_deadunits.reinit.surgery import surgeon
@@ -69,7 +69,7 @@ def forgetful(original: Any) -> Any:
 
 
 MUTATIONS = {
-    "an outgoing index is off by one": (search, "reading_parts", off_by_one),
+    "an outgoing index is off by one": (tracing, "reading_parts", off_by_one),
     "a reader is forgotten": (eligibility, "trace", forgetful),
 }
 
@@ -144,19 +144,19 @@ def test_a_failing_optimizer_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> N
 def test_one_culprit_does_not_cost_the_others_their_revival(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = search.reading_parts
+    original = tracing.reading_parts
 
     def wrong_for_two(session: Any, reader: tuple[int, int]) -> Any:
         return original(session, (reader[0], 3 if reader[1] == 2 else reader[1]))
 
     net, x, optimizer = network()
-    monkeypatch.setattr(search, "reading_parts", wrong_for_two)
+    monkeypatch.setattr(tracing, "reading_parts", wrong_for_two)
     report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert report.reinitialised == {"relu": [5]}
     assert list(report.refused["relu"]) == [2]
 
 
-def test_an_event_on_resnet18_with_50_dead_units_takes_seven_replays() -> None:
+def test_an_event_on_resnet18_with_50_dead_units_takes_six_replays() -> None:
     torch.manual_seed(0)
     net, x = ResNet(width=64, blocks=2, stages=4), torch.randn(8, 3, 32, 32)
     units = {}
@@ -165,8 +165,8 @@ def test_an_event_on_resnet18_with_50_dead_units_takes_seven_replays() -> None:
         kill(block.bn1, *units[f"layers.{index}.relu.bn1"])
     report = reinit_dead_units(net, units, x)
     assert report.num_reinitialised == 50
-    # Of the eval tape five, three of which compute no convolution; of the training tape two.
-    assert report.passes == 7
+    # Of the eval tape four, two of which compute no convolution; of the training tape two.
+    assert report.passes == 6
 
 
 def test_random_state_modes_and_buffers_are_as_before() -> None:
@@ -261,14 +261,14 @@ def test_operations_have_names() -> None:
 def test_what_was_done_before_a_failure_is_taken_back_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = search.reading_parts
+    original = tracing.reading_parts
 
     def wrong_for_two(session: Any, reader: tuple[int, int]) -> Any:
         return original(session, (reader[0], 3 if reader[1] == 2 else reader[1]))
 
     net, x, optimizer = network()
     before = snapshot(net, optimizer)
-    monkeypatch.setattr(search, "reading_parts", wrong_for_two)
+    monkeypatch.setattr(tracing, "reading_parts", wrong_for_two)
     operate = surgeon.Surgeon._operate_on
 
     def failing(self: Any, traces: Any, outcome: Any) -> None:

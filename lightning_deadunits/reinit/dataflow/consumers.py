@@ -1,29 +1,46 @@
 """Find consumers: tag the units at their spots, replay, and see which channels show them.
 
 Every contraction returns what it returned before, so that only direct consumers show. Then the
-units are clamped to zero and noise is put on everything else: a channel that reads a unit must stay
-zero, or its weights read something else as well.
+units are clamped to zero and noise is put on everything else (:mod:`~.noise`): a channel that
+reads a unit must stay zero, or its weights read something else as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.dataflow.noise import refuse_shared
-from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey
-from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, on_tape, tagged
-from lightning_deadunits.reinit.dataflow.tags import CellsLostError, Codebook
-from lightning_deadunits.reinit.dataflow.uses import with_all_uses
+from lightning_deadunits.reinit.dataflow.noise import live_channels
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
+from lightning_deadunits.reinit.dataflow.propagate import (
+    Place,
+    Shown,
+    TagReplay,
+    on_tapes,
+    tagged,
+)
+from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Operation
-from lightning_deadunits.reinit.values import replaced
+
+Fed = dict[Channel, set[UnitKey]]
+"""Channels of calls, and which units feed them."""
 
 STEERS = "its values steer the model (Python reads them): what it does then cannot be traced"
+
+_REASONS = {
+    "result": "the model's output depends on it without a layer in between",
+    "python": STEERS,
+}
+
+_HINTS = {
+    "norm": "{} normalises it together with others before it is read",
+    "product": "{} multiplies it with what is no plain parameter: with other activations, or with "
+    "weights that are computed, pruned or parametrised",
+    "opaque": "{} reads it, whose weights are no plain parameters (computed, pruned or "
+    "parametrised), or cannot be traced to single units",
+}
 
 
 @dataclass
@@ -36,7 +53,7 @@ class Consumers:
         hints: What stands between a unit and its consumers, should they turn out to be shared.
     """
 
-    channels: dict[Channel, set[UnitKey]] = field(default_factory=dict)
+    channels: Fed = field(default_factory=dict)
     refused: dict[UnitKey, str] = field(default_factory=dict)
     hints: dict[UnitKey, str] = field(default_factory=dict)
 
@@ -52,24 +69,44 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
 
 
 def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
-    shown: dict[tuple[Place, int], set[UnitKey]] = {}
-    lost: dict[UnitKey, str] = {}
-    for tape in passes.distinct():
-        own = [u for u in units if passes.recorded.of_layer(u[0], tape)]
-        seen = on_tape(passes, tape, partial(_search, passes, tape, own, factors)) if own else []
-        if seen is None:
-            lost |= dict.fromkeys(own, STEERS)
-        for unit, place, channel in seen or ():
-            shown.setdefault((place, channel), set()).add(unit)
+    def search(tape: int, cells: int) -> list[Shown[UnitKey]]:
+        own = [unit for unit in units if passes.recorded.of_layer(unit[0], tape)]
+
+        def replays(
+            book: Codebook, code_of: Mapping[UnitKey, int]
+        ) -> Iterator[tuple[Place, int, int]]:
+            return TagReplay(
+                passes, tape, book, own, units=code_of, everywhere=True, factors=factors
+            ).run()
+
+        return tagged(own, cells, replays)
+
+    shown, lost = on_tapes(passes, search)
+    steer = {unit for tape in lost for unit in units if passes.recorded.of_layer(unit[0], tape)}
+    return judged(passes, units, shown, dict.fromkeys(steer, STEERS))
+
+
+def judged(
+    passes: Passes,
+    units: Iterable[UnitKey],
+    shown: Iterable[Shown[UnitKey]],
+    lost: Mapping[UnitKey, str],
+) -> Consumers:
+    """Return the consumers of units by where their tags have shown.
+
+    Args:
+        passes: The passes.
+        units: The units.
+        shown: Where they showed.
+        lost: Units that could not be tagged, with the reason.
+    """
     found = _resolved(passes, shown)
     found.refused |= lost
-    found.channels = {
-        (twin, channel): units
-        for (index, channel), units in found.channels.items()
-        for twin in passes.with_twins(index)
-    }
-    found.channels = with_all_uses(passes, found.channels)
-    refuse_shared(passes, found)
+    found.channels = _with_all_uses(passes, found.channels)
+    for channel, what in live_channels(passes, found.channels).items():
+        reason = f"{passes.recorded.calls[channel[0]].title} reads it together with {what}"
+        for unit in found.channels[channel]:
+            found.refused.setdefault(unit, found.hints.get(unit, reason))
     consumed = set().union(*found.channels.values())
     for unit in units:
         if unit not in consumed:
@@ -87,103 +124,31 @@ def _take_over(found: Consumers, other: Consumers, units: list[UnitKey]) -> None
     found.refused = {unit: why for unit, why in found.refused.items() if unit not in saved}
 
 
-def _search(
-    passes: Passes, tape: int, units: list[UnitKey], factors: bool, cells: int
-) -> list[Shown[UnitKey]]:
-    def replays(book: Codebook, code_of: Mapping[UnitKey, int]) -> Iterator[tuple[Place, int, int]]:
-        return _UnitTags(passes, tape, book, code_of, units, factors).run()
-
-    return tagged(units, cells, replays)
-
-
-class _UnitTags(TagReplay):
-    """Tags units and clamps every contraction: who shows them?"""
-
-    def __init__(
-        self,
-        passes: Passes,
-        tape: int,
-        book: Codebook,
-        code_of: Mapping[UnitKey, int],
-        clamped: list[UnitKey],
-        factors: bool,
-    ) -> None:
-        super().__init__(passes, tape, book, clamped)
-        self._factors = factors
-        self._codes: dict[str, Tensor] = {}
-        for layer in self.units:
-            self._codes[layer] = torch.zeros(self.recorded.num_units(layer), dtype=torch.int64)
-        for (layer, unit), code in code_of.items():
-            self._codes[layer][unit] = code
-
-    def at_unit(self, spot: Spot, clamped: Tensor) -> Tensor:
-        if not self.book.cells.fits(clamped, spot.dims):
-            raise CellsLostError
-        return self.put(clamped, spot.dims, self._codes[spot.layer])
-
-    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        call = self.recorded.calls[index]
-        by_factor = self._factors and operation.reads_by_factor
-        if operation.kind == "contraction" or operation.reads_by_scale or by_factor:
-            self.look(Place("consumer", index), reads[0], operation.read_axes)
-            if call.out is None:
-                return out
-            return replaced(out, call.out) if by_factor else call.out.clone()
-        if operation.kind in ("opaque", "product") or operation.mixes:
-            for order, tensor in enumerate(reads):
-                kind = "norm" if operation.mixes else operation.kind
-                self.look(Place(kind, index, order), tensor, ())
-        return out
-
-    def result(self, key: Any, value: Tensor) -> None:
-        self.look(Place("result", (self.tape, key)), value, ())
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        self.look(Place("python", (self.tape, key)), value, ())
-
-
-# --- what that means ------------------------------------------------------------------------------
-
-
-def _resolved(passes: Passes, shown: Mapping[tuple[Place, int], set[UnitKey]]) -> Consumers:
+def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
     """Follow units that feed other units to what consumes those."""
     spots, calls = passes.recorded.spots, passes.recorded.calls
+    fed_by: dict[tuple[Place, int], set[UnitKey]] = {}
     fed: dict[UnitKey, set[UnitKey]] = {}
-    for (place, channel), units in shown.items():
-        if place.kind == "unit":
-            at = (spots[place.of].layer, channel)
-            for unit in units - {at}:
-                fed.setdefault(unit, set()).add(at)
+    for unit, place, channel in shown:
+        fed_by.setdefault((place, channel), set()).add(unit)
+        if place.kind == "unit" and (at := (spots[place.of].layer, channel)) != unit:
+            fed.setdefault(unit, set()).add(at)
     before = {unit: _ancestors(unit, fed) for unit in set().union(*fed.values())}
     found = Consumers()
     refusals: list[tuple[str, set[UnitKey]]] = []
-    for (place, channel), direct in shown.items():
+    for (place, channel), direct in fed_by.items():
         units = set(direct).union(*(before.get(unit, set()) for unit in direct))
         if place.kind == "consumer":
             found.channels[(place.of, channel)] = units
         elif place.kind in _HINTS:
             hint = _HINTS[place.kind].format(calls[place.of].title)
             found.hints |= {unit: hint for unit in units if unit not in found.hints}
-        elif place.kind != "unit":
+        elif place.kind in _REASONS:
             refusals.append((_REASONS[place.kind], units))
     for reason, units in refusals:
         for unit in units:
             found.refused.setdefault(unit, found.hints.get(unit, reason))
     return found
-
-
-_REASONS = {
-    "result": "the model's output depends on it without a layer in between",
-    "python": STEERS,
-}
-
-_HINTS = {
-    "norm": "{} normalises it together with others before it is read",
-    "product": "{} multiplies it with what is no plain parameter: with other activations, or with "
-    "weights that are computed, pruned or parametrised",
-    "opaque": "{} reads it, whose weights are no plain parameters (computed, pruned or "
-    "parametrised), or cannot be traced to single units",
-}
 
 
 def _ancestors(unit: UnitKey, fed: Mapping[UnitKey, set[UnitKey]]) -> set[UnitKey]:
@@ -194,3 +159,30 @@ def _ancestors(unit: UnitKey, fed: Mapping[UnitKey, set[UnitKey]]) -> set[UnitKe
         fresh = {source for source, places in fed.items() if places & fresh} - found
         found |= fresh
     return found
+
+
+def _with_all_uses(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> Fed:
+    """Add to channels that consume units the same channels of other calls with the same weights.
+
+    There they may read something else, or a unit that is not due: noise will show.
+    """
+    calls = passes.recorded.calls
+    found: Fed = {channel: set(units) for channel, units in channels.items()}
+    calls_of: dict[tuple[object, ...], list[int]] = {}
+    for index, call in enumerate(calls):
+        if call.operation.weight is not None and call.operation.read_axes:
+            calls_of.setdefault(_weight_of(passes, call.operation), []).append(index)
+    for (index, channel), units in channels.items():
+        for other in calls_of.get(_weight_of(passes, calls[index].operation), ()):
+            found.setdefault((other, channel), set()).update(units)
+    return found
+
+
+def _weight_of(passes: Passes, operation: Operation) -> tuple[object, ...]:
+    """Return what tells the weights of a call, and how it reads them."""
+    view: Tensor | None = operation.weight
+    owner = passes.parameters.owner(view)
+    if view is None or owner is None:
+        return (id(operation),)
+    place = view.storage_offset(), tuple(view.shape), tuple(view.stride())
+    return (id(owner), place, operation.kind, operation.read_sizes)

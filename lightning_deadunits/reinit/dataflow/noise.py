@@ -9,17 +9,20 @@ that the call allows; where there is none, nothing is known of what it flows int
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reinit.dataflow.passes import Passes, Spot, UnitKey, Visitor
+from lightning_deadunits.reinit.dataflow.passes import (
+    Passes,
+    Spot,
+    UnitKey,
+    Visitor,
+    channel_of,
+    silenced,
+)
 from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
-from lightning_deadunits.reinit.values import channel_of, silenced
-
-if TYPE_CHECKING:
-    from lightning_deadunits.reinit.dataflow.consumers import Consumers
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
@@ -28,15 +31,13 @@ _ARITHMETIC = {*SUMS, *FACTORS}
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 
-def refuse_shared(passes: Passes, found: Consumers) -> None:
-    """Refuse units whose consumers read other values by the same weights."""
+def live_channels(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> dict[Channel, str]:
+    """Return the channels that are fed by units and by something else, and what that is."""
+    live: dict[Channel, str] = {}
     for tape in passes.distinct():
-        calls = passes.recorded.calls
-        own = {c: units for c, units in found.channels.items() if calls[c[0]].tape == tape}
-        for channel, what in (_live_channels(passes, tape, own) if own else {}).items():
-            reason = f"{calls[channel[0]].title} reads it together with {what}"
-            for unit in own[channel]:
-                found.refused.setdefault(unit, found.hints.get(unit, reason))
+        own = {c: fed for c, fed in channels.items() if passes.recorded.calls[c[0]].tape == tape}
+        live |= _live_channels(passes, tape, own) if own else {}
+    return live
 
 
 def _live_channels(

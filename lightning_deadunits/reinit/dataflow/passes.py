@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
-from lightning_deadunits.reinit.dataflow.nan_tags import is_readable, with_tags
+from lightning_deadunits.reinit.dataflow.tags import is_readable, with_tags
 from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
@@ -31,7 +31,6 @@ from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
 from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.values import channel_of, silenced
 
 UnitKey = tuple[str, int]
 """Layer and unit."""
@@ -111,6 +110,7 @@ class Recorded:
         spots: The activations of the layers that matter.
         results: By tape and value, what it came to and what Python read of it.
         first_call: Number of the first call of each tape.
+        first_spot: Number of the first spot of each tape.
     """
 
     calls: list[WeightCall] = field(default_factory=list)
@@ -118,6 +118,7 @@ class Recorded:
     spots: list[Spot] = field(default_factory=list)
     results: dict[tuple[int, Any], Any] = field(default_factory=dict)
     first_call: list[int] = field(default_factory=list)
+    first_spot: list[int] = field(default_factory=list)
     call_at: dict[tuple[int, int], int] = field(default_factory=dict)
     spot_at: dict[tuple[int, int], int] = field(default_factory=dict)
     aside: dict[tuple[int, int], Any] = field(default_factory=dict)
@@ -207,6 +208,7 @@ class Passes:
         """
         for number in range(len(self.tapes)):
             self.recorded.first_call.append(len(self.recorded.calls))
+            self.recorded.first_spot.append(len(self.recorded.spots))
             self.replays += 1
             try:
                 replay(self.tapes[number], _Recording(self, number, clamped))
@@ -232,10 +234,9 @@ class Passes:
         """Return the numbers of one tape of each structure."""
         return [number for number, twins in self._twins.items() if twins[0] == number]
 
-    def with_twins(self, index: int) -> list[int]:
-        """Return a call, and the same call on the tapes of the same structure."""
-        first, own = self.recorded.first_call, self.recorded.calls[index].tape
-        return [index - first[own] + first[twin] for twin in self._twins[own]]
+    def twins(self, tape: int) -> list[int]:
+        """Return the numbers of the tapes of the same structure, in which calls are the same."""
+        return self._twins[tape]
 
     def _find_twins(self) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
@@ -482,3 +483,39 @@ def _is_same(known: WeightCall, operation: Operation, out: Any) -> bool:
 
 def _kept(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+# --- values of some channels --------------------------------------------------------------------
+
+
+def mask_of(tensor: Tensor, axes: tuple[int, ...], units: list[int]) -> Tensor:
+    """Return a mask that is True at some units and broadcasts to the tensor."""
+    mask = torch.zeros([tensor.shape[axis] for axis in axes], dtype=torch.bool)
+    mask.view(-1)[units] = True
+    shape = [tensor.shape[axis] if axis in axes else 1 for axis in range(tensor.ndim)]
+    return mask.reshape(shape).to(tensor.device)
+
+
+def replaced(output: Tensor, value: Tensor) -> Tensor:
+    """Write into an activation, for ``x.relu_()`` is often called without use of its result."""
+    if torch.is_grad_enabled() and output.requires_grad:
+        return value  # autograd may have kept what would be overwritten
+    try:
+        return output.copy_(value)
+    except RuntimeError:  # expanded, or an inference tensor
+        return value
+
+
+def silenced(output: Tensor, unit_dims: tuple[int, ...], units: list[int]) -> Tensor:
+    """Make some units of an activation zero."""
+    return replaced(output, output.masked_fill(mask_of(output, unit_dims, units), 0.0))
+
+
+def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
+    """Return the values of one channel; cheap where one axis indexes the channels."""
+    if len(axes) == 1:
+        return tensor.select(axes[0], channel)
+    index: list[Any] = [slice(None)] * tensor.ndim
+    for axis in reversed(axes):
+        channel, index[axis] = divmod(channel, tensor.shape[axis])
+    return tensor[tuple(index)]

@@ -1,4 +1,4 @@
-"""Tag replays: tags are put on values, units are clamped, and whoever shows a tag is written down.
+"""Tag replays: tags are put on values, units are clamped, and where a tag shows is written down.
 
 Every search is one of these. Items (units or channels) get tags; every contraction returns what it
 returned before, so that a tag shows at the direct consumer and no further; units are clamped to
@@ -22,14 +22,14 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Spot,
     UnitKey,
     Visitor,
+    mask_of,
+    replaced,
 )
 from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, codes_in
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
-from lightning_deadunits.reinit.values import mask_of, replaced
 
 Kind = Literal["consumer", "unit", "norm", "link", "product", "opaque", "result", "python"]
-Found = TypeVar("Found")
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -45,28 +45,54 @@ class Place(NamedTuple):
 Shown = tuple[Item, Place, int]
 """A channel of a place showed the tag of an item: item, place, channel."""
 
+Replays = Callable[[Codebook, Mapping[Item, int]], Iterator[tuple[Place, int, int]]]
+"""Runs the replays of a codebook, given the tag of each item; see :meth:`TagReplay.run`."""
 
-def on_tape(passes: Passes, tape: int, search: Callable[[int], Found]) -> Found | None:
-    """Search with samples as cells, and by replays alone if the model mixes samples.
+
+def on_tapes(
+    passes: Passes, search: Callable[[int, int], list[Shown[Any]]]
+) -> tuple[list[Shown[Any]], set[int]]:
+    """Search one tape of each structure; what it shows holds for the others of that structure.
 
     Args:
         passes: The passes.
-        tape: Which one is searched.
-        search: Searches with a number of cells.
+        search: Searches a tape, given its number and that of the cells: the samples, or one if the
+            model mixes samples, so that replays alone must tell items apart.
 
     Returns:
-        What was found, None if the tape cannot be replayed with tags in it.
+        What shows on all tapes, and the tapes that cannot be replayed with tags in them.
     """
-    for cells in dict.fromkeys((passes.cells(tape), 1)):
-        with suppress(CellsLostError, PathChangedError):
-            return search(cells)
-    return None
+    found: list[Shown[Any]] = []
+    lost: set[int] = set()
+    for tape in passes.distinct():
+        for cells in dict.fromkeys((passes.cells(tape), 1)):
+            with suppress(CellsLostError, PathChangedError):
+                shown = search(tape, cells)
+                for twin in passes.twins(tape):
+                    found += [_on_twin(passes, tape, twin, *one) for one in shown]
+                break
+        else:
+            lost |= set(passes.twins(tape))
+    return found, lost
+
+
+def _on_twin(
+    passes: Passes, tape: int, twin: int, item: Any, place: Place, channel: int
+) -> Shown[Any]:
+    recorded = passes.recorded
+    calls = recorded.first_call[twin] - recorded.first_call[tape]
+    spots = recorded.first_spot[twin] - recorded.first_spot[tape]
+    if isinstance(item[0], int) and item[0] >= 0:
+        item = (item[0] + calls, item[1])
+    if isinstance(place.of, int):
+        place = place._replace(of=place.of + (spots if place.kind == "unit" else calls))
+    return item, place, channel
 
 
 def tagged(
-    items: Sequence[Item],
+    items: Iterable[Item],
     cells: int,
-    replays: Callable[[Codebook, Mapping[Item, int]], Iterator[tuple[Place, int, int]]],
+    replays: Replays[Item],
     *,
     exactly: Callable[[Item], bool] = lambda item: True,
 ) -> list[Shown[Item]]:
@@ -75,8 +101,7 @@ def tagged(
     Args:
         items: The items.
         cells: Blocks of samples that are told apart.
-        replays: Runs the replays of a codebook, given the tag of each item; yields place, channel
-            and what it showed.
+        replays: Runs the replays.
         exactly: Which items are tagged once more if they are seen mixed with others; of the rest
             what is seen mixed is left out.
     """
@@ -92,15 +117,10 @@ def tagged(
             found.append((item_of[code], place, channel))
         else:
             mixed |= dict.fromkeys(item_of[own] for own in book.inside(code))
-    again = [item for item in mixed if exactly(item)]
-    return found + bit_by_bit(again, cells, replays)
+    return found + bit_by_bit([item for item in mixed if exactly(item)], cells, replays)
 
 
-def bit_by_bit(
-    items: Sequence[Item],
-    cells: int,
-    replays: Callable[[Codebook, Mapping[Item, int]], Iterator[tuple[Place, int, int]]],
-) -> list[Shown[Item]]:
+def bit_by_bit(items: Sequence[Item], cells: int, replays: Replays[Item]) -> list[Shown[Item]]:
     """Do as :func:`tagged` does, with a bit for each item, some 60 items at a time."""
     found = []
     most = max(1, cells - 1) * (LONGEST // cells)
@@ -118,23 +138,49 @@ def _inverse(item_of: Mapping[int, Item]) -> dict[Item, int]:
 
 
 class TagReplay(Visitor):
-    """Clamps units, puts tags somewhere, and writes down where they show.
+    """Tags channels of calls and units, clamps units, and writes down where tags show.
+
+    A call whose channels are tagged returns what it returned before, with the tags. A unit shows
+    what reaches it, is clamped, and then carries its own tag.
 
     Args:
         passes: The passes.
         tape: The tape that is replayed.
         book: The tags.
-        units: The units, which are clamped to what they were.
+        clamped: The units that are clamped.
+        channels: Tags of channels of calls.
+        units: Tags of units.
+        together: Whether the tag of a channel stands for all channels of its call.
+        everywhere: Whether to look wherever a tag may show, rather than at units and norms alone.
+        factors: Whether a product with a parameter is a consumer, for it can silence a channel.
     """
 
     clamps = True
     tags = True
 
-    def __init__(self, passes: Passes, tape: int, book: Codebook, units: Iterable[UnitKey]) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        tape: int,
+        book: Codebook,
+        clamped: Iterable[UnitKey],
+        *,
+        channels: Mapping[Channel, int] | None = None,
+        units: Mapping[UnitKey, int] | None = None,
+        together: bool = False,
+        everywhere: bool = False,
+        factors: bool = False,
+    ) -> None:
         self.passes, self.tape, self.book = passes, tape, book
-        self.recorded, self.units = passes.recorded, by_layer(units)
+        self.recorded, self.units = passes.recorded, by_layer(clamped)
         self.number = 0
+        self._everywhere, self._factors = everywhere, factors
         self._shown: dict[Place, Tensor] = {}
+        self._of_channels = _codes(channels or {}, lambda index: width_of(passes, index))
+        self._of_units = _codes(units or {}, self.recorded.num_units)
+        if together:
+            for codes in self._of_channels.values():
+                codes.fill_(int(codes.max()))
 
     def run(self) -> Iterator[tuple[Place, int, int]]:
         """Run all replays; yield every tag that shows, once per place and channel.
@@ -156,7 +202,7 @@ class TagReplay(Visitor):
                 for code in codes_in(shown[:, channel]):
                     yield place, channel, code
 
-    def look(
+    def _look(
         self, place: Place, tensor: Tensor, axes: Sequence[int], only: Sequence[int] | None = None
     ) -> None:
         """Write down what a tensor shows.
@@ -181,93 +227,67 @@ class TagReplay(Visitor):
             raise PathChangedError
         self._shown[place] = before + shown
 
-    def put(self, tensor: Tensor, axes: tuple[int, ...], codes: Tensor) -> Tensor:
-        """Return a copy whose channels are NaN where their tags have a one in this replay."""
-        return self.book.cells.mark(tensor, axes, codes, self.number)
-
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """See :class:`Visitor`."""
         units = self.units.get(spot.layer)
         if not units:
             return output
-        self.look(Place("unit", number), output, spot.dims, units)
-        mask = mask_of(output, spot.dims, units)
-        clamped = torch.where(mask, spot.activation, output)
-        return replaced(output, self.at_unit(spot, clamped))
-
-    def at_unit(self, spot: Spot, clamped: Tensor) -> Tensor:
-        """Put tags on an activation whose units are clamped; by default none."""
-        return clamped
-
-
-class ChannelTags(TagReplay):
-    """Tags channels of what calls return, and looks at units and at what norms read.
-
-    Args:
-        passes: The passes.
-        tape: The tape that is replayed.
-        book: The tags.
-        code_of: The tag of each channel.
-        units: The units, which are clamped.
-        together: Whether a tag stands for all channels of its call.
-        everywhere: Whether to look wherever a tag may show.
-    """
-
-    def __init__(
-        self,
-        passes: Passes,
-        tape: int,
-        book: Codebook,
-        code_of: Mapping[Channel, int],
-        units: Iterable[UnitKey],
-        *,
-        together: bool = False,
-        everywhere: bool = False,
-    ) -> None:
-        super().__init__(passes, tape, book, units)
-        self._everywhere = everywhere
-        self._codes: dict[int, Tensor] = {}
-        of_call: dict[int, list[tuple[int, int]]] = {}
-        for (index, channel), code in code_of.items():
-            of_call.setdefault(index, []).append((channel, code))
-        for index, pairs in of_call.items():
-            codes = torch.zeros(width_of(passes, index), dtype=torch.int64)
-            channels, own = torch.tensor(pairs).unbind(1)
-            codes[channels] = own
-            self._codes[index] = codes.max().expand(len(codes)) if together else codes
+        self._look(Place("unit", number), output, spot.dims, units)
+        clamped = torch.where(mask_of(output, spot.dims, units), spot.activation, output)
+        if spot.layer in self._of_units:
+            if not self.book.cells.fits(clamped, spot.dims):
+                raise CellsLostError
+            codes = self._of_units[spot.layer]
+            clamped = self.book.cells.mark(clamped, spot.dims, codes, self.number)
+        return replaced(output, clamped)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        call = self.recorded.calls[index]
-        self._look_at(index, operation, reads, out)
-        if call.out is None:
-            return out
-        passes_on = operation.kind in ("link", "product")
-        if index not in self._codes:
-            return out if passes_on else call.out.clone()
-        value = self.put(out if passes_on else call.out, operation.made_axes, self._codes[index])
-        return replaced(out, value) if passes_on else value
-
-    def _look_at(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> None:
-        kind = operation.kind
-        if kind == "link" and operation.weight is not None and self._everywhere:
-            self.look(Place("link", index), out, operation.made_axes)
-        elif kind == "norm" and (self._everywhere or not operation.mixes):
-            self.look(Place("norm", index), reads[0], operation.read_axes)
-        elif kind in ("contraction", "opaque") and self._everywhere:
+        before, kind = self.recorded.calls[index].out, operation.kind
+        codes = self._of_channels.get(index)
+        by_factor = self._factors and operation.reads_by_factor
+        consumes = kind == "contraction" or operation.reads_by_scale or by_factor
+        if kind == "norm" and codes is not None:
+            if self._everywhere or not operation.mixes:
+                self._look(Place("norm", index), reads[0], operation.read_axes)
+        elif self._everywhere and consumes:
+            self._look(Place("consumer", index), reads[0], operation.read_axes)
+        elif self._everywhere and (kind in ("opaque", "product") or operation.mixes):
+            hides: Kind = "norm" if kind == "norm" else "product" if kind == "product" else "opaque"
             for order, tensor in enumerate(reads):
-                consumer = kind == "contraction"
-                self.look(Place("consumer" if consumer else "opaque", index, order), tensor, ())
+                self._look(Place(hides, index, order), tensor, ())
+        elif self._everywhere and kind == "link" and operation.weight is not None:
+            self._look(Place("link", index), out, operation.made_axes)
+        if before is None:
+            return out
+        if codes is not None:
+            passes_on = kind in ("link", "product")
+            value = out if passes_on else before
+            value = self.book.cells.mark(value, operation.made_axes, codes, self.number)
+            return replaced(out, value) if passes_on else value
+        if by_factor:
+            return replaced(out, before)
+        # No tag of a producer gets past what cannot be traced, or mixes channels.
+        opaque = bool(self._of_channels) and (kind == "opaque" or operation.mixes)
+        return before.clone() if consumes or opaque else out
 
     def result(self, key: Any, value: Tensor) -> None:
         """See :class:`Visitor`."""
         if self._everywhere:
-            self.look(Place("result", (self.tape, key)), value, ())
+            self._look(Place("result", (self.tape, key)), value, ())
 
     def read(self, key: Any, value: Tensor, name: str) -> None:
         """See :class:`Visitor`."""
         if self._everywhere:
-            self.look(Place("python", (self.tape, key)), value, ())
+            self._look(Place("python", (self.tape, key)), value, ())
+
+
+def _codes(tags: Mapping[Any, int], width: Callable[[Any], int]) -> dict[Any, Tensor]:
+    """Return the tags of all channels of a call, or units of a layer: 0 for those without."""
+    found: dict[Any, Tensor] = {}
+    for (of, channel), code in tags.items():
+        found.setdefault(of, torch.zeros(width(of), dtype=torch.int64))[channel] = code
+    return found
 
 
 def width_of(passes: Passes, index: int) -> int:

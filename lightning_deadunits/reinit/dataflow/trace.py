@@ -1,13 +1,37 @@
-"""What tracing finds: the weights that make a unit and those that read it, part by part."""
+"""Trace units: the weights that make them and those that read them, or why they are refused.
+
+One replay is enough where nothing is unusual: each unit's tag is put on the channels that are
+guessed to make it, and on the unit itself behind its activation. If it shows at the unit, and else
+only at channels that the noise then finds silent with the unit, then these channels make it, and
+nothing but the unit and these consumers is concerned. All others are searched for: their consumers
+with the units tagged alone, their producers among all channels, and what else reads these.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import Tensor
 
+from lightning_deadunits.reinit.dataflow.consumers import find_consumers, judged
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
+from lightning_deadunits.reinit.dataflow.producers import (
+    Producers,
+    SideEffects,
+    candidates,
+    find_producers,
+    find_side_effects,
+)
+from lightning_deadunits.reinit.dataflow.propagate import (
+    Place,
+    Shown,
+    TagReplay,
+    on_tapes,
+    tagged,
+)
+from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Where
 from lightning_deadunits.reinit.weight_slice import WeightSlice
 
@@ -57,6 +81,9 @@ class UnitTrace:
     left: str | None = None
 
 
+Traces = dict[UnitKey, UnitTrace]
+
+
 @dataclass(eq=False)
 class Trace:
     """What tracing found.
@@ -67,9 +94,183 @@ class Trace:
         lost: What refused units share with others, which must be refused with them.
     """
 
-    units: dict[UnitKey, UnitTrace]
-    refused: dict[UnitKey, str]
-    lost: dict[UnitKey, UnitTrace] = field(default_factory=dict)
+    units: Traces = field(default_factory=dict)
+    refused: dict[UnitKey, str] = field(default_factory=dict)
+    lost: Traces = field(default_factory=dict)
+
+
+def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Trace:
+    """Find the weights of some units, and refuse those that share theirs with what is alive.
+
+    Args:
+        passes: Passes that were replayed once.
+        units: Layer and unit.
+        guess: Whether a candidate that is confirmed is enough, though others may add to it. A
+            thorough search takes some more replays.
+    """
+    units, found = list(units), Trace()
+    if guess:
+        _confirm(passes, units, found)
+    if any(unit not in found.units for unit in units):
+        _search(passes, units, found)
+    return found
+
+
+# --- a guess, confirmed -------------------------------------------------------------------------
+
+
+def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
+    """Trace the units of which what was guessed shows to be right."""
+    chains_of = candidates(passes, units)
+
+    def search(tape: int, cells: int) -> list[Shown[UnitKey]]:
+        own = [unit for unit in units if passes.recorded.of_layer(unit[0], tape)]
+
+        def replays(
+            book: Codebook, code_of: Mapping[UnitKey, int]
+        ) -> Iterator[tuple[Place, int, int]]:
+            channels = {
+                channel: code
+                for unit, code in code_of.items()
+                for chain in chains_of.get(unit, ())
+                for channel in chain
+                if passes.recorded.calls[channel[0]].tape == tape
+            }
+            return TagReplay(
+                passes, tape, book, own, channels=channels, units=code_of, everywhere=True
+            ).run()
+
+        return tagged(own, cells, replays)
+
+    shown, lost = on_tapes(passes, search) if chains_of else ([], set())
+    seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
+    for unit, place, channel in shown:
+        seen.setdefault(unit, set()).add((place, channel))
+    confirmed = [unit for unit in chains_of if _is_confirmed(passes, unit, chains_of[unit], seen)]
+    confirmed = [u for u in confirmed if not any(passes.recorded.of_layer(u[0], t) for t in lost)]
+    if not confirmed:
+        return
+    consumers = judged(passes, units, shown, {})
+    for unit in confirmed:
+        if unit not in consumers.refused:
+            own = found.units[unit] = UnitTrace()
+            for chain in chains_of[unit]:
+                _add_maker(passes, own, *chain)
+            # Whatever is on its way belongs to the unit.
+            for place, channel in sorted(seen[unit]):
+                if place.kind == "link" and _is_before(passes, place.of, unit):
+                    own.makes += link_parts(passes, (place.of, channel))
+    _add_consumers(passes, found, consumers.channels)
+    found.lost.clear()
+
+
+def _is_confirmed(
+    passes: Passes,
+    unit: UnitKey,
+    chains: list[list[Channel]],
+    seen: Mapping[UnitKey, set[tuple[Place, int]]],
+) -> bool:
+    """Tell whether a unit showed what makes it, and neither of them anything but consumers."""
+    expected = {(Place("unit", spot), unit[1]) for spot in passes.recorded.of_layer(unit[0])}
+    expected |= {(Place("norm", chain[0][0]), chain[0][1]) for chain in chains if len(chain) > 1}
+    rest = seen[unit] - expected
+    return expected <= seen[unit] and all(p.kind in ("consumer", "link") for p, _ in rest)
+
+
+def _is_before(passes: Passes, index: int, unit: UnitKey) -> bool:
+    """Tell whether a call came before a spot of a unit, on the same tape."""
+    spots = (passes.recorded.spots[spot] for spot in passes.recorded.of_layer(unit[0]))
+    tape = passes.recorded.calls[index].tape
+    return any(spot.tape == tape and index < spot.reached for spot in spots)
+
+
+# --- a search -----------------------------------------------------------------------------------
+
+
+def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
+    """Trace the units that are not traced yet."""
+    consumers = find_consumers(passes, units)
+    found.refused |= {u: why for u, why in consumers.refused.items() if u not in found.units}
+    left = [unit for unit in units if unit not in found.units and unit not in found.refused]
+    if left:
+        _search_producers(passes, left, units, found)
+    # A norm that is written by hand may leave a unit nothing of its own but its scale.
+    left = [unit for unit in left if unit in found.refused]
+    if left and any(call.operation.makes_by_factor for call in passes.recorded.calls):
+        other = Trace()
+        _search_producers(passes, left, units, other, factors=True)
+        found.units |= other.units
+        found.refused = {u: why for u, why in found.refused.items() if u not in other.units}
+    _add_consumers(passes, found, consumers.channels)
+
+
+def _search_producers(
+    passes: Passes,
+    units: list[UnitKey],
+    clamped: list[UnitKey],
+    found: Trace,
+    *,
+    factors: bool = False,
+) -> None:
+    producers = find_producers(passes, units, factors=factors)
+    found.refused |= producers.refused
+    makers = {channel for channels in producers.of.values() for channel in channels}
+    if not makers:
+        return
+    producers.before = {norm: own for norm, own in producers.before.items() if norm in makers}
+    marked = sorted(makers | set(producers.before.values()))
+    effects = find_side_effects(passes, marked, clamped, producers.before)
+    for unit, channels in producers.of.items():
+        own = UnitTrace()
+        reasons = [_add_producer(passes, own, maker, producers, effects) for maker in channels]
+        # One producer of its own is enough, as in a residual block: what else is added stays.
+        if any(reason is None for reason in reasons):
+            found.units[unit] = own
+        else:
+            found.refused[unit] = next(reason for reason in reasons if reason)
+
+
+def _add_producer(
+    passes: Passes, own: UnitTrace, maker: Channel, producers: Producers, effects: SideEffects
+) -> str | None:
+    """Add the weights of one producer to a trace; return why not, if so."""
+    call = passes.recorded.calls[maker[0]]
+    if maker in effects.of:
+        return f"{call.title} makes it, and {effects.of[maker]} reads the same before it"
+    before = producers.before.get(maker) if call.operation.kind == "norm" else None
+    before = None if before in effects.of else before
+    if call.operation.kind == "norm" and before is None and call.operation.weight is None:
+        return f"{call.title} normalises what makes it, and has no weights of its own"
+    _add_maker(passes, own, maker, before)
+    for link, follows in effects.links:
+        if follows in (maker, before):
+            own.makes += link_parts(passes, link)
+    return None
+
+
+# --- weights ------------------------------------------------------------------------------------
+
+
+def _add_maker(
+    passes: Passes, own: UnitTrace, maker: Channel, before: Channel | None = None
+) -> None:
+    """Add what makes a unit to its trace: a channel, and the one before it if that is a norm's."""
+    if before is not None:
+        own.makes += making_parts(passes, before)
+        own.statistics[maker] = before
+        own.shares.add(("make", before))
+    own.makes += making_parts(passes, maker)
+    own.shares.add(("make", maker))
+
+
+def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[UnitKey]]) -> None:
+    """Add what reads units to their traces, once; refused ones share it with the others."""
+    for channel, fed_by in channels.items():
+        for unit in sorted(fed_by):
+            own = found.units.get(unit) or found.lost.setdefault(unit, UnitTrace())
+            if unit in found.units and ("read", channel) not in own.shares:
+                own.reads += reading_parts(passes, channel)
+            own.shares.add(("read", channel))
 
 
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
@@ -114,3 +315,67 @@ def _parts(
     if view is None or passes.parameters.owner(view) is None:
         return []
     return [Part(*of, role, passes.parameters.part(view, where), view)]
+
+
+def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
+    """Return the titles of calls that use some weights, but are no use of the unit's own.
+
+    Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
+    tapes. That is no reason to refuse, as long as each use is the unit's own.
+
+    Args:
+        passes: The passes.
+        part: Weights that make a unit or read it.
+        own: All weights of that unit.
+    """
+    calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
+    parameter = part.weights.parameter
+    foreign = [
+        use.call
+        for use in passes.recorded.uses
+        if use.parameter is parameter
+        and use.call not in calls
+        # Most weights are given to calls as a whole.
+        and (use.view.shape == parameter.shape or passes.parameters.meet(use.view, part.weights))
+    ]
+    every = (*sorted(calls), *foreign) if foreign else ()
+    return list(dict.fromkeys(passes.recorded.calls[index].title for index in every))
+
+
+def _covers(other: Part, part: Part) -> bool:
+    """Tell whether a part holds all the weights of another one that they have in common."""
+    if other.weights.parameter is not part.weights.parameter:
+        return False
+    return other is part or bool(
+        other.weights.positions.shape == part.weights.positions.shape
+        and (other.weights.positions == part.weights.positions).all()
+    )
+
+
+# --- coupled groups -----------------------------------------------------------------------------
+
+
+def coupled_groups(traces: Traces) -> list[list[UnitKey]]:
+    """Return the units in groups that share weights, so that one cannot go without the others."""
+    group_of: dict[tuple[str, Channel], list[UnitKey]] = {}
+    for unit, own in traces.items():
+        merged = [unit]
+        for other in {id(g): g for share in own.shares if (g := group_of.get(share))}.values():
+            merged += other
+        for member in merged:
+            for share in traces[member].shares:
+                group_of[share] = merged
+    groups = {id(group): group for group in group_of.values()}
+    loose = [[unit] for unit, own in traces.items() if not own.shares]
+    return list(groups.values()) + loose
+
+
+def refuse_with_group(traces: Traces, refused: dict[UnitKey, str], groups: Traces) -> None:
+    """Refuse units that share weights with refused ones; both arguments are changed."""
+    for group in coupled_groups(groups):
+        lost = [unit for unit in group if unit in refused]
+        for unit in group:
+            if lost and unit not in refused:
+                layer, number = lost[0]
+                refused[unit] = f"it shares weights with unit {number} of {layer}, which is refused"
+                traces.pop(unit, None)

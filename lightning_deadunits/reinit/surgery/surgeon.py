@@ -7,19 +7,13 @@ from dataclasses import dataclass, field
 import torch
 
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.dataflow.groups import (
-    Traces,
-    biases_of,
-    coupled_groups,
-    left_in,
-    made_by,
-    parts_by_call,
-    refuse_with_group,
-    statistics_of,
-    weights_key,
-)
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
-from lightning_deadunits.reinit.dataflow.trace import Part
+from lightning_deadunits.reinit.dataflow.trace import (
+    Part,
+    Traces,
+    coupled_groups,
+    refuse_with_group,
+)
 from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.report import by_layer
@@ -272,3 +266,52 @@ def _check_gradients(edits: list[Edit]) -> None:
             gradient = weights.parameter.grad if weights.parameter.is_leaf else None
             if gradient is not None and bool((weights.read(gradient) != 0).any()):
                 raise DisturbedError("a gradient from before would move the fresh weights")
+
+
+# --- what the traces of several units come to ---------------------------------------------------
+
+
+def parts_by_call(traces: Traces) -> dict[tuple[str, tuple[int, str]], list[Part]]:
+    """Sort the parts that make units by layer, call and role; each of the weights once."""
+    found: dict[tuple[str, tuple[int, str]], list[Part]] = {}
+    seen: set[tuple[str, int, int, int]] = set()
+    for (layer, _), trace in traces.items():
+        for part in trace.makes:
+            if (key := (part.role, *weights_key(part.weights))) not in seen:
+                seen.add(key)
+                found.setdefault((layer, (part.index, part.role)), []).append(part)
+    return found
+
+
+def made_by(traces: Traces) -> set[int]:
+    """Return the calls that fresh weights feed, whose results so must differ."""
+    parts = {part.index for trace in traces.values() for part in trace.makes}
+    # A norm without weights of its own is fed by fresh ones all the same.
+    norms = (n for trace in traces.values() for n in (*trace.statistics, *trace.fixed))
+    return parts | {index for index, _ in norms}
+
+
+def biases_of(traces: Traces) -> dict[Channel, WeightSlice]:
+    """Return the biases of channels that no norm stands behind, which would take a shift back."""
+    return {
+        (part.index, part.channel): part.weights
+        for trace in traces.values()
+        for part in trace.makes
+        if part.role == "bias" and not trace.statistics
+    }
+
+
+def weights_key(weights: WeightSlice) -> tuple[int, int, int]:
+    """Return what tells some weights, whichever call uses them."""
+    places = weights.positions
+    return id(weights.parameter), int(places[0]) if len(places) else -1, len(places)
+
+
+def left_in(traces: Traces) -> set[UnitKey]:
+    """Return the units that must do without some of what made them."""
+    return {unit for unit, trace in traces.items() if trace.left}
+
+
+def statistics_of(traces: Traces) -> set[Channel]:
+    """Return the norms whose running statistics are to be those of fresh weights."""
+    return {channel for trace in traces.values() for channel in trace.statistics}

@@ -14,10 +14,12 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Spot,
     UnitKey,
     Visitor,
+    channel_of,
+    replaced,
+    silenced,
 )
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan, masks
-from lightning_deadunits.reinit.values import channel_of, replaced, silenced
 
 Statistics = dict[Channel, tuple[Tensor, Tensor]]
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits import reinit_dead_units
-from lightning_deadunits.reinit.dataflow.groups import coupled_groups
 from lightning_deadunits.reinit.dataflow.passes import Passes
-from lightning_deadunits.reinit.dataflow.search import trace
+from lightning_deadunits.reinit.dataflow.trace import coupled_groups, trace
 from lightning_deadunits.reinit.recording.layers import keys_of
 from lightning_deadunits.reinit.revive import record_both
 from tests.reinit.test_zoo import made
