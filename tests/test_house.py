@@ -29,15 +29,15 @@ FLOORS = [
 ]
 # And within re-initialisation, from what weights and calls are up to what a Trainer does.
 FLOORS_OF_REINIT = [
-    ["config", "report", "weight_slice", "values"],
-    ["edit", "parameters"],
-    ["plan", "recording"],
+    ["config", "report", "weights"],
+    ["parameters", "plan"],
+    ["recording"],
     ["ops"],
     ["dataflow", "optimizers"],
     ["surgery"],
     ["eligibility"],
     ["event"],
-    ["call_arguments", "revive", "training"],
+    ["revive", "training"],
 ]
 MAY_IMPORT_LIGHTNING = {"callback", "pytorch_lightning", "lightning"}
 

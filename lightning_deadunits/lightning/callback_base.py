@@ -35,8 +35,8 @@ from lightning_deadunits.observation.selection import (
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
-from lightning_deadunits.reinit.training.observers import Watch
 from lightning_deadunits.reinit.training.reviver import Reviver
+from lightning_deadunits.reinit.training.windows import Watch
 from lightning_deadunits.reporting.gaps import of_sample
 from lightning_deadunits.reporting.history import History
 from lightning_deadunits.reporting.report import DeadUnitsReport
@@ -459,6 +459,7 @@ class DeadUnitMonitor:
             self.reviver.end_recording(training=True)
         if self._windows is not None:
             self._windows.end_batch()
+        self._take_back(trainer, pl_module)
         if self._active_reviver is not None:
             self._active_reviver.after_train_batch()
         if self._windows is None or not self._windows.full or self._guard.all_know:
@@ -496,6 +497,14 @@ class DeadUnitMonitor:
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Read the learning rate, which a diagnosis looks at."""
         self._circumstances.before_step(optimizer)
+        self._take_back(trainer, pl_module, optimizer)
+
+    def _take_back(self, trainer: Any, pl_module: Any, optimizer: Any = None) -> None:
+        """Give up units whose weights became NaN as soon as they were revived."""
+        if self._active_reviver is not None:
+            event = self._active_reviver.take_back_(trainer, optimizer)
+            if event is not None:
+                self._tell(trainer, pl_module, event)
 
     @property
     def _active_reviver(self) -> Reviver | None:

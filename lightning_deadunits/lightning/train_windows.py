@@ -21,8 +21,7 @@ from lightning_deadunits.lightning.logging import log_window, write_report
 from lightning_deadunits.lightning.terminal import beside_progress_bar
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.observation.tally import Agreement
-from lightning_deadunits.reinit.training.observers import Watch, Zeros
-from lightning_deadunits.reinit.training.windows import Window
+from lightning_deadunits.reinit.training.windows import Watch, Window, Zeros
 from lightning_deadunits.reporting.gaps import warn_of_cuts, warn_of_gaps
 from lightning_deadunits.reporting.history import History
 from lightning_deadunits.reporting.report import DeadUnitsReport

@@ -160,11 +160,6 @@ def remainder(passes: Passes, own: UnitTrace, left: Mapping[Part, str]) -> UnitT
     A norm behind weights that stay has a scale and a shift to revive the unit with, as in a
     pre-activation network, and right statistics already. A norm that is frozen itself may let a
     fresh row through. A bias alone may do, too. Which of it does, the example shows.
-
-    Args:
-        passes: The passes.
-        own: The whole trace.
-        left: The parts that stay, with the reason.
     """
     kept = [part for part in own.makes if part not in left]
     stays = {part.index for part in left if part.role == "weight"}

@@ -11,7 +11,6 @@ from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
-from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.plan import Plan
@@ -19,10 +18,10 @@ from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
-from lightning_deadunits.reinit.surgery.draws import Draws
+from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients_
 from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 
 class Event:
@@ -40,6 +39,7 @@ class Event:
         names: The names of layers, if a training keeps them.
 
     Attributes:
+        model: The model.
         report: What was done.
         outcome: What was written.
         touched: The elements of parameters that were written, each once.
@@ -57,7 +57,7 @@ class Event:
         scales: Mapping[str, float] | None = None,
         names: LayerNames | None = None,
     ) -> None:
-        self._model, self._tapes = model, list(tapes)
+        self.model, self._tapes = model, list(tapes)
         self._memory, self._config = memory, config
         self._seed, self._step = seed, step
         self._scales, self._names = scales or {}, names
@@ -73,7 +73,7 @@ class Event:
         exclude = as_patterns("exclude", self._config.exclude)
         units = {name: own for name, own in units.items() if selects(name, layers, exclude)}
         keys = [(layer, unit) for layer, own in units.items() for unit in own]
-        if keys and (reason := model_refusal(self._model)) is not None:
+        if keys and (reason := model_refusal(self.model)) is not None:
             self.report.refused = reasons_by_layer(dict.fromkeys(keys, reason))
         elif keys:
             self._run(units, keys)
@@ -98,13 +98,10 @@ class Event:
     def plan(self) -> Plan:
         """Return what was written, for other processes and for a checkpoint."""
         units = self.report.reinitialised
-        return Plan.of(self._model, units, self.outcome.edits, self._fresh)
+        return Plan.of(self.model, units, self.outcome.edits, self._fresh)
 
     def follow_(self, plan: Plan) -> dict[UnitKey, str]:
         """Write what another process has planned, and verify it on the tapes of this one.
-
-        Args:
-            plan: The plan.
 
         Returns:
             The units that cannot be re-initialised here, with the reason; then nothing is written.
@@ -116,7 +113,7 @@ class Event:
         refused |= passes.alive(keys)
         if refused:
             return refused
-        edit = plan.edit(self._model)
+        edit = plan.edit(self.model)
         edit.apply_()
         self.outcome = Outcome([edit], keys)
         try:
@@ -134,7 +131,7 @@ class Event:
     def _replayed(self, units: Units, keys: list[UnitKey]) -> tuple[Passes, dict[UnitKey, str]]:
         """Replay the tapes as they are; return the units too that they do not vouch for."""
         layers = keys_of(self._tapes, units, self._names)
-        passes = Passes(self._model, self._tapes, layers)
+        passes = Passes(self.model, self._tapes, layers)
         broken = passes.record(units if self._config.criterion == "dormant" else {})
         refused = refuse_unsound(passes.tapes, layers, broken, keys)
         for layer in units:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 
 class Named(NamedTuple):
@@ -23,11 +23,7 @@ class Named(NamedTuple):
 
 
 class Parameters:
-    """Finds the parameter behind a tensor.
-
-    Args:
-        model: The model whose parameters they are.
-    """
+    """Finds the parameter behind a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
         self._by_storage: dict[int, list[Named]] = {}

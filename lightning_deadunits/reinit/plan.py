@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 Write = tuple[str, Tensor, Tensor]
 """Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
@@ -38,14 +37,7 @@ class Plan:
     def of(
         cls, model: nn.Module, units: Units, edits: Iterable[Edit], fresh: Iterable[WeightSlice]
     ) -> Plan:
-        """Return the plan of what edits have written to a model.
-
-        Args:
-            model: The model, as it is after the edits.
-            units: The units that are re-initialised.
-            edits: The edits.
-            fresh: Weights that make the units.
-        """
+        """Return the plan of what edits have written to a model."""
         names = {id(tensor): name for name, tensor in tensors_of(model).items()}
         merged = Edit()
         for edit in edits:

@@ -15,7 +15,7 @@ from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.revive import record_both
-from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.schedule import Schedule
 from tests.benchmarks.continual_learner import INPUTS, Networks, Policy, Window, fresh_weights
 from tests.benchmarks.slowly_changing import Floats

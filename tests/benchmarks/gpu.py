@@ -10,6 +10,7 @@ measures the memory that it takes beside the activation.
 from __future__ import annotations
 
 import argparse
+import copy
 import random
 import statistics
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.utils
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -79,19 +81,25 @@ def measure(
 ) -> dict[str, Any]:
     """Time plain and observed passes in turn.
 
+    Compiled models are two, each compiled as it will run; hooks that come and go would have one
+    compiled anew, and given up in the end.
+
     Returns:
-        Milliseconds of the plain pass, the median ratio with quartiles, and how many activations.
+        Milliseconds of the plain pass, the median ratio with quartiles, how many activations, and
+        how many graphs were compiled.
     """
     observer = Observer(model)
-    run_model = torch.compile(model) if compiled else model
+    bare = torch.compile(copy.deepcopy(model)) if compiled else model
+    observed = torch.compile(model) if compiled else model
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] if compiled else 0
 
     def plain() -> None:
-        with torch.inference_mode():
-            run_model(inputs)
+        with torch.no_grad():
+            bare(inputs)
 
     def watched() -> None:
-        with torch.inference_mode(), observer.one_pass():
-            run_model(inputs)
+        with torch.no_grad(), observer.one_pass():
+            observed(inputs)
 
     def timed(run: Callable[[], None], passes: int) -> float:
         with observer.watching() if run is watched else nullcontext():
@@ -99,6 +107,10 @@ def measure(
 
     for run in (plain, watched):
         timed(run, 3)
+    if compiled:
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs
+        if graphs < 2:
+            raise RuntimeError(f"Expected both models to be compiled, but got {graphs} graphs.")
     passes = max(1, min(50, int(_SECONDS_PER_TURN / timed(plain, 3))))
     ratios, plains = [], []
     order = random.Random(0)
@@ -115,6 +127,7 @@ def measure(
         "activations": len(observer.counts),
         "pairs": pairs,
         "passes_per_turn": passes,
+        "graphs": graphs,
     }
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
-from lightning_deadunits.reinit import edit, eligibility, revive
+from lightning_deadunits.reinit import eligibility, revive, weights
 from lightning_deadunits.reinit.dataflow import trace as tracing
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.ops import Operation
@@ -114,7 +114,7 @@ def test_a_failure_while_writing_is_taken_back(monkeypatch: pytest.MonkeyPatch) 
     net, x, optimizer = network()
     before = snapshot(net, optimizer)
     written = []
-    original = edit.WeightSlice.write_
+    original = weights.WeightSlice.write_
 
     def failing(self: Any, tensor: Any, values: Any) -> None:
         written.append(tensor)
@@ -122,7 +122,7 @@ def test_a_failure_while_writing_is_taken_back(monkeypatch: pytest.MonkeyPatch) 
             raise RuntimeError("out of memory")
         original(self, tensor, values)
 
-    monkeypatch.setattr(edit.WeightSlice, "write_", failing)
+    monkeypatch.setattr(weights.WeightSlice, "write_", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert untouched(before, net, optimizer)

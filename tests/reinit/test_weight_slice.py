@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 WEIGHT = torch.nn.Parameter(torch.arange(4.0 * 3 * 2 * 2).reshape(4, 3, 2, 2))
 

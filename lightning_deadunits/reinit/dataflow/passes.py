@@ -179,11 +179,6 @@ class Visitor:
 class Passes:
     """Replays tapes for visitors.
 
-    Args:
-        model: The model.
-        tapes: What was recorded of it.
-        layers: Names of the layers that matter, by key.
-
     Attributes:
         replays: How many replays there were.
         broken: Numbers of the tapes that cannot be replayed, with the reason.

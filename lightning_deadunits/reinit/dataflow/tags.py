@@ -32,11 +32,7 @@ class CellsLostError(Exception):
 
 @dataclass(frozen=True)
 class Cells:
-    """Some cells.
-
-    Args:
-        count: How many.
-    """
+    """Some cells."""
 
     count: int
 
@@ -121,14 +117,7 @@ def _spread(values: Tensor, axes: list[int], ndim: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Codes for some items, and how they are spread over passes.
-
-    Args:
-        codes: One code per item, int64 of shape ``(K,)``.
-        bits: Length of a code.
-        cells: Samples that are told apart within a pass.
-        single: Whether every code is a single bit.
-    """
+    """Codes for some items, and how they are spread over passes."""
 
     codes: Tensor
     bits: int

@@ -33,7 +33,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Where
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 Role = Literal["weight", "bias", "scale", "shift"]
 
@@ -322,11 +322,6 @@ def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
 
     Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
     tapes. That is no reason to refuse, as long as each use is the unit's own.
-
-    Args:
-        passes: The passes.
-        part: Weights that make a unit or read it.
-        own: All weights of that unit.
     """
     calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
     parameter = part.weights.parameter

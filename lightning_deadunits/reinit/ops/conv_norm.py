@@ -10,12 +10,7 @@ from lightning_deadunits.reinit.ops.operation import Described, Given, Operation
 
 
 def convolution(spatial: int, transposed: bool) -> Callable[[Given], Described | None]:
-    """Return what describes a convolution.
-
-    Args:
-        spatial: Number of spatial axes.
-        transposed: Whether it is a transposed one.
-    """
+    """Return what describes a convolution."""
     last = ("output_padding", "groups") if transposed else ("dilation", "groups")
     names = ("input", "weight", "bias", "stride", "padding", *last)
 
@@ -57,12 +52,7 @@ def _weights(
 
 
 def norm(*names: str, mixes: bool) -> Callable[[Given], Described | None]:
-    """Return what describes a norm.
-
-    Args:
-        *names: Names of its arguments, in their order.
-        mixes: Whether it mixes channels.
-    """
+    """Return what describes a norm."""
 
     def describe_it(given: Given) -> Described | None:
         named = dict(zip(names, given.bound(*names), strict=True))

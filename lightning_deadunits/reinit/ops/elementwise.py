@@ -52,11 +52,7 @@ _FOLLOWED = {*_CASTS, *FACTORS, *MOVES}
 
 
 class Copies:
-    """Knows which copy stands for which part of a parameter, during one pass.
-
-    Args:
-        parameters: Those of the model.
-    """
+    """Knows which copy stands for which part of a parameter, during one pass."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._parameters = parameters

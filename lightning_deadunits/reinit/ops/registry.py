@@ -96,11 +96,7 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
 
 
 def describe(given: Given) -> Described | None:
-    """Return what a call does and the activations it reads, None if it has no weights.
-
-    Args:
-        given: The call.
-    """
+    """Return what a call does and the activations it reads, None if it has no weights."""
     describer = _DESCRIBERS.get(given.function)
     described = None
     with suppress(Exception):  # an unforeseen signature: what it does is unknown then

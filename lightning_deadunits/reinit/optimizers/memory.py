@@ -16,7 +16,7 @@ from lightning_deadunits.reinit.optimizers.state import (
     reset_,
 )
 from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 
 class OptimizerMemory:
@@ -64,9 +64,6 @@ class OptimizerMemory:
     def forget_(self, slices: Sequence[WeightSlice]) -> Callable[[], None]:
         """Forget some weights and count their steps anew; write the fresh weights first.
 
-        Args:
-            slices: The re-initialised weights.
-
         Returns:
             What takes it back, bit for bit, as long as no optimizer has stepped.
 
@@ -96,10 +93,6 @@ class OptimizerMemory:
         self, state: Sequence[Mapping[str, Any]], parameters: Mapping[str, Tensor]
     ) -> None:
         """Resume from :meth:`state_dict`; before or after the optimizers load theirs.
-
-        Args:
-            state: The state.
-            parameters: Parameters by name, on their device.
 
         Raises:
             ValueError: If optimizers or parameters are not those of the state.

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
-from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 # By name, for none of the packages need be installed. Each rank holds the state of some parameters.
 _SHARDED = ("ZeroRedundancyOptimizer", "ZeROOptimizer", "OSS")
@@ -88,10 +87,6 @@ def refusal(optimizer: Any, parameter: Tensor) -> str | None:
 
     A parameter that the optimizer does not have, or has not stepped yet, has no memory to reset.
 
-    Args:
-        optimizer: As for :func:`optimizers_inside`.
-        parameter: The parameter.
-
     Returns:
         The reason in words, None if there is none.
     """
@@ -136,10 +131,6 @@ def _counts_steps(key: str, value: Tensor, parameter: Tensor) -> bool:
 
 def memory_of(optimizers: Iterable[Any], parameter: Tensor) -> Iterator[Tensor]:
     """Yield every state tensor of the parameter's shape: what :func:`reset_` writes to.
-
-    Args:
-        optimizers: As for :func:`optimizers_inside`.
-        parameter: The parameter.
 
     Yields:
         The tensors themselves, so that a caller can back up its slices of them.

@@ -24,10 +24,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_deadunits.reinit.optimizers.fresh_weights import FreshWeights
+from lightning_deadunits.reinit.optimizers.fresh_weights import FreshWeights, update_rule
 from lightning_deadunits.reinit.optimizers.state import group_of
-from lightning_deadunits.reinit.optimizers.update_rules import update_rule
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 # Looking for what has expired reads `step`, which waits for the device: rarely, therefore.
 _STEPS_BETWEEN_CLEANUPS = 256
@@ -65,10 +64,6 @@ class StepCorrection:
     @staticmethod
     def refusal(optimizer: Optimizer, parameter: Tensor) -> str | None:
         """Say why a parameter's steps get no correction, though its moments may need one.
-
-        Args:
-            optimizer: The optimizer, unwrapped.
-            parameter: The parameter.
 
         Returns:
             The reason in words; None if it is corrected, or counts no steps.
@@ -148,11 +143,6 @@ class StepCorrection:
         self, optimizer: Optimizer, state: Mapping[str, Any], parameters: Mapping[str, Tensor]
     ) -> None:
         """Resume what :meth:`state_dict` took down, in place of what is known of its parameters.
-
-        Args:
-            optimizer: The optimizer that this correction is :meth:`of`.
-            state: The state.
-            parameters: Parameters by name, on their device.
 
         Raises:
             ValueError: If the state names a parameter that there is not.

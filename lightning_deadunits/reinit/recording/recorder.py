@@ -85,11 +85,7 @@ class Recorder(SiteMode):
     # --- one pass ---------------------------------------------------------------------------------
 
     def begin(self, *, training: bool) -> None:
-        """Start to record a pass; one that was begun and never ended is forgotten.
-
-        Args:
-            training: Whether it is a training step.
-        """
+        """Start to record a pass; one that was begun and never ended is forgotten."""
         self.cancel()
         devices = sorted({p.get_device() for p in self.model.parameters() if p.is_cuda})
         self._tape = Tape(training, tuple(devices))

@@ -6,7 +6,7 @@ random state. A :class:`Visitor` may look at every value of the pass, and put ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,8 +15,6 @@ from torch import Generator, Tensor
 
 from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of, mapped
-
-Compute = Callable[[], Any]
 
 
 class Visitor:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_deadunits.observation.site import Site
-from lightning_deadunits.reinit.recording.functions import GRADIENT
+from lightning_deadunits.reinit.recording.functions import GRADIENT, is_draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,7 @@ class Obstacle(NamedTuple):
 
 
 class RandomState:
-    """The states of torch's default generators: the CPU's and those of some CUDA devices.
-
-    Args:
-        devices: CUDA devices.
-    """
+    """The states of torch's default generators: the CPU's and those of some CUDA devices."""
 
     def __init__(self, devices: Sequence[int] = ()) -> None:
         self._cpu = torch.get_rng_state()
@@ -133,21 +129,10 @@ class Tape:
     obstacles: list[Obstacle] = field(default_factory=list)
     modules: frozenset[str] = frozenset()
 
-    @property
-    def num_calls(self) -> int:
-        """Number of calls."""
-        return sum(1 for _ in self.calls)
-
     def forget_derived(self) -> None:
         """Have what follows from the entries worked out anew: the recording goes on."""
         for name in ("takes_gradients", "last_uses", "final_values", "weight_values", "structure"):
             self.__dict__.pop(name, None)
-
-    def replay(self, visitor: Any = None) -> None:
-        """Run the calls again, see :func:`~lightning_deadunits.reinit.recording.replay.replay`."""
-        from lightning_deadunits.reinit.recording.replay import replay
-
-        replay(self, visitor)
 
     @property
     def calls(self) -> Iterator[Call]:
@@ -241,9 +226,6 @@ class Tape:
         That is what weights alone make, as a single number, and what does nothing but being added
         to another single number. Fresh weights change it, as they should.
 
-        Args:
-            sums: Functions that add up.
-
         Returns:
             All calls of penalties, and those among them that return the penalty itself.
         """
@@ -273,7 +255,7 @@ class Tape:
         found, rooted = set(self.parameters), set(self.parameters)
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
-            drawn = not of_weights and _name(call.function).strip("_") in _DRAWS
+            drawn = not of_weights and is_draw(call.function)
             if found.issuperset(call.given) and not drawn:
                 outs = {value for value in call.outs if value is not None}
                 found |= outs
@@ -290,17 +272,6 @@ def _values_of(entry: Call | SiteCall) -> Iterable[int]:
     if isinstance(entry, SiteCall):
         return (entry.value,)
     return (*entry.given, *(value for value in entry.outs if value is not None))
-
-
-_DRAWS = {
-    *("rand", "randn", "randint", "randperm", "normal", "uniform", "random", "bernoulli"),
-    *("exponential", "cauchy", "log_normal", "geometric", "poisson", "multinomial"),
-    *("rand_like", "randn_like", "randint_like"),
-}
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__name__", ""))
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -14,10 +14,9 @@ from lightning_deadunits.reinit.dataflow.trace import (
     coupled_groups,
     refuse_with_group,
 )
-from lightning_deadunits.reinit.edit import Edit
 from lightning_deadunits.reinit.ops import Channel
 from lightning_deadunits.reinit.report import by_layer
-from lightning_deadunits.reinit.surgery.draws import Draws
+from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.verification import (
     DisturbedError,
     Observed,
@@ -25,7 +24,7 @@ from lightning_deadunits.reinit.surgery.verification import (
     Stressed,
     zero_of,
 )
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 
 @dataclass
@@ -65,13 +64,7 @@ class StuckError(Exception):
 
 
 class Surgeon:
-    """Re-initialises units of one model.
-
-    Args:
-        passes: The passes that they were traced in.
-        config: The options.
-        draws: Where fresh weights come from.
-    """
+    """Re-initialises units of one model."""
 
     def __init__(self, passes: Passes, config: ReinitConfig, draws: Draws) -> None:
         self._passes, self._config, self._draws = passes, config, draws

@@ -20,7 +20,7 @@ from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, reasons_by_layer
 from lightning_deadunits.reinit.training.averages import copies_of, edit_copies_
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 MakeEvent = Callable[[Sequence[Tape]], Event]
 Reasons = Mapping[tuple[str, int], str]

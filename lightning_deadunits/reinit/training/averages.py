@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from lightning_deadunits.reinit.edit import Edit
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 Copy = dict[int, Tensor]
 """The tensors of one copy, by the identity of those they are copies of."""

@@ -7,19 +7,81 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_deadunits.distributed import gather_objects
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import held_by
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.agreement import Attempt, Together
+from lightning_deadunits.reinit.training.first_batches import FirstBatches
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
-from lightning_deadunits.reinit.training.trainer_memory import TrainerMemory
+
+
+def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
+    """Return the Trainer's optimizers, and those that a module steps without it knowing."""
+    own = [each for each in held_by(pl_module) if isinstance(each, Optimizer)]
+    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
+
+
+class TrainerMemory:
+    """Follows the optimizers of a training: they are made late, and may be made anew."""
+
+    def __init__(self) -> None:
+        self._memory: OptimizerMemory | None = None
+        self._optimizers: list[Any] = []
+        self._names: dict[Tensor, str] = {}
+        self._saved: list[Any] = []
+
+    def resume(self, trainer: Any, pl_module: Any) -> None:
+        """Go on with what a checkpoint holds, or what optimizers did that were replaced since."""
+        replaced = self._memory and self._optimizers != optimizers_of(trainer, pl_module)
+        if self._saved or replaced:
+            try:
+                self.of(trainer, pl_module)
+            except (TypeError, ValueError) as error:
+                warnings.warn(
+                    f"Weights re-initialised before are stepped like all others from now on: "
+                    f"{error}",
+                    stacklevel=2,
+                )
+
+    def of(self, trainer: Any, pl_module: Any) -> OptimizerMemory:
+        """Return the memory of the Trainer's present optimizers."""
+        optimizers = optimizers_of(trainer, pl_module)
+        if self._memory is None or self._optimizers != optimizers:
+            saved, self._saved = self.state_dict(), []
+            self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
+            if any(saved):
+                parameters = dict(pl_module.named_parameters())
+                self._memory.load_state_dict(saved, parameters)
+                self._memory.drop_outdated()
+        self._names = {p: name for name, p in pl_module.named_parameters()}
+        return self._memory
+
+    def detach(self) -> None:
+        """Leave nothing behind on the optimizers; harmless when there is nothing."""
+        # A checkpoint may still be written after an exception.
+        self._saved = self.state_dict()
+        if self._memory is not None:
+            self._memory.detach()
+        self._memory, self._optimizers, self._names = None, [], {}
+
+    def state_dict(self) -> list[Any]:
+        """Return tensors and primitives only."""
+        return self._saved if self._memory is None else self._memory.state_dict(self._names)
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        """Go on from :meth:`state_dict`, as soon as there are optimizers."""
+        self._saved, self._memory = list(state), None
+
 
 _LONGEST_WAIT = 32
 """Training batches by which an event is put off at most, until they ran what is on no tape."""
@@ -27,10 +89,6 @@ _LONGEST_WAIT = 32
 
 class Events:
     """Does what is due, on all processes of a Trainer alike.
-
-    Args:
-        config: The options.
-        names: The names of layers.
 
     Attributes:
         done: The reports, in their order.
@@ -44,6 +102,7 @@ class Events:
         self._memory = TrainerMemory()
         self._scales: dict[str, float] | None = None
         self._planned: tuple[Plan, ReinitReport] | None = None
+        self._first_batches = FirstBatches()
         self._waited = 0
 
     def resume(self, trainer: Any, pl_module: Any) -> None:
@@ -84,7 +143,26 @@ class Events:
             attempt = together.write_(units)
         if attempt.problem is None:
             together.commit_(attempt)
+        self._first_batches.watch(attempt.event if attempt.problem is None else None)
         return self._noted(trainer, units, attempt)
+
+    def take_back_(self, trainer: Any, optimizer: Any = None) -> ReinitReport | None:
+        """Give up the last event if weights of its units became NaN in their first batches.
+
+        Returns:
+            Its units, refused; None if all is well.
+        """
+        report = self._first_batches.take_back_(optimizer)
+        if report is not None:
+            report.step = trainer.global_step
+            self.summary.take_back(self.done[-1])
+            self.done.append(report)
+            self.summary.add(report)
+        return report
+
+    def end_batch(self) -> None:
+        """Take note that a training batch has ended."""
+        self._first_batches.end_batch()
 
     def plan(self, trainer: Any, tapes: Tapes, units: Units) -> dict[str, Any] | None:
         """Return the state of what is due, for a checkpoint: done, noted, and taken back."""
@@ -159,6 +237,7 @@ class Events:
     def detach(self) -> None:
         """Leave nothing behind on the optimizers; harmless when there is nothing."""
         self._memory.detach()
+        self._first_batches.watch(None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
@@ -181,7 +260,8 @@ class Events:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks on the optimizers of this training out of copies: they are for another."""
-        return {**self.__dict__, "_memory": TrainerMemory()}
+        fresh = {"_memory": TrainerMemory(), "_first_batches": FirstBatches()}
+        return {**self.__dict__, **fresh}
 
 
 def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:

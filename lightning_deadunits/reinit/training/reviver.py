@@ -19,21 +19,16 @@ from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.training.events import Events
-from lightning_deadunits.reinit.training.guarded_window import GuardedWindow
-from lightning_deadunits.reinit.training.observers import Watch
+from lightning_deadunits.reinit.training.first_batches import SPOILT
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
+from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 class Reviver:
-    """Decides at validation, or every so many training batches, and acts before the next batch.
-
-    Args:
-        config: The options.
-        watch: What the callback watches.
-    """
+    """Decides at validation, or every so many training batches, and acts before the next batch."""
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
@@ -190,8 +185,10 @@ class Reviver:
         """
         if self._impossible:
             return None
+        event = self.take_back_(trainer)
         self._events.resume(trainer, pl_module)
-        event = self._act(trainer, pl_module) if self._pending else None
+        if self._pending:
+            event = self._act(trainer, pl_module) or event
         if not self.at_validation and self._measures:
             self._window.begin(pl_module)
         return event
@@ -208,8 +205,29 @@ class Reviver:
             self._schedule.refused(report.refused)
         return report
 
+    def take_back_(self, trainer: Any, optimizer: Any = None) -> ReinitReport | None:
+        """Give up the last event if weights of its units became NaN in their first batches.
+
+        Args:
+            trainer: The Trainer.
+            optimizer: One that is about to step.
+
+        Returns:
+            Its units, refused; None if all is well.
+        """
+        report = self._events.take_back_(trainer, optimizer)
+        if report is not None:
+            self._schedule.give_up(
+                {
+                    n: [u for u, why in own.items() if why == SPOILT]
+                    for n, own in report.refused.items()
+                }
+            )
+        return report
+
     def after_train_batch(self) -> None:
         """Stop measuring."""
+        self._events.end_batch()
         if not self.at_validation and self._measures:
             self._window.end()
 

@@ -39,11 +39,7 @@ class _Layer:
 
 @dataclass
 class Schedule:
-    """Decides, verdict by verdict.
-
-    Args:
-        config: The options.
-    """
+    """Decides, verdict by verdict."""
 
     config: ReinitConfig
     _layers: dict[str, _Layer] = field(default_factory=dict)
@@ -98,6 +94,12 @@ class Schedule:
             layer.refusals[of_layer] = 0
             layer.streak[of_layer] = 0
             layer.pause[of_layer] = self.config.grace_period or 0
+
+    def give_up(self, units: Units) -> None:
+        """Take note of units that are not to be tried again for as long as can be."""
+        for name, of_layer in units.items():
+            self._layers[name].refusals[of_layer] = _LONGEST_PAUSE.bit_length()
+            self._layers[name].pause[of_layer] = _LONGEST_PAUSE
 
     def refused(self, units: Mapping[str, Mapping[int, str]]) -> None:
         """Take note of what was refused: it is tried again, but ever more rarely."""

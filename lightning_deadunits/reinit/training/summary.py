@@ -70,6 +70,10 @@ class Summary:
             for unit in units:
                 self.refused.get(name, {}).pop(unit, None)
 
+    def take_back(self, event: ReinitReport) -> None:
+        """Take an event back: its units are as they were."""
+        self.revived -= event.num_reinitialised
+
     def add_outcome(self, event: ReinitReport) -> None:
         """Take what became of the units of an event."""
         self.died_again += sum(map(len, (event.died_again or {}).values()))

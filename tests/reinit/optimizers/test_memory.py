@@ -8,7 +8,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 
 def stepped(make, steps=5):

@@ -13,7 +13,7 @@ from lightning_deadunits.reinit.optimizers.state import (
     refusal,
     reset_,
 )
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 
 
 class Lion(optim.Optimizer):

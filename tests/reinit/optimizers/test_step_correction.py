@@ -10,7 +10,7 @@ from torch import optim
 
 from lightning_deadunits.reinit.optimizers.state import reset_
 from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
-from lightning_deadunits.reinit.weight_slice import WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice
 from tests.reinit.optimizers.elementwise_adam import ElementwiseAdam
 
 SHAPES = ((6, 4, 2, 2), (6,), (3, 6))

@@ -12,7 +12,7 @@ from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
 from lightning_deadunits.reinit.revive import record_both
-from lightning_deadunits.reinit.surgery.initial_scale import initial_scales
+from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from tests.zoo import kill
 
 KAIMING = 6**0.5
