@@ -14,9 +14,12 @@ Run with::
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -206,13 +209,22 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, object]:
     }
 
 
+def _run(seed: int) -> dict[str, Outcome]:
+    # By its full name: a spawned process knows nothing of what was run as a script.
+    from tests.benchmarks import adam_revival
+
+    torch.set_num_threads(1)
+    return adam_revival.run(seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    runs = [run(seed) for seed in range(arguments.seeds)]
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+        runs = list(pool.map(_run, range(arguments.seeds)))
     table = {name: summary(outcomes[name] for outcomes in runs) for name in POLICIES}
     for name, row in table.items():
         print(f"{name:20s}", {key: value for key, value in row.items() if key != "curve"})
