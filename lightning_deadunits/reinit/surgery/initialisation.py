@@ -193,10 +193,13 @@ def _is_plain(parameter: nn.Parameter) -> bool:
 
 
 def rms(tensor: Tensor) -> Tensor:
-    """Return the root mean square of a tensor, a float64 scalar."""
+    """Return the root mean square of a tensor's weights that are not 0, a float64 scalar.
+
+    Rows of zeros, of units that were born dead or pruned, tell nothing of the others' scale.
+    """
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     size: Tensor = torch.linalg.vector_norm(tensor, dtype=dtype)
-    return size.double().div(max(1, tensor.numel()) ** 0.5)
+    return size.double() / tensor.count_nonzero().clamp(min=1).sqrt()
 
 
 def rescaled(fresh: Tensor, drawn: Tensor, began: float | None) -> Tensor:

@@ -106,3 +106,15 @@ def test_what_sees_a_constant_keeps_the_bias_that_was_drawn() -> None:
     report = reinit_dead_units(net, {"3": [1]}, x)
     assert report.reinitialised == {"3": [1]}
     assert bool((net[:4](x)[:, 1] > 0).all())
+
+
+def test_rows_that_were_zero_when_training_began_do_not_make_fresh_weights_small() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(400, 64), nn.ReLU(), nn.Linear(64, 2))
+    with torch.no_grad():
+        net[0].weight[:56] = 0.0
+        net[0].bias[:56] = -0.1
+    scales = initial_scales(net.named_parameters())
+    revived(net, torch.randn(8, 400), list(range(56)), scales)
+    size = float(net[0].weight[:56].detach().pow(2).mean().sqrt())
+    assert size == pytest.approx((2 / 400) ** 0.5, rel=0.02)  # Kaiming's, as for whole layers
