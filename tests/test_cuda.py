@@ -145,9 +145,10 @@ def test_units_are_revived(on_gpu: MakeTrainer, options: dict[str, Any], every: 
 
 def test_what_is_replayed_by_a_cuda_graph_is_told_not_miscounted() -> None:
     net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4), nn.ReLU()).cuda()
-    net.eval()  # as it will run: in the other mode torch calls the module itself
     batch = torch.randn(32, 8, device="cuda")
-    net[0] = torch.cuda.make_graphed_callables(nn.Sequential(net[0], net[1]), (batch,))
+    # In eval mode, as it will run: in the other one torch calls the module itself.
+    first = nn.Sequential(net[0], net[1]).eval()
+    net[0] = torch.cuda.make_graphed_callables(first, (batch,))
     net[1] = nn.Identity()
     expected = net(batch)
     with pytest.warns(UserWarning, match=r"0\.1.*did not run"):

@@ -112,7 +112,7 @@ def joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
     merged: tuple[Any, ...] = ()
     i = j = 0
     while i < len(one) or j < len(other):
-        if j == len(other) or (i < len(one) and one[i] <= other[j]):
+        if j == len(other) or (i < len(one) and _is_first(one[i], other[j])):
             j += j < len(other) and one[i] == other[j]
             merged += (one[i],)
             i += 1
@@ -120,6 +120,24 @@ def joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
             merged += (other[j],)
             j += 1
     return merged
+
+
+def _is_first(one: Any, other: Any) -> bool:
+    """Tell whether an item of a way, or a producer, is not behind another one.
+
+    Field by field: Dynamo of torch 2.11 cannot compare named tuples, and gives up on the model.
+    """
+    if isinstance(one, str):
+        return bool(one <= other)
+    if one.joined != other.joined:
+        return bool(other.joined)
+    if one.order != other.order:
+        return bool(one.order < other.order)
+    if one.name != other.name:
+        return bool(one.name < other.name)
+    if one.part != other.part:
+        return bool(one.part < other.part)
+    return not one.negative or bool(other.negative)
 
 
 def negated(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
