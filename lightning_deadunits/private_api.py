@@ -1,4 +1,4 @@
-"""Private names of torch that this package depends on, in one place, with what stands in for them.
+"""Private names of torch and Lightning that matter, in one place, with what stands in for them.
 
 Each function says what happens where the name is missing: torch may move it in any release.
 """
@@ -40,6 +40,16 @@ def is_running_backward() -> bool:
     """
     task: Callable[[], int] | None = getattr(torch._C, "_current_graph_task_id", None)
     return task is not None and task() != -1
+
+
+def running_hook_of(module: Any) -> str | None:
+    """Return the name of the hook of a LightningModule that the Trainer is running, if known.
+
+    ``LightningModule._current_fx_name``. Without it whatever runs between two hooks of ours is
+    recorded, other callbacks' calls included; a replay is then longer, and otherwise the same.
+    """
+    name = getattr(module, "_current_fx_name", None)
+    return None if name is None else str(name)
 
 
 def version_of(tensor: Tensor) -> int:

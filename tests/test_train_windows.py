@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.tensorboard_plugin.metadata import decode
 from tests.modules import DEAD, Lit, data, loader
 from tests.reference import zeros_by_loops
 
@@ -136,6 +137,9 @@ def test_beside_a_validation_names_do_not_collide(
     assert callback.report.layers["net.act"].observations == 32
     assert callback.window_report.layers["net.act"].observations == 48
     assert callback.report.step == callback.window_report.step == 11
+    for tag in ("dead_units/net.act", "dead_units/train/net.act"):
+        content = events.SummaryMetadata(tag).plugin_data.content
+        assert decode(content).made_by == ("net.fc1",)
 
 
 def test_windows_can_be_monitored(make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -85,8 +85,14 @@ def write_report(
             if layer.observations:
                 _write_histogram(writer, name, layer, step)
             if per_unit:
-                rates = layer.zero_rate.numpy()
-                write_zero_rates(writer, name, rates, step, dead_threshold=layer.dead_threshold)
+                write_zero_rates(
+                    writer,
+                    name,
+                    layer.zero_rate.numpy(),
+                    step,
+                    dead_threshold=layer.dead_threshold,
+                    made_by=layer.made_by,
+                )
         if custom_scalars:
             _write_layout(writer, report)
 

@@ -8,13 +8,14 @@ import torch
 
 from lightning_deadunits.observation.compiled import keep_eager
 from lightning_deadunits.observation.observer import Observer
+from lightning_deadunits.private_api import is_running_backward
 
 
 def in_backward() -> bool:
     """Tell whether backward is running, as it is where activation checkpointing recomputes."""
     # -1 is outside of it. Dynamo cannot ask, nor need it: what a compiled region computes anew is
     # in its graph.
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+    return not torch.compiler.is_compiling() and is_running_backward()
 
 
 class ForwardObserver(Observer):

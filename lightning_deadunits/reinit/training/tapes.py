@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from lightning_deadunits.observation.compiled import is_opaque
+from lightning_deadunits.private_api import running_hook_of
 from lightning_deadunits.reinit.recording import Recorder, Tape
 
 _MOST_SEARCHES = 32
@@ -163,7 +164,7 @@ def is_in_step(model: nn.Module) -> bool:
 
     Lightning's own note of what it calls; without it everything between two hooks is recorded.
     """
-    name = getattr(model, "_current_fx_name", None)
+    name = running_hook_of(model)
     return name is None or name.endswith("_step")
 
 
