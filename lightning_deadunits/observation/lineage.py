@@ -196,7 +196,7 @@ class Lineage:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
         if rule.moves:
             descent = _moved(function, descent, known, source, args, out, piece)
-        gate = gate_after(function, known.gate, bool(args) and source is args[0])
+        gate = gate_after(function, known.gate, len(args) > 0 and source is args[0])
         if gate != descent.gate:
             descent = descent._replace(gate=gate)
         self.remember(out, descent, made=False)
