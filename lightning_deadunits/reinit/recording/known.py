@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import compress
 from typing import Any
 
@@ -70,7 +70,7 @@ class KnownTensors:
         if self._before is not None:
             self._before.close()
             self._before = None
-        self._entries: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._entries: dict[int, tuple[Callable[[], Any], int]] = {}
         self._parameters: dict[int, list[nn.Parameter]] = {}
         self._buffers: set[int] = set()
         self._versions: dict[int, tuple[int, int]] = {}
@@ -102,7 +102,14 @@ class KnownTensors:
         if (index := self.number(value)) is not None:
             return index
         index, self.count = self.count, self.count + 1
-        self._entries[id(value)] = weakref.ref(value), index
+        try:
+            reference: Callable[[], Any] = weakref.ref(value)
+        except TypeError:  # a generator, before torch 2.13: it is held until the pass has ended
+
+            def reference() -> Any:
+                return value
+
+        self._entries[id(value)] = reference, index
         return index
 
     def unknown(self, value: Any) -> None:
