@@ -210,11 +210,17 @@ def test_the_table_of_planted_causes_is_what_was_measured() -> None:
     from tests.benchmarks.planted_causes import CAUSES, NETS
 
     results = json.loads((ROOT / "tests/benchmarks/results/diagnosis.json").read_text())
+    below_goal = []
     seeds = results["seeds"]
+    assert f"--first-seed {results['first_seed']}`" in README
     assert list(results["named"]) == list(CAUSES)
     for cause, nets in results["named"].items():
         right = CAUSES[cause].expected or "nothing"
         hits = [nets[net].get(right, 0) for net in NETS]
         row = next(line for line in README.splitlines() if line.startswith(f"| {cause} |"))
         assert row.endswith("| " + " | ".join(f"{hit} of {seeds}" for hit in hits) + " |")
-        assert min(hits) >= 9
+        if min(hits) < 9:
+            below_goal.append(cause)
+    # On seeds that no threshold was chosen on, one row misses the goal, and the README says so.
+    assert below_goal == ["learning-rate spike, SGD"]
+    assert "The goal is 9 of\n10 in every row; one row misses it" in README
