@@ -1,5 +1,5 @@
 // For the modules of the TensorBoard tab; no package.json, since the page has no dependency:
-//   npx eslint@10 -c .ci/eslint.config.mjs lightning_deadunits/tensorboard_plugin/static
+//   npx eslint@10.15.0 -c .ci/eslint.config.mjs lightning_deadunits/tensorboard_plugin/static
 const BROWSER = [
   'CSS', 'ImageData', 'MessageChannel', 'MutationObserver', 'OffscreenCanvas', 'ResizeObserver',
   'TextDecoder', 'URLSearchParams', 'document', 'fetch', 'getComputedStyle', 'localStorage',

@@ -48,9 +48,65 @@ BENCHMARKS = [it for it in commands() if it.startswith("python -m tests.benchmar
 BY_CI = ["pytest"]
 
 
+FROM_CLONE = [it for it in INSTALL if it.startswith("pip install -e ")]
+FROM_ELSEWHERE = [it for it in INSTALL if ".whl" in it or "@ git+" in it]
+OF_OTHERS = ["torch", "pandas"]  # a wheel for the CPU alone, an optional dependency
+
+
 def test_every_command_is_run_by_a_test_or_by_ci() -> None:
     assert set(commands()) == {*RUN, *INSTALL, *BENCHMARKS, *BY_CI}
-    assert 'pip install -q -e ".[test]"' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_install_line_is_run_or_installs_what_is_not_ours() -> None:
+    others = [it for it in INSTALL if it.split()[2] in OF_OTHERS]
+    assert sorted(INSTALL) == sorted([*FROM_CLONE, *FROM_ELSEWHERE, *others])
+    assert len(FROM_ELSEWHERE) == 2
+
+
+def test_ci_installs_from_a_clone_with_the_line_of_the_readme() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert 'pip install -e ".[test]"' in FROM_CLONE
+    assert 'pip install -q -e ".[test]"' in lines
+    # The line for the examples differs by its extra only, which that of the tests contains.
+    assert set(FROM_CLONE) == {'pip install -e ".[test]"', 'pip install -e ".[examples]"'}
+    assert '"lightning-deadunits[examples,dataframe]"' in PROJECT
+
+
+def pip(*arguments: str, cwd: Path) -> None:
+    """Run pip; this clone stands at the address that the README has for the team's own."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    environment = {
+        **os.environ,
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT.as_uri()}.insteadOf",
+        "GIT_CONFIG_VALUE_0": "https://HOST/lightning_deadunits.git",
+    }
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, timeout=150, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", FROM_ELSEWHERE)
+def test_what_a_line_installs_is_imported_without_the_clone(command: str, tmp_path: Path) -> None:
+    """The wheel is built here; dependencies are there already."""
+    if ".whl" in command:
+        pip("wheel", "-q", "--no-deps", "--wheel-dir", ".", str(ROOT), cwd=tmp_path)
+    words = shlex.split(command)[1:]
+    pip(*words, "-q", "--no-deps", "--target", "installed", cwd=tmp_path)
+
+    program = "import lightning_deadunits as it; it.DeadUnitCallback(); print(it.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path / "installed")
+    static = tmp_path / "installed/lightning_deadunits/tensorboard_plugin/static"
+    assert {it.name for it in static.iterdir()} == {
+        it.name for it in (ROOT / "lightning_deadunits/tensorboard_plugin/static").iterdir()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +210,17 @@ def test_the_table_of_planted_causes_is_what_was_measured() -> None:
     from tests.benchmarks.planted_causes import CAUSES, NETS
 
     results = json.loads((ROOT / "tests/benchmarks/results/diagnosis.json").read_text())
+    below_goal = []
     seeds = results["seeds"]
+    assert f"--first-seed {results['first_seed']}`" in README
     assert list(results["named"]) == list(CAUSES)
     for cause, nets in results["named"].items():
         right = CAUSES[cause].expected or "nothing"
         hits = [nets[net].get(right, 0) for net in NETS]
         row = next(line for line in README.splitlines() if line.startswith(f"| {cause} |"))
         assert row.endswith("| " + " | ".join(f"{hit} of {seeds}" for hit in hits) + " |")
-        assert min(hits) >= 9
+        if min(hits) < 9:
+            below_goal.append(cause)
+    # On seeds that no threshold was chosen on, one row misses the goal, and the README says so.
+    assert below_goal == ["learning-rate spike, SGD"]
+    assert "The goal is 9 of\n10 in every row; one row misses it" in README

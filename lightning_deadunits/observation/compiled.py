@@ -14,9 +14,9 @@ from torch import nn
 _GRAPHS = 1 << 16
 _LIMITS = ("recompile_limit", "accumulated_recompile_limit")
 COUNTS_IN_GRAPHS = Version(Version(torch.__version__).base_version) >= Version("2.13")
-"""Whether Dynamo can compile the counting together with the model: 2.11 fails at an assertion of its
-own when it traces the named tuples that say where units come from. What lies between 2.8 and 2.12
-was not tried one by one."""
+"""Whether Dynamo can compile the counting together with the model: 2.11 fails at an assertion of
+its own when it traces the named tuples that say where units come from. What lies between 2.8 and
+2.12 was not tried one by one."""
 
 
 def is_opaque(module: nn.Module) -> bool:
@@ -51,8 +51,9 @@ def room_for_graphs() -> Iterator[None]:
     because each has its own name. Past the limit Dynamo would run it eagerly, and raise under
     ``fullgraph=True``.
 
-    Before torch 2.13 Dynamo cannot trace all of the counting, and takes the graph of one instance of
-    a class for that of another: there, what is compiled runs eagerly for as long as it is counted.
+    Before torch 2.13 Dynamo cannot trace all of the counting, and takes the graph of one instance
+    of a class for that of another: there, what is compiled runs eagerly for as long as it is
+    counted.
     """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:

@@ -99,7 +99,13 @@ def is_gated(
 
 def _has_units(known: KnownAxes, x: Any, out: Tensor) -> bool:
     own = known.descent(x) if isinstance(x, Tensor) else None
-    return own is not None and own.axes is not None and len(own.axes) > 0 and x.shape == out.shape and own.gate != ZERO
+    return (
+        own is not None
+        and own.axes is not None
+        and len(own.axes) > 0
+        and x.shape == out.shape
+        and own.gate != ZERO
+    )
 
 
 def _same_units(known: KnownAxes, mask: Any, gate: int, x: Any, out: Tensor) -> bool:
