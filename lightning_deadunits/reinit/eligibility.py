@@ -22,7 +22,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     trace,
 )
 from lightning_deadunits.reinit.ops import Channel
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
 
 _SHARDING = {

@@ -12,7 +12,7 @@ from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.weights import WeightSlice
 
 
