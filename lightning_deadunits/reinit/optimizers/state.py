@@ -66,10 +66,6 @@ class OptimizerMemory:
         reasons = (StepCorrection.refusal(each, parameter) for each in self._optimizers)
         return next((reason for reason in reasons if reason), None)
 
-    def tensors(self, parameter: Tensor) -> Iterator[Tensor]:
-        """Yield the state tensors that :meth:`forget_` writes to, for a backup of their slices."""
-        yield from memory_of(self._optimizers, parameter)
-
     def forget_(self, slices: Sequence[WeightSlice]) -> Callable[[], None]:
         """Forget some weights and count their steps anew; write the fresh weights first.
 
