@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.adam_steps import StepCorrection
 from tests.zoo import kill
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]

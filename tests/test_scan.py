@@ -213,3 +213,13 @@ def test_the_picture_has_a_strip_per_layer_and_names_the_dead() -> None:
     texts = [text.get_text() for axis in figure.axes for text in axis.texts]
     assert texts[0] == "2 of 8 dead"
     assert [axis.get_ylabel() for axis in figure.axes[:2]] == ["1", "3"]
+
+
+def test_layers_that_get_their_shape_in_the_first_pass_are_counted() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(2))
+    with torch.no_grad():
+        model[0].initialize_parameters(torch.ones(1, 3))
+        model[0].weight.fill_(1.0)
+        model[0].bias.copy_(torch.tensor([0.0, -9.0, 0.0, 0.0]))
+    report = find_dead_units(model, [torch.ones(5, 3)])
+    assert report.layers["1"].dead.tolist() == [1]

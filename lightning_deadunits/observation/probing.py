@@ -11,6 +11,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from lightning_deadunits.observation.activations import SMOOTH_ATOL, Kind
 
@@ -44,6 +45,8 @@ def _units_of(module: nn.Module) -> int | None:
     """Return for how many units a module has parameters: 0 for any number, None if no leaf."""
     if next(module.children(), None) is not None or next(module.buffers(), None) is not None:
         return None
+    if any(is_lazy(parameter) for parameter in module.parameters()):
+        return None  # of no shape before its first call
     sizes = {parameter.numel() for parameter in module.parameters()} - {1}
     shaped = all(parameter.ndim <= 1 for parameter in module.parameters())
     if not shaped or len(sizes) > 1:

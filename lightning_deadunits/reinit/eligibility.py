@@ -22,7 +22,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     trace,
 )
 from lightning_deadunits.reinit.ops import Channel
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
 
 _SHARDING = {
@@ -151,6 +151,10 @@ def _foreign(parameter: Tensor) -> str | None:
         return f"a {type(parameter).__name__}, whose elements may be quantised or elsewhere"
     if parameter.grad is not None and parameter.grad.is_sparse:
         return "one with sparse gradients"
+    if any(
+        not by and size > 1 for by, size in zip(parameter.stride(), parameter.shape, strict=True)
+    ):
+        return "expanded: one place in memory serves several of its elements"
     return None
 
 

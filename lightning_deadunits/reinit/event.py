@@ -12,16 +12,16 @@ from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
 from lightning_deadunits.reinit.surgery.initialisation import Draws
-from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients_
+from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients
 from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
-from lightning_deadunits.reinit.weights import Edit, WeightSlice
+from lightning_deadunits.reinit.weights import WeightSlice, written
 
 
 class Event:
@@ -114,6 +114,7 @@ class Event:
         if refused:
             return refused
         edit = plan.edit(self.model)
+        clear_gradients(edit)
         edit.apply_()
         self.outcome = Outcome([edit], keys)
         try:
@@ -124,7 +125,6 @@ class Event:
         except BaseException:
             self.outcome.undo_()
             raise
-        clear_gradients_(edit)
         self.touched = touched(self.outcome, passes)
         return {}
 
@@ -206,9 +206,4 @@ def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:
 
 def touched(outcome: Outcome, passes: Passes) -> list[WeightSlice]:
     """Return the elements of parameters that were written, each once."""
-    merged = Edit()
-    for edit in outcome.edits:
-        for weights, _ in edit.slices():
-            if weights.parameter in passes.parameters:
-                merged.set(weights, 0.0)
-    return [weights for weights, _ in merged.slices()]
+    return [part for part in written(outcome.edits) if part.parameter in passes.parameters]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.weights import Edit, WeightSlice
+from lightning_deadunits.reinit.weights import Edit, WeightSlice, written
 
 Write = tuple[str, Tensor, Tensor]
 """Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
@@ -39,14 +39,10 @@ class Plan:
     ) -> Plan:
         """Return the plan of what edits have written to a model."""
         names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-        merged = Edit()
-        for edit in edits:
-            for weights, _ in edit.slices():
-                if id(weights.parameter) in names:
-                    merged.set(weights, 0.0)
         writes = [
             (names[id(w.parameter)], w.positions.cpu(), w.read(w.parameter).cpu())
-            for w, _ in merged.slices()
+            for w in written(edits)
+            if id(w.parameter) in names  # else it is a gradient
         ]
         made = [(names[id(w.parameter)], w.positions.cpu()) for w in fresh]
         return cls(units, writes, made)

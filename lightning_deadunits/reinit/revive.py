@@ -17,7 +17,7 @@ from lightning_deadunits.observation.undisturbed import undisturbed
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows, names_on
 from lightning_deadunits.reinit.report import ReinitReport, Units

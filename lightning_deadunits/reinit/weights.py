@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -159,6 +159,15 @@ class Edit:
     def before(self) -> list[Tensor]:
         """Return what was there before, in the order of :meth:`slices`."""
         return [values for _, values in self._backup]
+
+
+def written(edits: Iterable[Edit]) -> list[WeightSlice]:
+    """Return the elements that edits are about, each once."""
+    merged = Edit()
+    for edit in edits:
+        for weights, _ in edit.slices():
+            merged.set(weights, 0.0)
+    return [weights for weights, _ in merged.slices()]
 
 
 def _merged(planned: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits import reinit_dead_units
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.optimizers.state import memory_of, reset_
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, memory_of, reset_
 from lightning_deadunits.reinit.weights import WeightSlice
 from tests.benchmarks.result_file import mean_and_ci, write_results
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.revive import record_both
 from tests.benchmarks.cost import seconds

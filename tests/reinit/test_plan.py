@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from tests.reinit.recording.stepping import record

@@ -92,7 +92,7 @@ def test_stale_gradients_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = snapshot(net, optimizer)
-    monkeypatch.setattr(surgeon, "_clear_gradients", lambda planned: None)
+    monkeypatch.setattr(surgeon, "clear_gradients", lambda planned: None)
     report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert report.reinitialised == {}
     assert all("gradient" in reason for reason in report.refused["relu"].values())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import (
     Part,
     Traces,
+    UnitTrace,
     coupled_groups,
     refuse_with_group,
 )
@@ -103,7 +105,11 @@ class Surgeon:
     def _halve(self, traces: Traces, reason: str, outcome: Outcome) -> None:
         together = coupled_groups(traces)
         if len(together) == 1:
-            outcome.refused.update(dict.fromkeys(traces, reason))
+            for unit, trace in traces.items():
+                outcome.refused[unit] = reason
+                if (tied := tied_to_itself(trace)) is not None:
+                    name = self._passes.parameters.named(tied).names[0]
+                    outcome.refused[unit] = f"{name} both makes and reads it: {reason}"
             return
         middle = len(together) // 2
         for half in (together[:middle], together[middle:]):
@@ -152,10 +158,10 @@ class Surgeon:
             drawn = self._draws.fresh(layer, attempt, parts, revived)
             for part, values in zip(parts, drawn, strict=True):
                 edit.set(part.weights, values)
-        _clear_gradients(edit)
+        clear_gradients(edit)
         return edit
 
-    def _silence(self, part: Part) -> torch.Tensor | float:
+    def _silence(self, part: Part) -> Tensor | float:
         """Return what a reading weight must be so that the unit is not heard."""
         if part.role != "shift":
             return 0.0
@@ -236,20 +242,11 @@ class Surgeon:
         return visitor.units_firing | absent
 
 
-def _clear_gradients(edit: Edit) -> None:
+def clear_gradients(edit: Edit) -> None:
     """Plan to forget gradients: a step that is still to come would move what was just written."""
     for weights, _ in list(edit.slices()):
         if weights.parameter.grad is not None:
             edit.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
-
-
-def clear_gradients_(edit: Edit) -> None:
-    """Forget the gradients of what an edit has written."""
-    forget = Edit()
-    for weights, _ in list(edit.slices()):
-        if weights.parameter.grad is not None:
-            forget.set(WeightSlice(weights.parameter.grad, weights.positions), 0.0)
-    forget.apply_()
 
 
 def _check_gradients(edits: list[Edit]) -> None:
@@ -292,6 +289,17 @@ def biases_of(traces: Traces) -> dict[Channel, WeightSlice]:
         for part in trace.makes
         if part.role == "bias" and not trace.statistics
     }
+
+
+def tied_to_itself(trace: UnitTrace) -> Tensor | None:
+    """Return a parameter of which all that reads a unit makes it, too, as in a tied decoder."""
+    for read in trace.reads:
+        for made in trace.makes:
+            if made.weights.parameter is read.weights.parameter and bool(
+                torch.isin(read.weights.positions, made.weights.positions).all()
+            ):
+                return read.weights.parameter
+    return None
 
 
 def weights_key(weights: WeightSlice) -> tuple[int, int, int]:

@@ -13,8 +13,7 @@ from lightning_deadunits.distributed import gather_objects
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.optimizers.state import held_by
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, held_by
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units

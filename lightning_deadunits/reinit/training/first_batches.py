@@ -13,7 +13,6 @@ import torch
 
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.report import ReinitReport
-from lightning_deadunits.reinit.surgery.surgeon import clear_gradients_
 
 _WATCHED = 4
 """Batches: what divides weights does so at every step, or hardly ever."""
@@ -68,9 +67,10 @@ class FirstBatches:
             for part, fine in zip(event.touched, finite, strict=True)
             if not fine
         }
-        for edit in event.outcome.edits:
-            clear_gradients_(edit)
         event.outcome.undo_()
+        for part in event.touched:  # after that: gradients from before the event came back with it
+            if part.parameter.grad is not None:
+                part.write_(part.parameter.grad, 0.0)
         for group in () if optimizer is None else optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import optim
 
+from lightning_deadunits.reinit.optimizers.adam_steps import StepCorrection
 from lightning_deadunits.reinit.optimizers.state import reset_
-from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
 from lightning_deadunits.reinit.weights import WeightSlice
 from tests.reinit.optimizers.elementwise_adam import ElementwiseAdam
 

@@ -10,9 +10,8 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn, optim
 
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
-from lightning_deadunits.reinit.optimizers.state import optimizers_inside
-from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.adam_steps import StepCorrection
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, optimizers_inside
 from lightning_deadunits.reinit.weights import WeightSlice
 
 

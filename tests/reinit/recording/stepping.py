@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.report import ReinitReport
 from tests.zoo import kill

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.memory import OptimizerMemory
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.revive import record_both
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from tests.zoo import kill

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn, optim
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from lightning_deadunits.reinit.optimizers.step_correction import StepCorrection
+from lightning_deadunits.reinit.optimizers.adam_steps import StepCorrection
 from tests.mortal import (
     AT_VALIDATION,
     EVERY_TWO_STEPS,

@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_deadunits import DeadUnitCallback
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
+from lightning_deadunits.reinit.revive import record_both
+from lightning_deadunits.reinit.training.first_batches import FirstBatches
 from tests.mortal import EVERY_TWO_STEPS, Mortal, trained
 from tests.zoo import kill
 
@@ -104,3 +108,25 @@ def test_a_norm_that_is_bounded_from_below_lets_units_live() -> None:
     assert callback.reviver.summary.revived == 3
     assert callback.window_report is not None
     assert callback.window_report.num_dead == 0
+
+
+def test_gradients_from_before_the_event_do_not_come_back_with_the_weights() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), torch.randn(8, 4)
+    kill(net[0], 1)
+    before = weights(net)
+    for parameter in net.parameters():  # as while gradients are accumulated
+        parameter.grad = torch.ones_like(parameter)
+    event = Event(net, record_both(net, x), OptimizerMemory(), ReinitConfig())
+    event.operate_({"1": [1]})
+    event.commit_()
+    assert event.report.reinitialised == {"1": [1]}
+    first = FirstBatches()
+    first.watch(event)
+    net[2].weight.data[:, 1] = torch.nan
+    report = first.take_back_()
+    assert report is not None
+    assert list(report.refused["1"]) == [1]
+    assert torch.equal(weights(net), before)
+    assert torch.equal(net[2].weight.grad[:, 1], torch.zeros(2))
+    assert torch.equal(net[2].weight.grad[:, 0], torch.ones(2))
