@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS
 from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
 
 # Of four batches two are recorded, which runs them eagerly: the first and the last of a window.
@@ -62,5 +63,7 @@ def test_events_cost_no_recompilation_and_change_no_result(name: str) -> None:
     assert len(eager[1]) >= 5
     assert differing(eager[0], compiled[0]) == []
     assert eager[1] == compiled[1]
-    assert compiled[2] == [2] * 6  # one for training, one for validation
+    assert len(set(compiled[2])) == 1  # all there will ever be, after the first epoch
+    if COUNTS_IN_GRAPHS:
+        assert compiled[2] == [2] * 6  # one for training, one for validation
     assert not counters["graph_break"]
