@@ -16,6 +16,8 @@ _EXACT = 1 << 24
 """Whole numbers below it add up exactly in float32."""
 _UNSUMMED = 8
 """Most numbers per unit that are kept apart until passes are added up."""
+_NARROW = 1 << 14
+"""Most bytes that are kept until several passes are added up: of more, that takes the time."""
 
 
 class Columns(NamedTuple):
@@ -50,12 +52,22 @@ class Columns(NamedTuple):
         sums = [_units_of(*part, units, after) for part in zip(self.parts, folds, strict=True)]
         return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there are few columns, some times in a row for every unit."""
+        return self._is_flat and self.parts[0].nbytes <= _NARROW
+
+    @property
+    def _is_flat(self) -> bool:
+        _, _, after, folds = self.geometry
+        return after == 1 and len(folds) == 1 and folds[0][1] <= _UNSUMMED
+
     def unsummed(self) -> tuple[Tensor, int]:
         """Return what is not zero as whole numbers, some times in a row for every unit."""
-        _, units, after, folds = self.geometry
-        if after > 1 or len(folds) > 1 or folds[0][1] > _UNSUMMED:
+        if not self._is_flat:
             return self.nonzeros(), 1
-        return self.parts[0].view(torch.uint8)[: folds[0][1] * units], folds[0][1]
+        fold = self.geometry.folds[0][1]
+        return self.parts[0].view(torch.uint8)[: fold * self.geometry.units], fold
 
 
 def _units_of(lanes: Tensor, shape: tuple[int, int], units: int, after: int) -> Tensor:

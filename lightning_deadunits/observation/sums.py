@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_deadunits.counting import Columns, DeviceColumns
 from lightning_deadunits.counting.geometry import Geometry
+from lightning_deadunits.counting.scratch import WORD
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
 
@@ -70,14 +71,23 @@ class _Layer(NamedTuple):
     odd: int
 
 
+_MOST_WAITING = 16
+"""Passes whose bytes wait to be added up."""
+
+
 class PassSums:
-    """Adds passes up as long as they are alike, which most are: three calls of torch for each."""
+    """Adds passes up as long as they are alike, which most are.
+
+    Of narrow layers many passes are added up at once: three calls of torch for all of them.
+    """
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self._layers: list[_Layer] = []
+        self._waiting: list[Tensor] = []
+        self._narrow = False
         self._plan: list[tuple[str, Site, Geometry]] = []
         self._total: Tensor | None = None
         self._nonfinite: list[int] = []
@@ -88,11 +98,18 @@ class PassSums:
         if not pending:
             return {}
         if self._alike(pending):
+            self._passes += 1
+            if self._narrow:
+                own = [c.parts[0] for _, c in pending.values() if isinstance(c, Columns)]
+                self._waiting.extend(own)
+                if len(self._waiting) >= _MOST_WAITING * len(pending):
+                    self._add_waiting()
+                return {}
             assert self._total is not None
             values = torch.cat([columns.unsummed()[0] for _, columns in pending.values()])
             self._total = self._total + values
-            self._passes += 1
             return {}
+        self._add_waiting()
         layers, parts = [], []
         for name, (site, columns) in pending.items():
             part, fold = columns.unsummed()
@@ -111,7 +128,20 @@ class PassSums:
             for name, (site, columns) in pending.items()
             if isinstance(columns, Columns)
         ]
+        self._narrow = all(isinstance(c, Columns) and c.is_narrow for _, c in pending.values())
         return before
+
+    def _add_waiting(self) -> None:
+        """Add the bytes of the passes that wait."""
+        if not self._waiting:
+            return
+        assert self._total is not None
+        widths = [len(words) * WORD for words in self._waiting[: len(self._layers)]]
+        counts = torch.cat(self._waiting).view(torch.uint8).view(-1, sum(widths))
+        sums = torch.split(counts.sum(0, dtype=torch.int64), widths)  # each padded to whole words
+        own = [padded[: layer.size] for padded, layer in zip(sums, self._layers, strict=True)]
+        self._total = self._total + torch.cat(own)
+        self._waiting = []
 
     def _alike(self, pending: Mapping[str, Pending]) -> bool:
         """Tell whether a pass is the last one again: the same sites and shapes, all finite."""
@@ -128,6 +158,7 @@ class PassSums:
 
     def flush(self) -> dict[str, LayerCounts]:
         """Return the sums so far, and start anew."""
+        self._add_waiting()
         counts: dict[str, LayerCounts] = {}
         if self._total is not None:
             totals = torch.split(self._total, [layer.size for layer in self._layers])
