@@ -25,11 +25,11 @@ from lightning_deadunits.reinit.ops import (
     describe,
     tensors_of,
 )
-from lightning_deadunits.reinit.parameters import Parameters
+from lightning_deadunits.reinit.parameters import Parameters, storage_of
 from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
-from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of
 from lightning_deadunits.reinit.report import Units
 
 UnitKey = tuple[str, int]
@@ -336,8 +336,30 @@ class _Recording(_Driver):
         super().__init__(passes, number)
         self._clamped = clamped
         self._of_penalties, self._penalties = self.tape.penalties(SUMS)
+        held = (*self.tape.parameters.values(), *self.tape.buffers.values())
+        self._of_model = {storage_of(tensor) for tensor in held}
+        self._shared: dict[int, list[Tensor]] = {}
+
+    def _shared_or_kept(self, value: Tensor) -> Tensor:
+        """Keep a value, without a copy as long as nothing writes to it: most are never written."""
+        home = storage_of(value)
+        whole = home and value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        if home is None or not whole or home in self._of_model:
+            return value.detach().clone()
+        self._shared.setdefault(home, []).append(kept := value.detach())
+        return kept
+
+    def _before_write(self, values: Iterable[Any]) -> None:
+        """Copy what was kept of values that are about to be written to."""
+        for value in values:
+            for kept in self._shared.pop(storage_of(value) or 0, ()):
+                kept.data = kept.clone()
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
+        if call.writes:
+            given = zip(leaves_of([call.args, call.kwargs]), leaves_of([args, kwargs]), strict=True)
+            refs = ((item.index, value) for item, value in given if isinstance(item, Ref))
+            self._before_write(value for index, value in refs if index in call.writes)
         out = call.function(*args, **kwargs)
         key = (self.number, position)
         if call.function is GRADIENT or position in self._penalties:
@@ -349,7 +371,9 @@ class _Recording(_Driver):
                 mean, variance = map(self.original, operation.running)
                 operation = replace(operation, running=(mean, variance))
             self.recorded.call_at[key] = index = len(self.recorded.calls)
-            kept = _kept(out) if isinstance(out, Tensor) and out.is_floating_point() else None
+            kept = None
+            if isinstance(out, Tensor) and out.is_floating_point():
+                kept = self._shared_or_kept(out)
             self.recorded.calls.append(WeightCall(operation, call.module, kept, self.number))
             for tensor in tensors_of(given):
                 if (owner := self.passes.parameters.owner(tensor)) is not None:
@@ -362,13 +386,14 @@ class _Recording(_Driver):
             return value
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
+            self._before_write([value])
             value = silenced(value, dims, units)
         self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
         self.recorded.spots.append(
             Spot(
                 layer,
                 dims,
-                _kept(value),
+                self._shared_or_kept(value),
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
                 len(self.recorded.calls),

@@ -46,7 +46,7 @@ class Draws:
             for name, parameter in module._parameters.items()
             if parameter is not None
         }
-        self._modules: dict[tuple[int, str, int], dict[str, Tensor]] = {}
+        self._modules: dict[tuple[int, str, int], dict[str, tuple[Tensor, Tensor]]] = {}
 
     def fresh(
         self, layer: str, attempt: int, parts: Sequence[Part], revived: Iterable[int]
@@ -87,18 +87,19 @@ class Draws:
     def _drawn(self, part: Part, layer: str, attempt: int) -> Tensor:
         parameter = part.weights.parameter
         module, name = self._homes[id(parameter)]
-        whole = self._reset(module, layer, attempt).get(name)
+        places = part.weights.positions.cpu()
+        drawn = self._reset(module, layer, attempt).get(name)
         if part.role == "bias":
-            places = part.weights.positions
-            return torch.zeros(len(places)) if whole is None else whole.flatten()[places.cpu()]
-        if whole is None:
-            whole = fresh = self._uniform(part, f"{layer}/{name}", attempt)
+            return torch.zeros(len(places)) if drawn is None else drawn[0].flatten()[places]
+        if drawn is None:
+            fresh = self._uniform(part, f"{layer}/{name}", attempt)
+            size = rms(fresh)
         else:
-            fresh = whole.flatten()[part.weights.positions.cpu()]
+            fresh, size = drawn[0].flatten()[places], drawn[1]
         began = self._scales.get(self._passes.parameters.named(parameter).names[0])
-        own = rescaled(fresh, rms(whole), began)
+        own = rescaled(fresh, size, began)
         factor = float(rms(own) / rms(fresh)) if fresh.any() else 1.0
-        return enlarged(own, float(rms(whole)) * factor)
+        return enlarged(own, float(size) * factor)
 
     def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
         """Draw for a parameter without ``reset_parameters``: the distribution of nn.Linear."""
@@ -119,8 +120,10 @@ class Draws:
             neutral *= -1.0 if mirrored else 1.0
         return torch.full((len(part.weights.positions),), neutral)
 
-    def _reset(self, module: nn.Module, layer: str, attempt: int) -> dict[str, Tensor]:
-        """Return all parameters of a module as its own ``reset_parameters`` draws them."""
+    def _reset(
+        self, module: nn.Module, layer: str, attempt: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return a module's parameters as its ``reset_parameters`` draws them, with their size."""
         key = (id(module), layer, attempt)
         if key not in self._modules:
             self._modules[key] = {}
@@ -131,7 +134,9 @@ class Draws:
                 torch.manual_seed(self._number(layer, attempt))
                 clone.reset_parameters()  # type: ignore[operator]  # a module may have any
                 self._modules[key] = {
-                    name: p.detach() for name, p in clone._parameters.items() if p is not None
+                    name: (p.detach(), rms(p))
+                    for name, p in clone._parameters.items()
+                    if p is not None
                 }
         return self._modules[key]
 

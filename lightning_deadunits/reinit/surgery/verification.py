@@ -15,8 +15,8 @@ from lightning_deadunits.reinit.dataflow.passes import (
     UnitKey,
     Visitor,
     channel_of,
+    mask_of,
     replaced,
-    silenced,
 )
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan, masks
@@ -189,9 +189,8 @@ class Stressed(Observed):
         size = output.abs().float().mean().add(1.0).to(output.dtype)
         noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0))
         loud = noise.to(output.device, output.dtype) * size
-        rest = silenced(output.clone(), spot.dims, list(units))
-        only = loud - silenced(loud.clone(), spot.dims, list(units))
-        return replaced(output, rest + only)
+        mask = mask_of(output, spot.dims, list(units))
+        return replaced(output, torch.where(mask, loud, output))
 
 
 def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) -> None:
