@@ -6,22 +6,18 @@ sequences of 16 tokens with 16 features. What produced the tensor can.
 
 from __future__ import annotations
 
-import functools
 import sys
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import keep_same_rank
 from lightning_deadunits.observation.gates import COMPARISONS, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.identity import (
-    MOST_CALLS,
     ZERO,
     Descent,
     Members,
@@ -34,7 +30,6 @@ from lightning_deadunits.observation.identity import (
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.observation.producers import PRODUCERS, Maker
 from lightning_deadunits.observation.site import Site
-from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
 from lightning_deadunits.observation.ways import (
     CHOICES,
     JOINS,
@@ -44,12 +39,9 @@ from lightning_deadunits.observation.ways import (
     way_of,
 )
 
-_ATTRIBUTE = "_deadunits_descent"
+ATTRIBUTE = "_deadunits_descent"
 _WEIGHT = "_deadunits_weight"
 _ZERO = "_deadunits_zero"
-_MOST_FAMILIAR = 1 << 14
-_ANEW = PIECES | CHOICES | WRITES | ZEROS
-"""Functions whose results depend on values, or on what was done with their source before."""
 
 
 class _Rule(NamedTuple):
@@ -61,16 +53,14 @@ class _Rule(NamedTuple):
     way: str
 
 
-def _rule(function: Callable[..., Any]) -> _Rule:
+def rule_of(function: Callable[..., Any]) -> _Rule:
+    """Return the rule of a function."""
     return _Rule(
         PRODUCERS.get(function),
         MOVES.get(function, keep_same_rank),
         function in MOVES,
         way_of(function),
     )
-
-
-_rule_once = functools.lru_cache(maxsize=4096)(_rule)  # Dynamo looks up anew, it traces no cache
 
 
 class Lineage:
@@ -88,14 +78,14 @@ class Lineage:
 
     def descent(self, tensor: Any) -> Descent | None:
         """Return where the units of a tensor come from, None if nothing is known of it."""
-        known: Descent | None = getattr(tensor, _ATTRIBUTE, None)
+        known: Descent | None = getattr(tensor, ATTRIBUTE, None)
         if known is None and (named := getattr(tensor, _WEIGHT, None)) is not None:
             return Descent(None, (Producer(*named),), weight=True)
         return known
 
     def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
         """Remember where the units of a tensor come from: weights made them, or they were moved."""
-        setattr(tensor, _ATTRIBUTE, descent)
+        setattr(tensor, ATTRIBUTE, descent)
 
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes that a tensor of unknown descent is likely to have."""
@@ -122,7 +112,7 @@ class Lineage:
     def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call: work out where the units of what it returned come from."""
         if isinstance(out, Tensor):
-            self._follow(function, _rule(function), args, kwargs, out, None)
+            self._follow(function, rule_of(function), args, kwargs, out, None)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
@@ -295,287 +285,6 @@ class Lineage:
         if before is not None and not before.weight and before.axes == axes:
             own = added([before, own], axes)
         self.remember(target, own, made=False)
-
-
-class _Known(NamedTuple):
-    """What is known of one tensor of a pass.
-
-    The lists of calls are its own; the rest is the same in every pass, and kept once.
-    """
-
-    tensor: weakref.ref[Tensor]
-    descent: Descent
-    calls: tuple[list[str], ...]
-
-
-class _Familiar(NamedTuple):
-    """What came of a call on tensors of the same descent.
-
-    Attributes:
-        descent: Where the units of the result come from, None if nothing is known.
-        made: Whether weights made them.
-        places: The arguments whose lists of calls are the result's, None if it has a new one.
-    """
-
-    descent: Descent | None
-    made: bool
-    places: tuple[int, ...] | None
-
-
-class EagerLineage(Lineage):
-    """Remembers in a table that holds no tensor alive and leaves none marked.
-
-    Most passes are alike: what came of a call on tensors of the same descent and shape is looked
-    up, not worked out again.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[int, _Known] = {}
-        self._weights: dict[int, _Known] = {}
-        self._weights_now: Callable[[], Mapping[Tensor, Producer]] | None = None
-        self._foreign: dict[int, weakref.ref[Tensor]] = {}
-        self._latest: dict[tuple[int, ...], Axes] = {}
-        self._zeros: dict[int, weakref.ref[Tensor]] = {}
-        self._once: dict[Descent, Descent] = {}
-        self._familiar: dict[tuple[Any, ...], _Familiar] = {}
-        self._passed: dict[tuple[int, str], Descent] = {}
-        self.sites = {}
-        self._made_last = False
-
-    def know_weights(
-        self,
-        named: Mapping[Tensor, Producer],
-        now: Callable[[], Mapping[Tensor, Producer]] | None = None,
-    ) -> None:
-        """Know the parameters of a model, over all passes.
-
-        Args:
-            named: What each makes units for.
-            now: Returns the same anew: FSDP2 puts other parameters in place while a module runs.
-        """
-        self._weights, self._weights_now = {}, now
-        self._add_weights(named)
-
-    def _add_weights(self, named: Mapping[Tensor, Producer]) -> None:
-        self._forget_familiar()
-        self._weights = {k: own for k, own in self._weights.items() if own.tensor() is not None} | {
-            id(t): _Known(weakref.ref(t), Descent(None, (own,), weight=True), ())
-            for t, own in named.items()
-        }
-
-    def _found_anew(self, weight: Tensor) -> Descent | None:
-        """Return the descent of a parameter that was not there when the model was looked through.
-
-        One that is none of the model's is looked for once.
-        """
-        known = self._foreign.get(id(weight))
-        if self._weights_now is None or (known is not None and known() is weight):
-            return None
-        named = self._weights_now()
-        if weight in named:
-            self._add_weights(named)
-            return self._weights[id(weight)].descent
-        self._foreign = {k: own for k, own in self._foreign.items() if own() is not None}
-        self._foreign[id(weight)] = weakref.ref(weight)
-        return None
-
-    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
-        """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple)."""
-        if isinstance(out, Tensor):
-            situation = None if function in _ANEW else self._situation(function, args, kwargs, out)
-            familiar = None
-            try:
-                if situation is not None:
-                    familiar = self._familiar.get(situation)
-            except TypeError:  # a list of tensors cannot be hashed
-                situation = None
-            if familiar is not None:
-                self._meet_again(familiar, args, out)
-                return
-            self._follow(function, _rule_once(function), args, kwargs, out, None)
-            if situation is not None:
-                self._learn(situation, args, out)
-            if function in ZEROS and makes_zero(function, args):
-                self._zeros[id(out)] = weakref.ref(out)
-        elif isinstance(out, (tuple, list)):
-            for number, item in enumerate(out):
-                if isinstance(item, Tensor):
-                    piece = number if function in PIECES else None
-                    self._follow(function, _rule_once(function), args, kwargs, item, piece)
-        elif out is None and function in WRITES:
-            self._write(args)
-
-    def _situation(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Tensor
-    ) -> tuple[Any, ...] | None:
-        """Return all that the descent of a result depends on, None if that cannot be said."""
-        if out.is_nested:  # which has no shape
-            return None
-        found: list[Any] = [function, out.shape]
-        for value in args:
-            if isinstance(value, Tensor):
-                place = id(value)
-                entry = self._weights.get(place)
-                if entry is None or entry.tensor() is not value:
-                    entry = self._known.get(place)
-                    if entry is None or entry.tensor() is not value:
-                        if (
-                            type(value) is not Tensor
-                            or value.is_nested
-                            or is_wrapped(value)
-                            or hasattr(value, _ATTRIBUTE)
-                        ):
-                            return None
-                        entry = None
-                    found.append(value.shape)
-                if entry is not None and entry.descent.members is not None:
-                    return None
-                found.append(None if entry is None else id(entry.descent))
-            else:
-                found.append(value)
-        if kwargs:
-            found.extend(kwargs.items())
-            if any(isinstance(value, Tensor) for value in kwargs.values()):
-                return None
-        return tuple(found)
-
-    def _meet_again(self, familiar: _Familiar, args: Args, out: Tensor) -> None:
-        if familiar.descent is None:
-            return
-        if familiar.places is None:
-            calls: tuple[list[str], ...] = ([],)
-        else:
-            calls = self._calls_of(args, familiar.places)
-        self._known[id(out)] = _Known(weakref.ref(out), familiar.descent, calls)
-        if familiar.made and familiar.descent.axes is not None:
-            self._latest[out.shape] = familiar.descent.axes
-
-    def _calls_of(self, args: Args, places: tuple[int, ...]) -> tuple[list[str], ...]:
-        if len(places) == 1:
-            return self._known[id(args[places[0]])].calls
-        found: tuple[list[str], ...] = ()
-        for place in places:
-            found += self._known[id(args[place])].calls
-        return found[:MOST_CALLS]
-
-    def _learn(self, situation: tuple[Any, ...], args: Args, out: Tensor) -> None:
-        """Keep what came of a call, if that depends on nothing else."""
-        entry = self._known.get(id(out))
-        if entry is None or entry.tensor() is not out:
-            self._familiar[situation] = _Familiar(None, False, ())
-            return
-        if entry.descent.members is not None or any(value is out for value in args):
-            return
-        places: tuple[int, ...] | None = ()
-        if entry.calls == ([],) and self._is_own(entry.calls, args):
-            places = None
-        elif entry.calls:
-            places = tuple(
-                place
-                for place, value in enumerate(args)
-                if isinstance(value, Tensor)
-                and (source := self._known.get(id(value))) is not None
-                and any(calls is own for calls in source.calls for own in entry.calls)
-            )
-            if not places:
-                return
-        self._familiar[situation] = _Familiar(entry.descent, self._made_last, places)
-
-    def _is_own(self, calls: tuple[list[str], ...], args: Args) -> bool:
-        """Tell whether a list of calls is none of an argument's."""
-        sources = (self._known.get(id(value)) for value in args)
-        return not any(calls[0] is own for known in sources if known for own in known.calls)
-
-    def forget(self) -> None:
-        """Start the next forward pass with an empty memory of tensors."""
-        self._known.clear()
-        self._latest.clear()
-        self._zeros.clear()
-        if len(self._familiar) > _MOST_FAMILIAR:  # constants that are others in every pass
-            self._forget_familiar()
-
-    def _forget_familiar(self) -> None:
-        # All at once: what is familiar is known by the identity of descents.
-        self._familiar.clear()
-        self._passed.clear()
-        self._once.clear()
-        self.sites = {}
-
-    def recall(self, tensor: Any) -> tuple[Descent | None, tuple[list[str], ...]]:
-        """Return where the units of a tensor come from, and its lists of calls."""
-        entry = self._known.get(id(tensor))
-        if entry is not None and entry.tensor() is tensor:
-            return entry.descent, entry.calls
-        known = self.descent(tensor)
-        if known is None:
-            return None, ()
-        plain = known._replace(calls=())
-        if known.members is None:
-            plain = self._once.setdefault(plain, plain)
-        return plain, known.calls
-
-    def descent(self, tensor: Any) -> Descent | None:
-        """Return where the units of a tensor come from, None if nothing is known of it."""
-        key = id(tensor)
-        entry = self._known.get(key) or self._weights.get(key)
-        if entry is not None and entry.tensor() is tensor:
-            return entry.descent._replace(calls=entry.calls) if entry.calls else entry.descent
-        if is_wrapped(tensor):
-            return self._of_stacked(tensor)
-        if type(tensor) is Parameter:
-            return self._found_anew(tensor)
-        return getattr(tensor, _ATTRIBUTE, None)
-
-    def _of_stacked(self, tensor: Tensor) -> Descent | None:
-        """Return the descent of weights over which ``torch.vmap`` is mapped."""
-        stacked = outside(tensor)
-        entry = self._weights.get(id(stacked))
-        if entry is None or entry.tensor() is not stacked:
-            return None
-        return entry.descent._replace(levels=tuple(sorted(levels_of(tensor))))
-
-    def is_zero(self, tensor: Tensor) -> bool:
-        """Tell whether a tensor is known to hold nothing but zeros."""
-        made = self._zeros.get(id(tensor))
-        if made is not None and made() is tensor:
-            return True
-        # One number in host memory is looked at; elsewhere that would wait for the device.
-        return tensor.is_cpu and tensor.numel() == 1 and not bool(tensor)
-
-    def guess(self, tensor: Tensor) -> Axes | None:
-        """Return the unit axes of the last conv, linear or norm output of the same shape."""
-        return self._latest.get(tensor.shape)
-
-    def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
-        """Remember where the units of a tensor come from: weights made them, or they were moved."""
-        calls = descent.calls
-        if calls:
-            descent = descent._replace(calls=())
-        if descent.members is None:  # which row is whose is another matter in every pass
-            descent = self._once.setdefault(descent, descent)
-        self._made_last = made
-        self._known[id(tensor)] = _Known(weakref.ref(tensor), descent, calls)
-        if made and descent.axes is not None:
-            self._latest[tensor.shape] = descent.axes
-
-    def activated(
-        self, known: Descent, calls: tuple[list[str], ...], out: Tensor, way: str
-    ) -> None:
-        """Note that units have passed an activation."""
-        after = self._passed.get((id(known), way)) if known.members is None else None
-        if known.members is not None:
-            after = passed(known, way)
-        elif after is None:
-            after = passed(known, way)
-            after = self._once.setdefault(after, after)
-            self._passed[id(known), way] = after
-        self._known[id(out)] = _Known(weakref.ref(out), after, calls)
-
-    def row(self, source: Tensor, out: Tensor) -> int | None:
-        """Return which row of stacked weights a view is, None if that cannot be told."""
-        if out._base is None or not source.stride(0):
-            return None
-        return (out.storage_offset() - source.storage_offset()) // source.stride(0)
 
 
 def passed(known: Descent, way: str) -> Descent:

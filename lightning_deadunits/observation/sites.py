@@ -30,10 +30,11 @@ from lightning_deadunits.observation.activations import (
 )
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
+from lightning_deadunits.observation.eager_lineage import EagerLineage
 from lightning_deadunits.observation.gates import GATES, is_gated
 from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.identity import Descent, key_of, numbered, read_key
-from lightning_deadunits.observation.lineage import EagerLineage, Lineage, mark_weights
+from lightning_deadunits.observation.lineage import Lineage, mark_weights
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.site import Site
