@@ -84,8 +84,9 @@ class Scheduled(Policy):
         dormant_below: None for dead units, whose re-initialisation costs nothing. Otherwise ReDo
             (Sokar et al. 2023, "The dormant neuron phenomenon in deep reinforcement learning"):
             mean activation over the layer's mean at most this.
-        bias: "zero"; "own", as `nn.Linear` draws it; or "centred", such that half of the recent
-            inputs make the unit fire.
+        bias: "zero"; "own", as `nn.Linear` draws it; "centred", such that half of the recent inputs
+            make the unit fire; or "spread", such that a share of them does that is drawn from 0.05
+            to 0.95.
         scale: Incoming weights relative to those at the start; `nn.Linear` itself draws them
             6**-0.5 times as large.
         seed: Of the generator of fresh weights.
@@ -93,7 +94,7 @@ class Scheduled(Policy):
 
     every: int
     dormant_below: float | None = None
-    bias: Literal["zero", "own", "centred"] = "zero"
+    bias: Literal["zero", "own", "centred", "spread"] = "zero"
     scale: float = 1.0
     seed: int = 0
     revived: int = 0
@@ -115,8 +116,13 @@ class Scheduled(Policy):
 
     def _biases(self, fresh: Floats, inputs: Floats) -> Floats:
         """Biases of fresh units, shape ``(n,)``; inputs of shape ``(steps, 20, n)``."""
-        if self.bias == "centred":
-            return -np.median(np.einsum("uj,tju->tu", fresh, inputs), axis=0)
+        if self.bias in ("centred", "spread"):
+            products = np.einsum("uj,tju->tu", fresh, inputs)
+            if self.bias == "centred":
+                return -np.median(products, axis=0)
+            shares = self._generator.uniform(0.05, 0.95, len(fresh))
+            chosen = [np.quantile(*pair) for pair in zip(products.T, shares, strict=True)]
+            return -np.array(chosen, np.float32)
         drawn = self._generator.uniform(-1, 1, len(fresh)) * INPUTS**-0.5
         return (drawn * (self.bias == "own")).astype(np.float32)
 
@@ -199,5 +205,17 @@ POLICIES: dict[str, Callable[[], Policy]] = {
     },
     "dead every 100, as nn.Linear": lambda: Scheduled(100, bias="own", scale=_LINEAR),
     "dead every 100, as nn.Linear, centred": lambda: Scheduled(100, bias="centred", scale=_LINEAR),
-    "ReDo 0.1 every 500, centred": lambda: Scheduled(500, dormant_below=0.1, bias="centred"),
+    "dead every 100, spread": lambda: Scheduled(100, bias="spread"),
+    **{
+        f"dead every 100, centred, x{scale}": (
+            lambda scale=scale: Scheduled(100, bias="centred", scale=scale)
+        )
+        for scale in (1.5, 2.0)
+    },
+    **{
+        f"ReDo {tau} every {n}, centred": (
+            lambda tau=tau, n=n: Scheduled(n, dormant_below=tau, bias="centred")
+        )
+        for tau, n in ((0.1, 500), (0.1, 200), (0.05, 200), (0.02, 100))
+    },
 }
