@@ -7,7 +7,7 @@ example a step, plain SGD, a TensorBoard logger. Once without a callback, once w
 same weights. Every 20 000 steps are noted: the squared error, the time of a step, the resident
 memory, how many units were re-initialised, and how large the logs are.
 
-Run with (some 5 minutes a run on a free core)::
+Run with (some 6 minutes without and 20 minutes with the callback on a free core)::
 
     python -m tests.benchmarks.million --output tests/benchmarks/results/million.json
 """
