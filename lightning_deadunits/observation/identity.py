@@ -84,6 +84,8 @@ class Descent(NamedTuple):
         members: Which of several stacked weights made each row, None if all rows are alike.
         gate: ``KEEPS`` for the comparison of units with something, true where they are kept, such
             as ``h > 0``; ``DROPS`` where it is true for those that are dropped; ``ZERO`` for zeros.
+        mixed: Whether some rows (samples, positions) are made by other weights than others, and
+            nothing tells which.
         levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
     """
 
@@ -97,6 +99,7 @@ class Descent(NamedTuple):
     members: Members | None = None
     gate: int = 0
     levels: tuple[int, ...] = ()
+    mixed: bool = False
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
@@ -167,6 +170,7 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         *(axes, producers, way, calls[:MOST_CALLS], first.activated, summed),
         members=members,
         levels=levels,
+        mixed=any(descent.mixed for descent in fresh),
     )
 
 

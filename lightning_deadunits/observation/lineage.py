@@ -39,6 +39,16 @@ from lightning_deadunits.observation.ways import (
     way_of,
 )
 
+_SELECTS = {torch.index_select, Tensor.index_select, torch.select, Tensor.select}
+_NARROWS = {torch.narrow, Tensor.narrow}
+_PICKS = {torch.where, Tensor.where}
+_KEEP_ROWS = {
+    *(Tensor.reshape, torch.reshape, Tensor.view, Tensor.flatten, torch.flatten, Tensor.unflatten),
+    *(torch.unflatten, Tensor.squeeze, torch.squeeze, Tensor.unsqueeze, torch.unsqueeze),
+    *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.split_with_sizes),
+    *(Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow),
+}
+"""Moves that leave the first axes as they are, if their sizes stay."""
 ATTRIBUTE = "_deadunits_descent"
 _WEIGHT = "_deadunits_weight"
 _ZERO = "_deadunits_zero"
@@ -143,7 +153,7 @@ class Lineage:
         args: Args,
         kwargs: Kwargs,
         out: Tensor,
-        piece: int | None,
+        piece: int | str | None,
     ) -> None:
         if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
             return  # places and numbers of things are no units
@@ -172,7 +182,7 @@ class Lineage:
             else:
                 data.append((tensor, known))
         if not data:
-            self._follow_weights(function, weights, unknown, args, out, piece)
+            self._follow_weights(function, weights, unknown, args, kwargs, out, piece)
             return
         source, known = _like(data, out)
         axes = rule.move(known.axes or (), source, args, kwargs, out)
@@ -180,10 +190,14 @@ class Lineage:
             return
         chosen = _joining(data) if len(data) > 1 else [known]
         descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
+        if len(chosen) > 1 and self._mixes_rows(function, args, chosen, source, known, axes, out):
+            descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
+            if rule.way == "roll" and descent.members is not None:
+                descent = descent._replace(members=None, mixed=True)
         if rule.moves:
             descent = _moved(function, descent, known, source, args, out, piece)
         gate = gate_after(function, known.gate, len(args) > 0 and source is args[0])
@@ -230,7 +244,7 @@ class Lineage:
             return Descent(axes, producers, (), ([],))
         if not producers:  # no scale and shift of its own
             return source._replace(axes=axes, activated=False)
-        if source.summed:
+        if source.summed or source.mixed:
             return Descent(axes, producers, (), ([],))
         return source._replace(
             axes=axes, producers=joined(source.producers, producers), activated=False
@@ -242,28 +256,58 @@ class Lineage:
         weights: list[tuple[Tensor, Descent]],
         unknown: bool,
         args: Args,
+        kwargs: Kwargs,
         out: Tensor,
-        piece: int | None,
+        piece: int | str | None,
     ) -> None:
         """Take note of what is computed from weights alone: a view, a row, a norm of them."""
         if not weights:
             return
         source, known = weights[0]
         if function in CHOICES and args and source is args[0]:
-            index = args[-1]
+            dim, index = _choice(function, args, kwargs)
             if isinstance(index, Tensor) and index.ndim and not index.is_floating_point():
-                if index.dtype != torch.bool:
-                    chosen = Members(source.shape[0], index, ends=False)
+                if dim == 0 and source.ndim > 2 and index.dtype != torch.bool:
+                    # An index from the end is one; a router's -1, given elsewhere, is none.
+                    rows = index if function in _SELECTS else index.remainder(source.shape[0])
+                    chosen = Members(source.shape[0], rows, ends=False)
                     self.remember(out, known._replace(members=chosen), made=False)
+                elif dim:  # of what the weights read, a part
+                    self.remember(out, known, made=False)
                 return
-            piece = self.row(source, out) if isinstance(index, Tensor) else index
+            if isinstance(index, Tensor):
+                piece = self.row(source, out)
+            else:
+                piece = _part_of_weights(dim, index, source.shape)
+                if piece is None:
+                    return
         elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
             return  # data and a parameter: a position embedding, say
         descent = _of_weights([own for _, own in weights])
-        if isinstance(piece, int):
+        if piece is not None and piece != "":
             named = tuple(p._replace(name=f"{p.name}.{piece}") for p in descent.producers)
             descent = descent._replace(producers=named)
         self.remember(out, descent, made=False)
+
+    def _mixes_rows(
+        self,
+        function: Callable[..., Any],
+        args: Args,
+        chosen: list[Descent],
+        source: Tensor,
+        known: Descent,
+        axes: Axes,
+        out: Tensor,
+    ) -> bool:
+        """Tell whether a result has rows of one layer beside rows of another one."""
+        if function in JOINS:
+            before = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
+            after = torch.Size([out.shape[axis] for axis in axes]).numel()
+            return before == after and _differ(chosen)
+        if function in _PICKS:
+            branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
+            return _differ([own for own in branches if own is not None and own.gate != ZERO])
+        return False
 
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""
@@ -283,7 +327,9 @@ class Lineage:
         before = self.descent(target)
         own = known._replace(axes=axes)
         if before is not None and not before.weight and before.axes == axes:
+            mixed = _differ([before, own])
             own = added([before, own], axes)
+            own = own._replace(mixed=own.mixed or mixed)
         self.remember(target, own, made=False)
 
 
@@ -368,16 +414,16 @@ def _moved(
     source: Tensor,
     args: Args,
     out: Tensor,
-    piece: int | None,
+    piece: int | str | None,
 ) -> Descent:
     """Return a descent whose tensor was cut or moved: a part of the units, or of the samples."""
     if function in JOINS:
         return descent
-    if (
-        descent.members is not None
-        and out.shape[: descent.members.rows.ndim] != (source.shape[: descent.members.rows.ndim])
-    ):
-        descent = descent._replace(members=None)
+    if descent.members is not None:
+        rows = descent.members.rows.ndim
+        keeps = function in _KEEP_ROWS and not (len(args) > 1 and _is_list(args[1]))
+        if not keeps or out.shape[:rows] != source.shape[:rows]:
+            descent = descent._replace(members=None, mixed=True)
     units = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
     left = torch.Size([out.shape[axis] for axis in descent.axes or ()]).numel()
     if function in PIECES or function in CHOICES:
@@ -389,6 +435,64 @@ def _moved(
             # says nothing of the others.
             return descent._replace(calls=tuple([list(calls) for calls in descent.calls]))
     return descent
+
+
+def _differ(descents: list[Descent]) -> bool:
+    """Tell whether tensors are known to be made by different weights."""
+    producers = [own.producers for own in descents if own.producers]
+    return any(own != producers[0] for own in producers[1:])
+
+
+def _is_list(index: Any) -> bool:
+    """Tell whether an index lists places, in any order."""
+    return any(
+        isinstance(i, (Tensor, list)) for i in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+def _choice(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> tuple[int, Any]:
+    """Return along which axis a part is chosen, and which part: as an index, or a tuple of them."""
+    if function not in _SELECTS and function not in _NARROWS:
+        return 0, args[1]
+    dim = args[1] if len(args) > 1 else kwargs["dim"]
+    if function in _SELECTS:
+        given = [*args[2:], *(value for key, value in kwargs.items() if key != "dim")]
+        return dim % args[0].ndim, given[0]
+    start = args[2] if len(args) > 2 else kwargs["start"]
+    length = args[3] if len(args) > 3 else kwargs["length"]
+    return dim % args[0].ndim, slice(start, start + length)
+
+
+def _part_of_weights(dim: int, index: Any, shape: torch.Size) -> str | None:
+    """Say which part of weights an index chooses, "" for all, None if that cannot be said."""
+    words: list[str] = ["all"] * dim
+    axis = dim
+    for item in index if isinstance(index, tuple) else (index,):
+        if item is None:
+            continue
+        if item is Ellipsis or axis >= len(shape):
+            return None
+        if isinstance(item, slice):
+            start, stop = _bounds(item, shape[axis])
+            whole = start == 0 and stop == shape[axis] and item.step in (None, 1)
+            step = "" if item.step in (None, 1) else f"_{item.step}"
+            words.append("all" if whole else f"{start}_{stop}{step}")
+        elif isinstance(item, int) and not isinstance(item, bool):
+            words.append(str(item % shape[axis]))
+        else:
+            return None
+        axis += 1
+    while words and words[-1] == "all":
+        words.pop()
+    return ".".join(words)
+
+
+def _bounds(item: slice, size: int) -> tuple[int, int]:
+    """Return start and stop of a slice, counted from the front; by hand, for Dynamo."""
+    start = 0 if item.start is None else item.start
+    stop = size if item.stop is None else item.stop
+    start, stop = (bound + size if bound < 0 else bound for bound in (start, stop))
+    return min(max(start, 0), size), min(max(stop, 0), size)
 
 
 def _place(args: Args) -> str:

@@ -66,6 +66,7 @@ def weights_of(names: Mapping[nn.Module, str]) -> dict[Tensor, Producer]:
     for module, path in names.items():
         home, parametrised, which = path.partition(".parametrizations.")
         layer = type(module).__module__.startswith("torch.nn.modules.")
+        layer = layer and not isinstance(module, (nn.ParameterDict, nn.ParameterList))
         for own, parameter in module._parameters.items():
             name = which.partition(".")[0] if parametrised else own
             whole = home and (layer or name in _LAYERS_OWN)

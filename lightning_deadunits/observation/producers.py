@@ -61,12 +61,14 @@ def _normalised(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Ax
 
 def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     """``a @ b``: rows come from ``a``, columns from ``b``; what is unknown is the weight."""
-    operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    named = (value for key, value in kwargs.items() if key != "out")
+    operands = [value for value in (*args, *named) if isinstance(value, Tensor)]
     if len(operands) < 2 or out.ndim == 0:
         return None
     left, right = operands[-2:]
     of_left, of_right = known.axes(left), known.axes(right)
-    if not of_left and of_right and right.ndim - 1 in of_right and not known.is_weight(right):
+    weights = known.is_weight(left) or known.is_weight(right)
+    if not of_left and of_right and right.ndim - 1 in of_right and not weights:
         # The left one mixes rows only (a graph's neighbours): the features stay what they are.
         shift = out.ndim - right.ndim
         return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)

@@ -200,7 +200,9 @@ class SiteMode(TorchFunctionMode):
                 if number > 1:
                     site = site._replace(name=numbered(site.name, number))
                 self._ran[site.name] = kind
-                if self._all or compiling or self._selects(site.name):
+                if descent is not None and descent.mixed:
+                    self.unjudged[site.name] = _MIXED
+                elif self._all or compiling or self._selects(site.name):
                     output = self.on_site(site, output)
         if descent is not None:
             lineage.activated(descent, calls, output, way)
@@ -364,6 +366,10 @@ def _alike(source: Any, output: Tensor) -> bool:
 
 
 keep_eager(SiteMode.__torch_function__, SiteMode._meet)
+_MIXED = (
+    "some of its rows are made by other weights than others, and nothing tells which; let what "
+    "each layer makes pass an activation of its own"
+)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 

@@ -1,0 +1,192 @@
+"""Parts of weights are other weights; rows of several layers are counted right or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_deadunits import find_dead_units
+
+X = torch.rand(8, 4)
+
+
+class Net(nn.Module):
+    """Weights, and what is done with them."""
+
+    def __init__(self, function: Callable[..., Tensor], weights: Any) -> None:
+        super().__init__()
+        self.function, self.w = function, weights
+
+    def forward(self, *x: Tensor) -> Tensor:
+        return self.function(self.w, *x)
+
+
+def weights(*shape: int, dead: Any) -> nn.Parameter:
+    """Weights whose units fire on all of X, but for some."""
+    own = torch.rand(*shape)
+    own[dead] = -1.0
+    return nn.Parameter(own)
+
+
+def rows(own: Tensor, x: Tensor, *parts: Tensor) -> Tensor:
+    return sum((F.relu(F.linear(x, part)) for part in parts), torch.zeros(()))
+
+
+def products(x: Tensor, *parts: Tensor) -> Tensor:
+    return sum((F.relu(x @ part) for part in parts), torch.zeros(()))
+
+
+ROWS, TABLE, STACK = (16, 4), (2, 2, 4, 6), (3, 4, 6)
+PARTS: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], Any, dict[str, int]]] = {
+    "slices": (
+        lambda w, x: rows(w, x, w[:8], w[-8:]), ROWS, slice(8), {"w.0_8": 8, "w.8_16": 0},
+    ),
+    "narrow": (
+        lambda w, x: rows(w, x, w.narrow(0, 0, 8), torch.narrow(w, 0, 8, 8)),
+        ROWS, slice(8), {"w.0_8": 8, "w.8_16": 0},
+    ),
+    "two numbers": (
+        lambda w, x: products(x, w[0, 0], w[0, 1], w[1, 0]),
+        TABLE, (0, 0), {"w.0.0": 6, "w.0.1": 0, "w.1.0": 0},
+    ),
+    "numbers and whole axes": (
+        lambda w, x: products(x, w[0, :, :], w[1], w.select(0, 2)),
+        STACK, 0, {"w.0": 6, "w.1": 0, "w.2": 0},
+    ),
+    "from the end": (
+        lambda w, x: products(x, w[-1], w[2]), STACK, 0, {"w.2": 0},
+    ),
+    "columns are read, rows are made": (
+        lambda w, x: F.relu(F.linear(x[:, :2], w.index_select(1, torch.tensor([1, 3])))),
+        ROWS, slice(8), {"w": 8},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_of_weights_is_told_from_the_others(kind: str, compiled: bool) -> None:
+    function, shape, dead, expected = PARTS[kind]
+    model: Any = Net(function, weights(*shape, dead=dead))
+    report = find_dead_units(torch.compile(model, backend="eager") if compiled else model, [X])
+    assert not report.unjudged
+    assert {layer.made_by: len(layer.dead) for layer in report.layers.values()} == {
+        (name,): number for name, number in expected.items()
+    }
+
+
+@pytest.mark.parametrize("container", [nn.ParameterDict, nn.ParameterList])
+def test_each_weight_of_a_container_makes_units_of_its_own(container: Any) -> None:
+    own = [weights(4, 6, dead=(slice(None), unit)) for unit in range(3)]
+    named = container(dict(zip("abc", own, strict=True)) if container is nn.ParameterDict else own)
+    values: Callable[[Any], Any] = lambda w: w.values() if hasattr(w, "values") else w  # noqa: E731
+    report = find_dead_units(Net(lambda w, x: products(x, *values(w)), named), [X])
+    assert [layer.dead.tolist() for layer in report.layers.values()] == [[0], [1], [2]]
+
+
+def two_layers() -> nn.ModuleList:
+    """One whose units are all dead, and one whose units always fire."""
+    layers = nn.ModuleList([nn.Linear(4, 6), nn.Linear(4, 6)])
+    for layer, bias in zip(layers, (-99.0, 99.0), strict=True):
+        nn.init.constant_(layer.bias, bias)
+    return layers
+
+
+def written(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
+    out = torch.zeros_like(a)
+    out[first] = a[first]
+    out[~first] = b[~first]
+    return out
+
+
+TOGETHER: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cat over the batch": lambda a, b, first: torch.cat([a, b]),
+    "vstack": lambda a, b, first: torch.vstack([a, b]),
+    "stack": lambda a, b, first: torch.stack([a, b], 1),
+    "where": lambda a, b, first: torch.where(first[:, None], a, b),
+    "written": written,
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_rows_of_several_layers_in_one_activation_are_not_judged(kind: str) -> None:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        return F.relu(TOGETHER[kind](layers[0](x), layers[1](x), torch.arange(len(x)) < 3))
+
+    report = find_dead_units(Net(forward, two_layers()), [X])
+    assert not report.layers
+    assert "made by other weights" in report.unjudged["relu"]
+
+
+def test_units_of_several_layers_side_by_side_are_judged() -> None:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        return F.relu(torch.cat([layers[0](x), layers[1](x)], 1))
+
+    (layer,) = find_dead_units(Net(forward, two_layers()), [X]).layers.values()
+    assert layer.dead.tolist() == list(range(6))
+
+
+def test_the_same_layer_on_two_inputs_side_by_side_is_judged() -> None:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        return F.relu(torch.cat([layers[0](x), layers[0](-x)]))
+
+    (layer,) = find_dead_units(Net(forward, two_layers()), [X]).layers.values()
+    assert (len(layer.dead), layer.observations) == (6, 16)
+
+
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "permuted": lambda h: h[torch.tensor([5, 0, 1, 2, 3, 4])],
+    "flipped": lambda h: h.flip(0),
+    "cut": lambda h: h[:4],
+    "transposed": lambda h: h.view(2, 3, 6).transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("kind", MOVED)
+def test_rows_of_chosen_experts_that_are_moved_are_not_judged(kind: str) -> None:
+    def forward(w: Tensor, x: Tensor, expert: Tensor) -> Tensor:
+        return F.relu(MOVED[kind](torch.bmm(x[:, None], w[expert]).squeeze(1)))
+
+    expert = torch.tensor([1, 0, 2, 2, 1, 0])
+    report = find_dead_units(Net(forward, weights(*STACK, dead=0)), [(X[:6], expert)])
+    assert not report.layers
+    assert "made by other weights" in report.unjudged["relu"]
+
+
+@pytest.mark.parametrize("back", [0, 3])
+def test_experts_may_be_chosen_from_the_end(back: int) -> None:
+    def forward(w: Tensor, x: Tensor, expert: Tensor) -> Tensor:
+        return F.relu(torch.bmm(x[:, None], w[expert - back]).squeeze(1))
+
+    expert = torch.tensor([1, 0, 2, 2, 1, 0])
+    report = find_dead_units(Net(forward, weights(*STACK, dead=0)), [(X[:6], expert)])
+    assert [len(layer.dead) for layer in report.layers.values()] == [6, 0, 0]
+    assert [layer.observations for layer in report.layers.values()] == [2, 2, 2]
+
+
+def test_a_weight_on_the_left_makes_rows_of_what_a_layer_made() -> None:
+    class Mixer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.w = nn.Linear(4, 6), weights(7, 3, dead=0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.w @ self.embed(x).abs())
+
+    (layer,) = find_dead_units(Mixer(), [torch.rand(5, 3, 4)]).layers.values()
+    assert (layer.num_units, layer.unit_dim, layer.dead.tolist()) == (7, 1, [0])
+
+
+def test_where_a_result_is_written_is_no_operand() -> None:
+    def forward(w: Tensor, x: Tensor) -> Tensor:
+        return F.relu(torch.mm(x, w, out=x.new_empty(len(x), 6)))
+
+    with torch.no_grad():
+        net = Net(forward, weights(4, 6, dead=(slice(None), 2)))
+        (layer,) = find_dead_units(net, [X]).layers.values()
+    assert (layer.unit_dim, layer.dead.tolist()) == (1, [2])
