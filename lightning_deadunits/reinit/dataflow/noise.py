@@ -20,6 +20,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     UnitKey,
     Visitor,
     channel_of,
+    replaced,
     silenced,
 )
 from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
@@ -185,6 +186,8 @@ class _Noise(Visitor):
         return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
 
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
+        # Other units may fire on other batches, whatever they do on this one.
+        output = replaced(output, self._noisy(output).abs())
         units = self._units.get(spot.layer)
         return silenced(output, spot.dims, units) if units else output
 

@@ -255,6 +255,7 @@ class Passes:
             leaf.shape[0]
             for index, leaf in self.tapes[tape].leaves.items()
             if isinstance(leaf, Tensor) and self._is_data(tape, index) and leaf.ndim
+            if not leaf.is_nested  # which has no shape
         ]
         size = max(sizes, key=sizes.count) if sizes else 1
         fitting = range(min(size, _MOST_CELLS), 0, -1)

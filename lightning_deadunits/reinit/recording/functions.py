@@ -64,6 +64,7 @@ _DRAWS = _words(
 )
 """Without their underscores: what returns nothing but random numbers."""
 
+_FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, torch.linspace, torch.logspace}
 _EMPTY = _words("empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize_")
 
 _SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}
@@ -95,6 +96,11 @@ def scales_gradients(name: str) -> bool:
 def is_random(name: str) -> bool:
     """Tell whether a function may draw random numbers."""
     return name in _RANDOM
+
+
+def makes_data(function: Callable[..., Any]) -> bool:
+    """Tell whether a function makes data of what is no tensor: lists, arrays, a grid."""
+    return function in _FROM_PYTHON
 
 
 def is_draw(function: Callable[..., Any]) -> bool:

@@ -317,6 +317,9 @@ class Recorder(SiteMode):
             known.note_write(tensor, before, position)
             sharing = (known.number(other) for other in (tensor, *known.parameters_in(tensor)))
             tape.written |= {index for index in sharing if index in tape.leaves}
+        if sets_attribute(call.function) and name == "data":
+            # No version moves, and a replay must not write to the parameter itself.
+            tape.written |= {index for index in call.given[:1] if index in tape.leaves}
         call.writes = tuple(known.add(tensor) for tensor, _ in wrote)
         self._check_written(pending, made, position)
         for tensor in made:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_deadunits.observation.site import Site
-from lightning_deadunits.reinit.recording.functions import GRADIENT, is_draw
+from lightning_deadunits.reinit.recording.functions import GRADIENT, is_draw, makes_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,12 +250,14 @@ class Tape:
     def weight_values(self) -> set[int]:
         """The values that were computed from parameters and constants alone.
 
-        What was drawn at random in the pass is none of them, as a generator's input: it is data.
+        What was drawn at random in the pass is none of them, as a generator's input, nor what was
+        made of lists and arrays: it is data.
         """
         found, rooted = set(self.parameters), set(self.parameters)
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
-            drawn = not of_weights and is_draw(call.function)
+            made = makes_data(call.function) and not call.scalar
+            drawn = not of_weights and (made or is_draw(call.function))
             if found.issuperset(call.given) and not drawn:
                 outs = {value for value in call.outs if value is not None}
                 found |= outs

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from lightning_deadunits.observation.compiled import is_opaque
+from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import running_hook_of
 from lightning_deadunits.reinit.recording import Recorder, Tape
 
@@ -232,7 +233,7 @@ class Coverage:
     def watch(self) -> None:
         """Have the modules tell that they run that have weights and are on no tape."""
         self.unwatch()
-        for name, module in self._model.named_modules():
+        for module, name in module_names(self._model).items():
             has_weights = any(p is not None for p in module._parameters.values())
             if has_weights and name not in self._taped_modules and not is_opaque(module):
                 hook = _Ran(self, name)
