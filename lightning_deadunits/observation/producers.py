@@ -67,8 +67,10 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
         return None
     left, right = operands[-2:]
     of_left, of_right = known.axes(left), known.axes(right)
-    weights = known.is_weight(left) or known.is_weight(right)
-    if not of_left and of_right and right.ndim - 1 in of_right and not weights:
+    # A square weight on the left is taken for a learned adjacency; else it makes rows of its own.
+    square = left.ndim > 1 and left.shape[-1] == left.shape[-2]
+    makes = known.is_weight(right) or (known.is_weight(left) and not square)
+    if not of_left and of_right and right.ndim - 1 in of_right and not makes:
         # The left one mixes rows only (a graph's neighbours): the features stay what they are.
         shift = out.ndim - right.ndim
         return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)

@@ -279,15 +279,19 @@ def test_long_names_are_shortened_in_the_middle_and_stay_different(tab):
     assert tab.frame.locator(".card h3").first.get_attribute("title") == SWEEP[0]
 
 
+# The browser writes it in its own time.
+IN_CLIPBOARD = "async (text) => await navigator.clipboard.readText() === text"
+
+
 def test_a_whole_name_can_be_copied(tab):
     tab.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.open(link(SWEEP[0]))
     tab.frame.get_by_role("button", name=f"Copy the name {LONG.format(3)}").click()
-    assert tab.page.evaluate("() => navigator.clipboard.readText()") == LONG.format(3)
+    tab.page.wait_for_function(IN_CLIPBOARD, arg=LONG.format(3))
     tab.frame.get_by_role("button", name=LONG.format(4), exact=True).click()
     assert tab.frame.locator(".layer-title").inner_text() == LONG.format(4)
     tab.frame.get_by_role("button", name=f"Copy the name {LONG.format(4)}").click()
-    assert tab.page.evaluate("() => navigator.clipboard.readText()") == LONG.format(4)
+    tab.page.wait_for_function(IN_CLIPBOARD, arg=LONG.format(4))
 
 
 def test_eighty_rows_scroll_below_their_headers(tab):
