@@ -1,9 +1,10 @@
 """Clamp the units to zero, noise everything else: the consumer's channel must stay zero.
 
-Noise goes on what every call returns and on every floating point leaf that is no parameter, in
-whatever container it came: what is zero on this batch need not be on the next. A leaf on which
-noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged by itself, in a direction
-that the call allows; where there is none, nothing is known of what it flows into.
+Noise goes on what every call and every other unit returns, on masks, and on every floating point
+leaf that is no parameter, in whatever container it came: what is zero on this batch need not be on
+the next. A leaf on which noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged
+by itself, in a direction that the call allows; where there is none, nothing is known of what it
+flows into. Masks stay where noise on them does that, or makes NaN.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
 _NUDGE = 1e-3
 _ARITHMETIC = {*SUMS, *FACTORS}
+_MASKED = {
+    *(torch.where, Tensor.where),
+    *(torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_),
+}
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 
@@ -46,16 +51,23 @@ def _live_channels(
 ) -> dict[Channel, str]:
     """Return the channels that are not zero although the units are, whatever else happens."""
     quiet: set[int] = set()
+    masks = True
     for scale in _SCALES:
         for _ in range(_MOST_TRIES):
-            visitor = _Noise(passes, channels, scale, quiet)
+            visitor = _Noise(passes, channels, scale, quiet, masks=masks)
             try:
                 passes.run(visitor, tape)
             except Exception:  # noise may be no input at all: a wrong index, a failing check
+                if masks:
+                    masks = False  # one may have kept an index within its bounds
+                    continue
                 # The leaf that was last seen is the likely cause: it stays as it is.
                 if visitor.last is None or visitor.last in quiet:
                     break
                 quiet.add(visitor.last)
+                continue
+            if visitor.lost and masks:
+                masks = False  # of a row that is masked altogether a softmax makes NaN
                 continue
             live = visitor.live
             for leaf in sorted(quiet):
@@ -102,6 +114,10 @@ def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def _is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.bool and not value.is_nested
+
+
 def _is_of_floats(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.is_floating_point() or value.is_complex()
@@ -117,10 +133,12 @@ class _Noise(Visitor):
         scale: Size of the noise, relative to the values.
         quiet: Leaves that get none, by their order.
         nudge: A leaf that is changed a little, and in which direction.
+        masks: Whether masks are drawn at random, which on other batches may be others.
 
     Attributes:
         live: Channels that are not zero, and what they read.
         last: The last leaf that got noise.
+        lost: Whether a channel is NaN, so that nothing can be seen of it.
     """
 
     clamps = True
@@ -132,9 +150,11 @@ class _Noise(Visitor):
         scale: float,
         quiet: set[int],
         nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
+        *,
+        masks: bool = False,
     ) -> None:
         self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
-        self._nudge = nudge
+        self._nudge, self._masks, self.lost = nudge, masks, False
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
         self._leaves = 0
@@ -163,7 +183,9 @@ class _Noise(Visitor):
     def given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Noise integers where they become floats: in arithmetic with such, and by a cast."""
+        """Noise masks, and integers where they become floats: in arithmetic, and by a cast."""
+        if function in _MASKED and self._masks:
+            return tuple(self._drawn(a) if _is_mask(a) else a for a in args), kwargs
         if function in _ARITHMETIC:
             becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
         else:
@@ -176,6 +198,10 @@ class _Noise(Visitor):
             for a in args
         ), kwargs
 
+    def _drawn(self, mask: Tensor) -> Tensor:
+        """Return a mask of which half is true."""
+        return (torch.rand(mask.shape, generator=self._generator) < 0.5).to(mask.device)
+
     def _noisy(self, tensor: Tensor) -> Tensor:
         """Return a tensor with noise of its own size, one number per row of its first two axes."""
         if not tensor.numel():
@@ -186,16 +212,19 @@ class _Noise(Visitor):
         return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
 
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
-        # Other units may fire on other batches, whatever they do on this one.
-        output = replaced(output, self._noisy(output).abs())
         units = self._units.get(spot.layer)
         return silenced(output, spot.dims, units) if units else output
+
+    def activation(self, output: Tensor) -> Tensor:
+        # Units may fire on other batches, whatever they do on this one.
+        return replaced(output, self._noisy(output).abs())
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.recorded.calls[index]
         for channel in self._channels.get(index, ()):
             values = channel_of(reads[0], operation.read_axes, channel).flatten()
             if bool((values != 0).any()):
+                self.lost |= bool(values.isnan().any())
                 constant = bool((values == values[0]).all())
                 what = "a constant that others set" if constant else "other, live values"
                 self.live[(index, channel)] = what

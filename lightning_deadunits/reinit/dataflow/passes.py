@@ -165,6 +165,10 @@ class Visitor:
         """Receive an activation; what is returned takes its place."""
         return output
 
+    def activation(self, output: Tensor) -> Tensor:
+        """Receive, before that, one of any layer; not what follows from other activations alone."""
+        return output
+
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """Receive a call with weights; what is returned takes its result's place."""
         return out
@@ -191,6 +195,7 @@ class Passes:
         self.broken: dict[int, str] = {}
         self.replays = 0
         self._twins: dict[int, list[int]] = {}
+        self._following: dict[int, set[int]] = {}
 
     def record(self, clamped: Units) -> dict[int, str]:
         """Replay every tape once and keep what matters.
@@ -264,6 +269,24 @@ class Passes:
     def _is_data(self, tape: int, index: int) -> bool:
         own = self.tapes[tape]
         return index not in own.parameters and index not in own.buffers
+
+    def following(self, tape: int) -> set[int]:
+        """Return the positions of activations that other activations alone make, by no product."""
+        if tape in self._following:
+            return self._following[tape]
+        own, call_at = self.tapes[tape], self.recorded.call_at
+        positions: set[int] = set()
+        values = set(own.weight_values)
+        for position, entry in enumerate(own.entries):
+            if isinstance(entry, SiteCall):
+                positions |= {position} if entry.value in values - own.weight_values else set()
+                values.add(entry.value)
+            elif (tape, position) not in call_at and values.issuperset(entry.given):
+                values.update(value for value in entry.outs if value is not None)
+            else:
+                values.difference_update(entry.outs, entry.writes)
+        self._following[tape] = positions
+        return positions
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""
@@ -420,6 +443,7 @@ class _Running(_Driver):
     def __init__(self, passes: Passes, number: int, visitor: Visitor) -> None:
         super().__init__(passes, number)
         self.visitor = visitor
+        self._following = passes.following(number)
 
     def leaf(self, index: int, value: Any) -> Any:
         value = super().leaf(index, value)
@@ -471,6 +495,8 @@ class _Running(_Driver):
         return kept if len(kept) > 1 or call.function is GRADIENT else kept[0]
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        if position not in self._following:
+            value = self.visitor.activation(value)
         number = self.recorded.spot_at.get((self.number, position))
         if number is None:
             return value

@@ -1,0 +1,180 @@
+"""What an attack on re-initialisation has found: done wrongly, or refused for no reason."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig, reinit_dead_units
+from tests.mortal import EVERY_TWO_STEPS, trained
+
+
+def head(inputs: int = 12) -> nn.Sequential:
+    """A network whose first two hidden units are dead."""
+    net = nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, 1))
+    with torch.no_grad():
+        net[0].bias[:2] = -100.0
+    return net
+
+
+class Learner(LightningModule):
+    """Learns something by one network."""
+
+    def __init__(self, net: nn.Module | None = None) -> None:
+        super().__init__()
+        seed_everything(0, verbose=False)
+        self.net = head() if net is None else net
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.net(batch[0]) - batch[1]).pow(2).mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 1e-2)
+
+
+class Teacher(Learner):
+    """Follows its network by an average, which it writes with ``p.data = ...``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            for own, other in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
+                own.data = own.data * 0.9 + other.data * 0.1
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_replay_writes_no_parameter_by_its_data() -> None:
+    dry = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2, dry_run=True))
+    without, watched = Teacher(), Teacher()
+    trained(without, Callback(), max_epochs=2)
+    trained(watched, dry, max_epochs=2)
+    assert dry.reviver is not None
+    assert dry.reviver.events
+    for (name, own), other in zip(without.named_parameters(), watched.parameters(), strict=True):
+        assert torch.equal(own, other), name
+
+
+class Branches(nn.Module):
+    """Two rectified branches that are added up; unit 1 of the other one is quiet here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(5, 64), nn.Linear(5, 64), nn.Linear(64, 1)
+        with torch.no_grad():
+            self.a.bias[1] = -100.0
+            self.b.weight[1] = 0.0
+            self.b.weight[1, 4], self.b.bias[1] = 25.0, -20.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.relu(self.a(x)) + torch.relu(self.b(x)))
+
+
+def test_a_unit_is_refused_beside_one_that_is_quiet_on_the_recorded_batch_only() -> None:
+    torch.manual_seed(0)
+    model, quiet = Branches(), torch.randn(8, 5)
+    quiet[:, 4] = 0.0
+    loud = quiet.clone()
+    loud[:, 4] = 1.0
+    before = model(loud)
+    report = reinit_dead_units(model, {"relu.a": [1]}, quiet, optimizers=None)
+    assert "together with" in report.refused["relu.a"][1]
+    assert torch.equal(model(loud), before)
+
+
+class Masked(nn.Module):
+    """Puts something else in the place of what a mask says, which may be empty."""
+
+    def __init__(self, put: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.a, self.o, self.put = nn.Linear(5, 8), nn.Linear(8, 3), put
+        self.token = nn.Parameter(torch.ones(8))
+        with torch.no_grad():
+            self.a.bias[1] = -100.0
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.o(self.put(torch.relu(self.a(x)), mask, self.token))
+
+
+@pytest.mark.parametrize(
+    ("put", "allowed"),
+    [
+        (lambda h, mask, token: torch.where(mask, token, h), False),
+        (lambda h, mask, token: h.masked_fill(mask, 1.0), False),
+        (lambda h, mask, token: h.masked_fill(mask, 0.0), True),
+    ],
+    ids=["a token", "ones", "zeros"],
+)
+def test_a_mask_may_be_another_one_on_the_next_batch(put: Any, allowed: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Masked(put), torch.randn(8, 5)
+    none, some = torch.zeros(8, 1, dtype=torch.bool), torch.arange(8)[:, None] < 3
+    before = model(x, some)
+    report = reinit_dead_units(model, {"relu": [1]}, (x, none), optimizers=None)
+    assert report.reinitialised == ({"relu": [1]} if allowed else {}), str(report)
+    assert torch.equal(model(x, some), before)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, None], ids=["compiled", "an odd key"])
+def test_a_module_that_has_another_name_on_the_tape_is_recorded(wrap: Any) -> None:
+    parts = nn.ModuleDict({"user id": head()})
+    if wrap is not None:
+        parts = nn.ModuleDict({"c": wrap(head(), backend="eager")})
+
+    class Wrapped(Learner):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            (part,) = self.net.values()
+            return (part(batch[0]) - batch[1]).pow(2).mean()
+
+    callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    trained(Wrapped(parts), callback, max_epochs=2)
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert list(first.reinitialised.values()) == [[0, 1]], str(first)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda x: torch.tensor(x.tolist()),
+        lambda x: torch.as_tensor(x.numpy()),
+        lambda x: torch.linspace(0, 1, 40).view(8, 5),
+    ],
+    ids=["a list", "an array", "a grid"],
+)
+def test_what_a_step_makes_its_inputs_of_is_data(made: Callable[[Tensor], Tensor]) -> None:
+    class Making(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = head(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(made(x))
+
+    torch.manual_seed(0)
+    report = reinit_dead_units(Making(), {"net.1": [1]}, torch.randn(8, 5), optimizers=None)
+    assert report.reinitialised == {"net.1": [1]}, str(report)
+
+
+def test_a_nested_tensor_in_the_batch_costs_nothing() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = head(5)
+
+        def forward(self, batch: Tensor) -> Tensor:
+            return self.net(torch.cat(batch.unbind()))
+
+    torch.manual_seed(0)
+    batch = torch.nested.nested_tensor([torch.randn(3, 5), torch.randn(2, 5)])
+    report = reinit_dead_units(Nested(), {"net.1": [1]}, batch, optimizers=None)
+    assert report.reinitialised == {"net.1": [1]}, str(report)
