@@ -37,6 +37,7 @@ from lightning_deadunits.observation.identity import Descent, key_of, numbered, 
 from lightning_deadunits.observation.lineage import Lineage, mark_weights
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
+from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
 
@@ -77,6 +78,7 @@ class SiteMode(TorchFunctionMode):
         self._calls: dict[str, int] = {}
         self._ran: dict[str, Kind] = {}
         self._marked = ExitStack()
+        self._regions = Regions()
         self._hooks: dict[nn.Module, ModuleHooks] = {}
         self._hooked: dict[nn.Module, str] = {}
 
@@ -97,6 +99,11 @@ class SiteMode(TorchFunctionMode):
         for name, kind in self._ran.items():
             never = kind == "never" and not self.never_zero
             (self.never_met if never else self.met)[name] = True
+        for name in self._regions.met:
+            if self._selects(name):
+                # What ran outside as well was counted by half.
+                outside = [key for key in self.met if read_key(key).base == name]
+                self.unjudged.update(dict.fromkeys(outside or [name], REASON))
         # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
         self._ran.clear()
         self.lineage.forget()
@@ -121,6 +128,9 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if torch.compiler.is_compiling() and isinstance(func, OPERATORS):
+            self._regions.look(self._frame().name)
+            return out
         if torch.compiler.is_compiling() or not torch._C._len_torch_function_stack():
             return self._meet(func, args, kwargs, out)
         # Modes below, another callback's that records, say, must not see what this one computes.
@@ -143,6 +153,9 @@ class SiteMode(TorchFunctionMode):
             return self._activation(func, args, kwargs, out, gated=True)
         return self.on_call(func, args, kwargs, out)
 
+    def _frame(self) -> Frame:
+        return self._frames[-1] if self._frames else ROOT
+
     def _is_gated(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> bool:
         if torch.compiler.is_compiling():
             return is_gated(self._traced_lineage, function, args, kwargs, out)
@@ -159,7 +172,7 @@ class SiteMode(TorchFunctionMode):
         out: Any,
         gated: bool = False,
     ) -> Any:
-        frame = self._frames[-1] if self._frames else ROOT
+        frame = self._frame()
         kind: Kind | None = "exact" if gated else function_kind(function, args, kwargs)
         if kind is None or frame.whole or frame.silent:
             return self.on_call(function, args, kwargs, out)
@@ -267,7 +280,7 @@ class SiteMode(TorchFunctionMode):
 
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""
-        ran = {read_key(key).base for key in self.met}
+        ran = {*(read_key(key).base for key in self.met), *self._regions.met}
         return {name: why for name, why in self.expected.items() if name not in ran}
 
     def padding(self) -> Padding | None:
@@ -331,11 +344,17 @@ class SiteMode(TorchFunctionMode):
 
     def _hook(self, module: nn.Module, name: str) -> None:
         frame = frame_of(module, name, self.layers)
+        self._regions.know(module, name, frame.kind)
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
             teller = Teller(
-                module, frame, self._frames, self._paddings, self._sources, self._whole_output
+                module,
+                frame,
+                self._frames,
+                self._paddings,
+                self._sources,
+                self._whole_output,
             )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
 

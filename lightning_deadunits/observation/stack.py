@@ -12,6 +12,7 @@ from lightning_deadunits.observation.activations import Kind, module_kind
 from lightning_deadunits.observation.compiled import keep_eager
 from lightning_deadunits.observation.padding import Padding, padding_of, reads_padding
 from lightning_deadunits.observation.probing import probed_kind
+from lightning_deadunits.observation.regions import in_region
 
 
 class Frame(NamedTuple):
@@ -104,7 +105,7 @@ class Teller:
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Push the frame."""
-        if not self._active:
+        if not self._active or in_region():
             return
         stack = self._stack
         stack.append(self._silent if stack and stack[-1].silent else self._frame)
@@ -115,7 +116,7 @@ class Teller:
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Pop the frame."""
-        if not self._active:
+        if not self._active or in_region():
             return None
         if self._paddings is not None:
             self._paddings.pop()
