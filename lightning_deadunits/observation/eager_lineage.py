@@ -7,7 +7,9 @@ Dynamo :class:`Lineage` itself is traced, once.
 from __future__ import annotations
 
 import functools
+import re
 import weakref
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ from lightning_deadunits.observation.lineage import ATTRIBUTE, Lineage, passed, 
 from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
 from lightning_deadunits.observation.ways import CHOICES, PIECES, WRITES
 
+_LONG = 16
 _MOST_FAMILIAR = 1 << 14
 _ANEW = PIECES | CHOICES | WRITES | ZEROS
 """Functions whose results depend on values, or on what was done with their source before."""
@@ -300,6 +303,15 @@ class EagerLineage(Lineage):
             after = self._once.setdefault(after, after)
             self._passed[id(known), way] = after
         self._known[id(out)] = _Known(weakref.ref(out), after, calls)
+
+    def word_for(self, places: list[Any]) -> str | None:
+        """Return a word for the units that lists of places choose, None if that cannot be told.
+
+        The lists are read, on a device too: which units they are is nowhere else.
+        """
+        read = str([p.tolist() if isinstance(p, Tensor) else p for p in places])
+        short = "_".join(re.findall(r"\w+", read))
+        return short if len(short) < _LONG else f"{zlib.crc32(read.encode()):08x}"
 
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""

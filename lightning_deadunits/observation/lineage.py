@@ -32,8 +32,10 @@ from lightning_deadunits.observation.producers import PRODUCERS, Maker
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.ways import (
     CHOICES,
+    FACTORS,
     JOINS,
     PIECES,
+    REPEATS,
     WRITES,
     negated_by,
     way_of,
@@ -194,11 +196,16 @@ class Lineage:
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
+            if function in FACTORS and _scales_rows(weights[0][0], out, axes):
+                descent = descent._replace(axes=(0, *axes))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
             if rule.way == "roll" and descent.members is not None:
                 descent = descent._replace(members=None, mixed=True)
         if rule.moves:
+            if function in CHOICES:
+                places = _chosen_units(function, args, kwargs, known.axes)
+                piece = self.word_for(places) if places else None
             descent = _moved(function, descent, known, source, args, out, piece)
         gate = gate_after(function, known.gate, len(args) > 0 and source is args[0])
         if gate != descent.gate:
@@ -230,6 +237,8 @@ class Lineage:
         if not weights:
             # Weights that are computed from data (a hypernetwork), or two activations.
             carriers = [own for own in known if own.axes]
+            if maker.spatial and _is_grouped(args, kwargs):
+                return Descent(None, ())  # samples are folded into the channels
             if len(carriers) > 1:
                 return added(carriers, axes)._replace(activated=False, calls=([],))
             if carriers:
@@ -261,7 +270,7 @@ class Lineage:
         piece: int | str | None,
     ) -> None:
         """Take note of what is computed from weights alone: a view, a row, a norm of them."""
-        if not weights:
+        if not weights or function in REPEATS:  # which are the same units again
             return
         source, known = weights[0]
         if function in CHOICES and args and source is args[0]:
@@ -277,12 +286,16 @@ class Lineage:
                 return
             if isinstance(index, Tensor):
                 piece = self.row(source, out)
+            elif isinstance(index, list):
+                piece = self.word_for([index])
             else:
                 piece = _part_of_weights(dim, index, source.shape)
-                if piece is None:
-                    return
+            if piece is None and not isinstance(index, Tensor):
+                return
         elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
             return  # data and a parameter: a position embedding, say
+        if function in JOINS and len(weights) > 1:
+            weights = _in_order(weights)
         descent = _of_weights([own for _, own in weights])
         if piece is not None and piece != "":
             named = tuple(p._replace(name=f"{p.name}.{piece}") for p in descent.producers)
@@ -311,6 +324,10 @@ class Lineage:
 
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""
+        return None
+
+    def word_for(self, places: list[Any]) -> str | None:
+        """Return a word for the units that lists of places choose, None if that cannot be told."""
         return None
 
     def _write(self, args: Args) -> None:
@@ -386,6 +403,18 @@ def _of_weights(weights: list[Descent]) -> Descent:
     return Descent(None, producers, weight=True, members=members, levels=levels)
 
 
+def _in_order(weights: list[tuple[Tensor, Descent]]) -> list[tuple[Tensor, Descent]]:
+    """Have weights that stand in another order than the model's tell their places."""
+    first = [own.producers[0] for _, own in weights if own.producers]
+    places = [(producer.order, producer.name) for producer in first]
+    if places == sorted(places):
+        return weights
+    return [
+        (tensor, own._replace(producers=part_of(own.producers, str(place))))
+        for place, (tensor, own) in enumerate(weights)
+    ]
+
+
 def _like(data: list[tuple[Tensor, Descent]], out: Tensor) -> tuple[Tensor, Descent]:
     """Return the argument that the result takes after.
 
@@ -427,7 +456,7 @@ def _moved(
     units = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
     left = torch.Size([out.shape[axis] for axis in descent.axes or ()]).numel()
     if function in PIECES or function in CHOICES:
-        if left < units:
+        if left < units or (piece is not None and function in CHOICES):
             part = str(piece) if piece is not None else _place(args)
             return descent._replace(producers=part_of(descent.producers, part))
         if out.numel() < source.numel():
@@ -435,6 +464,12 @@ def _moved(
             # says nothing of the others.
             return descent._replace(calls=tuple([list(calls) for calls in descent.calls]))
     return descent
+
+
+def _is_grouped(args: Args, kwargs: Kwargs) -> bool:
+    """Tell whether each group of channels is convolved by itself."""
+    source, weight = (list(_tensors(args, {})) + list(_tensors((), kwargs)))[:2]
+    return weight.ndim > 2 and source.shape[2 - weight.ndim - 1] not in weight.shape[:2]
 
 
 def _differ(descents: list[Descent]) -> bool:
@@ -447,6 +482,43 @@ def _is_list(index: Any) -> bool:
     """Tell whether an index lists places, in any order."""
     return any(
         isinstance(i, (Tensor, list)) for i in (index if isinstance(index, tuple) else (index,))
+    )
+
+
+def _chosen_units(
+    function: Callable[..., Any], args: Args, kwargs: Kwargs, axes: Axes | None
+) -> list[Any]:
+    """Return the lists and tensors of places that choose among the units, in any order."""
+    dim, index = _choice(function, args, kwargs)
+    items = list(index) if isinstance(index, tuple) else [index]
+    if not any(isinstance(item, (list, Tensor)) for item in items):
+        return []
+    if Ellipsis in [item for item in items if not isinstance(item, (list, Tensor))]:
+        at = next(i for i, item in enumerate(items) if item is Ellipsis)
+        taken = sum(_axes_taken(item) for item in items) - 1
+        items[at : at + 1] = [slice(None)] * (args[0].ndim - taken)
+    found = []
+    for item in items:
+        taken = _axes_taken(item)
+        if isinstance(item, (list, Tensor)) and any(dim + i in (axes or ()) for i in range(taken)):
+            found.append(item)
+        dim += taken
+    return found
+
+
+def _axes_taken(item: Any) -> int:
+    """Return how many axes an item of an index stands for."""
+    if item is None:
+        return 0
+    return item.ndim if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+
+
+def _scales_rows(weight: Tensor, out: Tensor, axes: Axes) -> bool:
+    """Tell whether a factor is another one for each row of the first axis, and for each unit."""
+    if 0 in axes or weight.shape[:1] != out.shape[:1] or weight.ndim != out.ndim:
+        return False
+    return weight.stride(0) > 0 and all(
+        weight.shape[axis] == out.shape[axis] > 1 for axis in (0, *axes)
     )
 
 

@@ -24,12 +24,14 @@ class Maker(NamedTuple):
         axes: Tells their axes.
         weights: Returns the arguments that may be the weights.
         mixes: Whether it sums over what it reads, so that what came before makes nothing of it.
+        spatial: Whether it is a convolution, whose channels may come in groups.
         grouped: Returns which of several stacked weights made each row, where an argument tells.
     """
 
     axes: MakerAxes
     weights: Callable[[Args, Kwargs], list[Tensor]]
     mixes: bool = True
+    spatial: bool = False
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
 
 
@@ -202,7 +204,7 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     **dict.fromkeys(_LINEAR, Maker(_last, _after_first)),
     **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
     **{
-        function: Maker(_before_space(spatial), _after_first)
+        function: Maker(_before_space(spatial), _after_first, spatial=True)
         for spatial, functions in _CONVOLUTIONS.items()
         for function in functions
     },

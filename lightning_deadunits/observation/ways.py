@@ -32,7 +32,8 @@ def _named(name: str) -> list[Callable[..., Any]]:
 _WAYS = {function: word for name, word in _WORDS.items() for function in _named(name)}
 _NEGATIONS = {f for name in ("neg", "negative", "rsub") for f in _named(name)}
 _SUBTRACTIONS = {f for name in ("sub", "subtract", "isub") for f in _named(name)}
-_PRODUCTS = {f for name in ("mul", "multiply", "imul", "rmul", "div") for f in _named(name)}
+FACTORS = {f for name in ("mul", "multiply", "imul", "rmul", "div") for f in _named(name)}
+"""Functions that multiply value by value."""
 
 JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack}
 """Moves that bring the units of several tensors together."""
@@ -49,6 +50,11 @@ CHOICES = {
 }
 """Functions that return one part of a tensor."""
 
+REPEATS = {
+    *(Tensor.repeat, torch.tile, Tensor.tile, torch.repeat_interleave, Tensor.repeat_interleave),
+}
+"""Functions that return a tensor several times over."""
+
 WRITES = {Tensor.__setitem__}
 """Functions that return nothing and write into what they are given."""
 
@@ -64,6 +70,6 @@ def negated_by(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return args[0]  # 1 - x, too: it is x.__rsub__(1)
     if function in _SUBTRACTIONS:
         return args[1] if len(args) > 1 else None
-    if function in _PRODUCTS and any(isinstance(a, (int, float)) and a < 0 for a in args):
+    if function in FACTORS and any(isinstance(a, (int, float)) and a < 0 for a in args):
         return next((arg for arg in args if isinstance(arg, Tensor)), None)
     return None

@@ -190,3 +190,90 @@ def test_where_a_result_is_written_is_no_operand() -> None:
         net = Net(forward, weights(4, 6, dead=(slice(None), 2)))
         (layer,) = find_dead_units(net, [X]).layers.values()
     assert (layer.unit_dim, layer.dead.tolist()) == (1, [2])
+
+
+ORDERS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], list[list[int]]]] = {
+    "lists of places": (lambda w, x: ((x @ w)[:, [0, 2]], (x @ w)[:, [1, 3]]), [[0], []]),
+    "tensors of places": (
+        lambda w, x: ((x @ w)[..., torch.tensor([5, 0])], (x @ w)[:, torch.tensor([0, 5])]),
+        [[1], [0]],
+    ),
+    "index_select": (
+        lambda w, x: ((x @ w).index_select(1, torch.tensor([3, 0])), x @ w), [[1], [0]],
+    ),
+    "a mask": (lambda w, x: ((x @ w)[:, torch.arange(6) > 3], x @ w), [[], [0]]),
+    "weights in another order": (
+        lambda w, x: tuple(x @ torch.cat(cut, 1) for cut in (w.split(3, 1), w.split(3, 1)[::-1])),
+        [[0], [3]],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_the_same_units_in_another_order_are_another_layer(kind: str) -> None:
+    function, expected = ORDERS[kind]
+
+    def forward(w: Tensor, x: Tensor) -> Tensor:
+        one, other = function(w, x)
+        return F.relu(one).sum() + F.relu(other).sum()
+
+    report = find_dead_units(Net(forward, weights(4, 6, dead=(slice(None), 0))), [X, X])
+    assert not report.unjudged
+    assert [layer.dead.tolist() for layer in report.layers.values()] == expected
+    assert [layer.observations for layer in report.layers.values()] == [16, 16]
+
+
+def test_a_list_chooses_among_stacked_weights() -> None:
+    def forward(w: Tensor, x: Tensor) -> Tensor:
+        return F.relu(torch.einsum("bi,eio->beo", x, w[[2, 0]]))
+
+    (layer,) = find_dead_units(Net(forward, weights(*STACK, dead=2)), [X]).layers.values()
+    assert (layer.made_by, layer.dead.tolist()) == (("w.2_0",), list(range(6)))
+
+
+def test_a_weight_that_is_repeated_makes_its_units_once() -> None:
+    def forward(w: Tensor, x: Tensor) -> Tensor:
+        return F.relu(torch.bmm(x[:, None], w.unsqueeze(0).repeat(len(x), 1, 1)))
+
+    net = Net(forward, weights(4, 6, dead=(slice(None), 2)))
+    (layer,) = find_dead_units(net, [X]).layers.values()
+    assert (layer.num_units, layer.observations, layer.dead.tolist()) == (6, 8, [2])
+
+
+def test_members_that_share_a_product_and_scale_it_are_members() -> None:
+    """BatchEnsemble (Wen, Tran & Ba, 2020): a shared weight, and a factor of each member's own."""
+
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = weights(4, 6, dead=(slice(None), 0))
+            self.scale = nn.Parameter(torch.ones(3, 6))
+            with torch.no_grad():
+                self.scale[1] = -1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu((x.view(3, -1, 4) @ self.shared) * self.scale[:, None])
+
+    (layer,) = find_dead_units(Ensemble(), [torch.rand(6, 4)]).layers.values()
+    assert (layer.num_units, layer.observations) == (18, 2)
+    assert layer.dead.tolist() == [0, *range(7, 12), 12]
+
+
+def test_samples_that_are_folded_into_channels_leave_a_doubt() -> None:
+    """Dynamic convolution (Chen et al., 2020): every sample has kernels of its own."""
+
+    class Dynamic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernels = nn.Parameter(torch.randn(3, 5, 2, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            samples = len(x)
+            share = x.mean((1, 2, 3))[:, None].expand(-1, 3)
+            kernels = torch.einsum("be,eoihw->boihw", share, self.kernels).reshape(-1, 2, 3, 3)
+            out = F.conv2d(x.reshape(1, -1, 6, 6), kernels, groups=samples)
+            return F.relu(out.view(samples, 5, 4, 4))
+
+    (layer,) = find_dead_units(Dynamic(), [torch.randn(4, 2, 6, 6)]).layers.values()
+    assert layer.axis_assumed
+    assert (layer.num_units, layer.unit_dim) == (5, 1)
