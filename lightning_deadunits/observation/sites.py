@@ -319,6 +319,7 @@ class SiteMode(TorchFunctionMode):
     def detach(self) -> None:
         """Take every hook away again."""
         self.pause()
+        self.lineage.know_weights({})  # a parameter that is referred to weakly cannot be swapped
         self._marked.close()
         self.start_pass()
 

@@ -192,3 +192,16 @@ def test_a_network_that_grows_between_validations_has_the_names_of_its_present_s
         assert not old._forward_hooks
     assert [read_key(key).base for key in observer.counts] == ["net.1"]
     assert observer.unseen() == {}
+
+
+def test_parameters_can_be_swapped_afterwards() -> None:
+    """As `Module.to` does for tensor subclasses: what is referred to weakly cannot be."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    find_dead_units(model, [torch.randn(2, 4)])
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert next(model.parameters()).dtype == torch.float64

@@ -91,6 +91,12 @@ def test_a_unit_is_refused_beside_one_that_is_quiet_on_the_recorded_batch_only()
     assert torch.equal(model(loud), before)
 
 
+def written(h: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+    h = h.clone()
+    h[mask[:, 0]] = token
+    return h
+
+
 class Masked(nn.Module):
     """Puts something else in the place of what a mask says, which may be empty."""
 
@@ -111,8 +117,10 @@ class Masked(nn.Module):
         (lambda h, mask, token: torch.where(mask, token, h), False),
         (lambda h, mask, token: h.masked_fill(mask, 1.0), False),
         (lambda h, mask, token: h.masked_fill(mask, 0.0), True),
+        (written, False),
+        (lambda h, mask, token: written(h, mask, token * 0.0), True),
     ],
-    ids=["a token", "ones", "zeros"],
+    ids=["a token", "ones", "zeros", "written", "zeros written"],
 )
 def test_a_mask_may_be_another_one_on_the_next_batch(put: Any, allowed: bool) -> None:
     torch.manual_seed(0)

@@ -186,6 +186,8 @@ class _Noise(Visitor):
         """Noise masks, and integers where they become floats: in arithmetic, and by a cast."""
         if function in _MASKED and self._masks:
             return tuple(self._drawn(a) if _is_mask(a) else a for a in args), kwargs
+        if function is Tensor.__setitem__ and self._masks and _is_mask(args[1]):
+            return (args[0], self._drawn(args[1]), *args[2:]), kwargs
         if function in _ARITHMETIC:
             becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
         else:
