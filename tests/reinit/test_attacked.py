@@ -186,3 +186,51 @@ def test_a_nested_tensor_in_the_batch_costs_nothing() -> None:
     batch = torch.nested.nested_tensor([torch.randn(3, 5), torch.randn(2, 5)])
     report = reinit_dead_units(Nested(), {"net.1": [1]}, batch, optimizers=None)
     assert report.reinitialised == {"net.1": [1]}, str(report)
+
+
+def lerped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one, other in zip(target, own, strict=True):
+        one.lerp_(other, 0.01)
+
+
+def lerped_at_once(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    torch._foreach_lerp_(target, own, 0.01)
+
+
+def set_as_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one, other in zip(target, own, strict=True):
+        one.data = one.data * 0.99 + other.data * 0.01
+
+
+def clamped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one in own:
+        one.clamp_(-200.0, 200.0)
+
+
+def clamped_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one in own:
+        one.data.clamp_(-200.0, 200.0)
+
+
+@pytest.mark.parametrize("write", [lerped, lerped_at_once, set_as_data, clamped, clamped_data])
+def test_a_step_that_writes_weights_itself_costs_nothing(write: Callable[..., None]) -> None:
+    """Grill et al., 2020 (BYOL): a target that follows; Arjovsky et al., 2017 (WGAN): clipping."""
+
+    class Target(Learner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.target = copy.deepcopy(self.net).requires_grad_(False)
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            with torch.no_grad():
+                write(list(self.target.parameters()), list(self.net.parameters()))
+                wanted = self.target(batch[0])
+            return super().training_step([batch[0], wanted + batch[1]], batch_idx)
+
+    callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    model = Target()
+    trained(model, callback, max_epochs=2)
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert first.reinitialised == {"net.1": [0, 1]}, str(first)
+    assert set(first.refused["target.1"].values()) == {"target.2.weight is frozen"}

@@ -108,6 +108,11 @@ def is_draw(function: Callable[..., Any]) -> bool:
     return str(getattr(function, "__name__", "")).strip("_") in _DRAWS
 
 
+def writes_in_place(name: str) -> bool:
+    """Tell by a function's name whether it writes into what it is given."""
+    return (name.endswith("_") and not name.endswith("__")) or name.startswith(("__i", "__set"))
+
+
 def is_empty(name: str) -> bool:
     """Tell whether a function returns memory that nobody has written yet."""
     return name in _EMPTY

@@ -39,6 +39,7 @@ from lightning_deadunits.reinit.recording.functions import (
     name_of,
     scales_gradients,
     sets_attribute,
+    writes_in_place,
 )
 from lightning_deadunits.reinit.recording.known import KnownTensors
 from lightning_deadunits.reinit.recording.soundness import Samples
@@ -119,6 +120,7 @@ class Recorder(SiteMode):
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.modules = frozenset(self._modules)
         self._check(tape)
+        tape.before.clear()
         return tape
 
     def cancel(self) -> None:
@@ -258,7 +260,17 @@ class Recorder(SiteMode):
             _autocast(),
             RandomState(tape.devices) if is_random(name) else None,
         )
+        if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
+            self._keep_before(tape, tensors)
         return _Pending(call, [(tensor, version_of(tensor)) for tensor in tensors])
+
+    def _keep_before(self, tape: Tape, tensors: list[Tensor]) -> None:
+        """Copy the parameters that a call may write to, for the check: they are held, not kept."""
+        for tensor in tensors:
+            for parameter in self._known.parameters_in(tensor):
+                index = self._known.number(parameter)
+                if index is not None and index not in tape.before:
+                    tape.before[index] = _copied(parameter)
 
     def _read(self, tape: Tape, leaf: Tensor | Generator) -> int:
         """Return the number of a value that a call is given; a new one is a leaf."""

@@ -53,6 +53,7 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
     visitor = Visitor() if visitor is None else visitor
     values: dict[int, Any] = {}
     dropped, final = tape.last_uses, tape.final_values
+    skipped = set() if as_recorded else tape.upkeep
 
     def value_of(item: Any) -> Any:
         if not isinstance(item, Ref):
@@ -66,6 +67,10 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
         for position, entry in enumerate(tape.entries):
             if isinstance(entry, SiteCall):
                 values[entry.value] = visitor.site(position, entry, values[entry.value])
+            elif position in skipped:
+                for index in entry.outs:
+                    if index is not None and index not in tape.leaves:
+                        values[index] = value_of(Ref(entry.given[0]))
             else:
                 if entry.autocast != entered:
                     autocast.close()
@@ -99,6 +104,8 @@ def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:
         return copy
     if index in tape.parameters and index not in tape.written:
         return leaf
+    if as_recorded:
+        leaf = tape.before.get(index, leaf)
     # State of the model is taken as it is now, unless the pass wrote to it: then as it was.
     if index in tape.buffers and index not in tape.written and not as_recorded:
         leaf = tape.buffers[index]

@@ -18,7 +18,13 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_deadunits.observation.site import Site
-from lightning_deadunits.reinit.recording.functions import GRADIENT, is_draw, makes_data
+from lightning_deadunits.reinit.recording.functions import (
+    GRADIENT,
+    is_draw,
+    makes_data,
+    name_of,
+    sets_attribute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class Tape:
         parameters: Those of the leaves that are parameters.
         buffers: Those that are buffers of the model, beside the copies of what they were.
         written: Leaves that a call of the pass wrote to.
+        before: What parameters among them were before; until the pass has ended.
         kept: Values that calls made and somebody held when the pass had ended.
         obstacles: What could not be followed.
         modules: Names of the modules whose forward made a call.
@@ -125,13 +132,21 @@ class Tape:
     parameters: dict[int, nn.Parameter] = field(default_factory=dict)
     buffers: dict[int, Tensor] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
+    before: dict[int, Tensor] = field(default_factory=dict)
     kept: frozenset[int] = frozenset()
     obstacles: list[Obstacle] = field(default_factory=list)
     modules: frozenset[str] = frozenset()
 
     def forget_derived(self) -> None:
         """Have what follows from the entries worked out anew: the recording goes on."""
-        for name in ("takes_gradients", "last_uses", "final_values", "weight_values", "structure"):
+        for name in (
+            "takes_gradients",
+            "last_uses",
+            "final_values",
+            "weight_values",
+            "structure",
+            "upkeep",
+        ):
             self.__dict__.pop(name, None)
 
     @property
@@ -266,7 +281,27 @@ class Tape:
                 found -= set(call.writes) - self.parameters.keys()
         return found
 
+    @cached_property
+    def upkeep(self) -> set[int]:
+        """The calls that write into parameters what parameters alone make.
 
+        A teacher's average, a clipping: they change the weights of the next pass, as an optimizer
+        does, and no replay repeats them.
+        """
+        found: set[int] = set()
+        own = set(self.parameters)
+        for position, call in enumerate(self.entries):
+            if not isinstance(call, Call) or not self.weight_values.issuperset(call.given):
+                continue
+            if call.given and call.given[0] in own and name_of(call.function) in _ALIASES:
+                own.update(value for value in call.outs if value is not None)
+                found |= {position} if sets_attribute(call.function) else set()
+            elif call.writes and own.issuperset(call.writes):
+                found.add(position)
+        return found
+
+
+_ALIASES = ("data", "detach")
 _PLAIN = (int, float, complex, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
 
 
