@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -234,3 +235,24 @@ def test_a_step_that_writes_weights_itself_costs_nothing(write: Callable[..., No
     first, *_ = callback.reviver.events
     assert first.reinitialised == {"net.1": [0, 1]}, str(first)
     assert set(first.refused["target.1"].values()) == {"target.2.weight is frozen"}
+
+
+def test_a_scripted_module_costs_only_what_flows_into_it() -> None:
+    class Scripted(Learner):
+        def __init__(self) -> None:
+            super().__init__()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self.augment = torch.jit.script(nn.Sequential(nn.Linear(12, 12)))
+            self.early, self.late = head(), head()
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            wide = self.augment(batch[0] + self.early(batch[0]))
+            return (self.late(wide) - batch[1]).pow(2).mean()
+
+    callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    trained(Scripted(), callback, max_epochs=2)
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert first.reinitialised == {"late.1": [0, 1]}, str(first)
+    assert "scripted module" in first.refused["early.1"][0]

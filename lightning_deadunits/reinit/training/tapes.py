@@ -178,6 +178,12 @@ class Coverage:
         self._parameters: dict[str, nn.Parameter] = {}
         self._carried: set[str] = set()
         self._handles: list[Any] = []
+        self._scripted = {
+            f"{name}.{own}" if name else own
+            for name, module in model.named_modules()
+            if isinstance(module, torch.jit.ScriptModule)
+            for own, _ in module.named_parameters()
+        }
         self.start(())
 
     @property
@@ -192,6 +198,7 @@ class Coverage:
             name.rpartition(".")[0] or name
             for name, parameter in self._parameters.items()
             if parameter not in self._taped
+            if not (self._shows_scripts and name in self._scripted)
         )
         ran = (name for name, training in self._modules.items() if training)
         return sorted({*used, *(name for name in ran if name not in self._taped_modules)})
@@ -199,6 +206,7 @@ class Coverage:
     def start(self, tapes: Iterable[Tape]) -> None:
         """Take other tapes in place of those so far."""
         self._taped: set[nn.Parameter] = set()
+        self._shows_scripts = False
         self._taped_modules: set[str] = set()
         self._untaped = dict(self._model.named_parameters())
         for tape in tapes:
@@ -215,6 +223,8 @@ class Coverage:
         """Take what a pass has used, which is recorded now."""
         self._taped |= used_parameters(tape)
         self._taped_modules |= tape.modules
+        # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
+        self._shows_scripts |= bool(tape.obstacles)
         self._untaped = {n: p for n, p in self._untaped.items() if p not in self._taped}
 
     def note_gradients(self) -> None:
