@@ -20,6 +20,8 @@ from lightning_deadunits.observation.observer import Observer
 from tests.modules import Lit, loader
 from tests.test_processes import Saving, read
 
+pytestmark = pytest.mark.forks
+
 MakeTrainer = Callable[..., pl.Trainer]
 BROKEN = {
     "summing": "lightning_deadunits.lightning.together.report_of",

@@ -169,6 +169,7 @@ def test_reinit_refuses_what_fires_on_its_example_though_the_sample_called_it_de
     assert events[0].refused["net.act"] == {1: "it fires on the example"}
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("split", [24, 0])
 def test_processes_with_different_numbers_of_batches_sample_alike(
     make_trainer: MakeTrainer, tmp_path: Path, split: int

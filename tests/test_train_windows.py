@@ -21,6 +21,8 @@ from lightning_deadunits.tensorboard_plugin.metadata import decode
 from tests.modules import DEAD, Lit, data, loader
 from tests.reference import zeros_by_loops
 
+pytestmark = pytest.mark.forks
+
 MakeTrainer = Callable[..., pl.Trainer]
 
 

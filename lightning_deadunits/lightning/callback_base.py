@@ -490,7 +490,7 @@ class DeadUnitMonitor:
     @guarded
     def _tell_summary(self, trainer: Any) -> None:
         if self.reviver is not None:
-            say(trainer, str(self.reviver.summary), logged_step(trainer))
+            say(trainer, self.reviver.told(), logged_step(trainer))
 
     @warns_beside_bar
     @guarded

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from tests.observation.kinds import Experts
 
+pytestmark = pytest.mark.forks
+
 MakeTrainer = Callable[..., pl.Trainer]
 NAMES = ["net.act.up.0", "net.act.up.1", "net.act.up.2"]
 

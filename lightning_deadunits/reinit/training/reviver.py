@@ -50,6 +50,10 @@ class Reviver:
         """Sums over all events, those before a resume included."""
         return self._events.summary
 
+    def told(self) -> str:
+        """Say in one line what came of all of it."""
+        return self.summary.told(due=sum(map(len, self._pending.values())))
+
     @property
     def at_validation(self) -> bool:
         """Whether validation decides, rather than training batches."""

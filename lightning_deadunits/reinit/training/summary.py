@@ -78,15 +78,20 @@ class Summary:
         """Take what became of the units of an event."""
         self.died_again += sum(map(len, (event.died_again or {}).values()))
 
-    def __str__(self) -> str:
-        """Say it in one line; empty if there was no event."""
+    def told(self, due: int = 0) -> str:
+        """Say it in one line; empty if there was no event and nothing is due.
+
+        Args:
+            due: How many units were still due when the training ended.
+        """
         reasons = [reason for own in self.refused.values() for reason in own.values()]
-        if not (self.revived or reasons):
+        if not (self.revived or reasons or due):
             return ""
         refused = _refused(reasons) if reasons else "0 refused"
+        waiting = f"; {due} due when it ended" if due else ""
         return (
             f"Re-initialisation in this training: {self.revived} revived, {self.died_again} of "
-            f"them died again; {refused}."
+            f"them died again; {refused}{waiting}."
         )
 
     def state_dict(self) -> dict[str, Any]:

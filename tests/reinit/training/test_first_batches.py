@@ -88,7 +88,7 @@ def test_a_unit_whose_weights_became_nan_is_given_up_with_the_reason() -> None:
     torch.testing.assert_close(model.decoder.weight.detach()[:, [2, 5]], columns)
     assert torch.equal(model.encoder.weight.detach()[[2, 5]], rows)
     assert sum(loss != loss for loss in model.losses) == 1  # the batch in which it was seen
-    assert "revived" in str(callback.reviver.summary)
+    assert "revived" in callback.reviver.told()
 
 
 def test_others_of_the_same_event_are_revived_at_the_next_verdict() -> None:

@@ -20,6 +20,8 @@ from tests.mortal import data, trained
 from tests.reinit.training.test_ranks import two
 from tests.reinit.training.witness import Traces, Witness
 
+pytestmark = pytest.mark.forks
+
 BOTH = {"loaders": (data(), [data(), data(48)])}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "at validation": (True, {}),

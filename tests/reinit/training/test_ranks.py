@@ -31,6 +31,8 @@ from tests.mortal import (
     trained,
 )
 
+pytestmark = pytest.mark.forks
+
 
 def two(**options: Any) -> dict[str, Any]:
     """Options for two forked processes, of which none waits for longer than a test may take."""

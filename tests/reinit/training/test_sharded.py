@@ -19,6 +19,8 @@ from tests.mortal import SCHEDULES
 from tests.reinit.training import sharded_training
 from tests.zoo import kill
 
+pytestmark = pytest.mark.forks
+
 TWO_RANKS = (0, 1)
 
 

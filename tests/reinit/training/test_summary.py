@@ -50,7 +50,7 @@ def test_a_unit_that_is_refused_again_and_again_counts_once_and_not_once_it_is_r
     for _ in range(3):
         summary.add(ReinitReport(refused={"a": {0: "it fires", 1: "it is frozen"}}))
     summary.add(ReinitReport(reinitialised={"a": [0, 2]}))
-    assert str(summary) == (
+    assert summary.told() == (
         "Re-initialisation in this training: 2 revived, 0 of them died again; 1 refused: "
         "it is frozen."
     )
@@ -79,7 +79,8 @@ def test_the_end_of_fit_says_how_many_were_revived_and_died_again(
     again = [event.died_again["relu.b"] for event in first.reviver.events]
     assert again == [[0], [0], [0]]
     assert whole == (
-        f"Re-initialisation in this training: {revived} revived, 3 of them died again; 0 refused."
+        f"Re-initialisation in this training: {revived} revived, 3 of them died again; 0 refused; "
+        f"1 due when it ended."
     )
     second = DeadUnitCallback(reinit=AT_VALIDATION)
     assert last_line(second, resume=tmp_path / "epoch=2.ckpt") == whole
