@@ -40,6 +40,7 @@ from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
+from lightning_deadunits.observation.ways import WRITES
 
 
 class SiteMode(TorchFunctionMode):
@@ -147,10 +148,14 @@ class SiteMode(TorchFunctionMode):
                 self.lineage.follow(func, args, kwargs, out)
             except Exception:
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
-        if func in FUNCTION_NAMES:
-            return self._activation(func, args, kwargs, out)
-        if func in GATES and self._is_gated(func, args, kwargs, out):
-            return self._activation(func, args, kwargs, out, gated=True)
+        kind = function_kind(func, args, kwargs) if func in FUNCTION_NAMES else None
+        if kind is not None:
+            return self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind)
+        if func in GATES:
+            made = args[0] if func in WRITES else out  # h[h < 0] = 0 returns nothing
+            if self._is_gated(func, args, kwargs, made):
+                made = self._activation(func, args, kwargs, made, GATES[func], "exact")
+                return out if func in WRITES else made
         return self.on_call(func, args, kwargs, out)
 
     def _frame(self) -> Frame:
@@ -170,13 +175,12 @@ class SiteMode(TorchFunctionMode):
         args: Args,
         kwargs: Kwargs,
         out: Any,
-        gated: bool = False,
+        name: str,
+        kind: Kind,
     ) -> Any:
         frame = self._frame()
-        kind: Kind | None = "exact" if gated else function_kind(function, args, kwargs)
-        if kind is None or frame.whole or frame.silent:
+        if frame.whole or frame.silent:
             return self.on_call(function, args, kwargs, out)
-        name = GATES[function] if gated else FUNCTION_NAMES[function]
         if frame.kind is not None:
             return self._site(frame.name, frame.kind, out, out, name, certain=True)
         base = f"{frame.name}.{name}" if frame.name else name

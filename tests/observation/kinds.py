@@ -237,12 +237,22 @@ class Checkpointed(Noting):
         return h
 
 
+def set_to_zero(h: Tensor) -> Tensor:
+    h[h < 0] = 0.0
+    return h
+
+
+def multiplied(h: Tensor) -> Tensor:
+    h *= h > 0
+    return h
+
+
 class Gates(Noting):
     """Activations by comparison with themselves."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(8))
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(14))
         self.theta = nn.Parameter(torch.full((6,), 0.3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -257,6 +267,12 @@ class Gates(Noting):
                 lambda h: (h > self.theta).to(h.dtype) * h,
                 lambda h: h.masked_fill(h < 0.1, 0.0),
                 lambda h: F.leaky_relu(h, 0.0),
+                lambda h: torch.where(h > 0, input=h, other=0.0),
+                lambda h: h.masked_fill(mask=h < 0, value=0.0),
+                lambda h: torch.fmax(h, torch.zeros_like(h)),
+                lambda h: h.clamp(min=torch.tensor(0.0)),
+                set_to_zero,
+                multiplied,
             ][i]
             x = self.note(spelled(h), (1,), f"layers.{i}")
         return x

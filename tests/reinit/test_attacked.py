@@ -256,3 +256,22 @@ def test_a_scripted_module_costs_only_what_flows_into_it() -> None:
     first, *_ = callback.reviver.events
     assert first.reinitialised == {"late.1": [0, 1]}, str(first)
     assert "scripted module" in first.refused["early.1"][0]
+
+
+def test_an_activation_that_is_written_into_place_is_revived() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = head(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.net[0](x)
+            hidden[hidden < 0] = 0.0
+            return self.net[2](hidden)
+
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(8, 5)
+    before = model(x)
+    report = reinit_dead_units(model, {"setitem": [0, 1]}, x, optimizers=None)
+    assert report.reinitialised == {"setitem": [0, 1]}, str(report)
+    assert torch.equal(model(x), before)

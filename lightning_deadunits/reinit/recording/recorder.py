@@ -24,6 +24,7 @@ from torch.optim.optimizer import (
 
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sites import SiteMode
+from lightning_deadunits.observation.ways import WRITES
 from lightning_deadunits.private_api import (
     is_functorch_tensor,
     is_running_backward,
@@ -212,7 +213,8 @@ class Recorder(SiteMode):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Note an activation, after the call that made it."""
         with without_torch_function():
-            self._finish(output)
+            call = None if self._pending is None else self._pending.call
+            self._finish(None if call is not None and call.function in WRITES else output)
             value = self._known.number(output)
             if self._tape is not None and value is not None and not is_functorch_tensor(output):
                 sizes = [output.shape[axis] for axis in site.unit_dims]
