@@ -240,9 +240,14 @@ class SiteMode(TorchFunctionMode):
             site = sites.get((base, id(descent)))
             if site is not None:
                 return site
-        axes, assumed = self._unit_axes(lineage, descent, output)
-        # A clamp of what no layer made is arithmetic (boxes, losses), and so is a ReLU of scalars.
-        if not axes or (assumed and (not certain or output.ndim == 1)):
+        axes, assumed = None if descent is None else descent.axes, False
+        if axes is None:
+            guessed = None if output.is_nested else lineage.guess(output)
+            # A clamp of what no layer made is arithmetic (boxes, losses), as is a ReLU of scalars.
+            if guessed is None and (not certain or output.ndim == 1):
+                return None
+            axes, assumed = guessed or conventional(output), True
+        if not axes:
             return None
         if descent is None or not descent.producers:
             return Site(key_of(base, descent), kind, axes, assumed)
@@ -270,17 +275,6 @@ class SiteMode(TorchFunctionMode):
         if chosen is None:
             chosen = self._selected[key] = selects(key, self.layers, self.exclude)
         return chosen
-
-    def _unit_axes(
-        self, lineage: Lineage, descent: Descent | None, output: Tensor
-    ) -> tuple[Axes | None, bool]:
-        known = None if descent is None else descent.axes
-        if known is None and not output.is_nested:  # which has no shape
-            known = lineage.guess(output)
-        if known is not None:
-            return known, False
-        # PyTorch's own convention: channels second for images, features last for all else.
-        return ((1,) if output.ndim > 3 else (output.ndim - 1,)), True
 
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""
@@ -383,6 +377,11 @@ class SiteMode(TorchFunctionMode):
             return output
         items = [*output[:place], first, *output[place + 1 :]]
         return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+def conventional(output: Tensor) -> Axes:
+    """Return the unit axes by PyTorch's convention: channels second for images, else the last."""
+    return (1,) if output.ndim > 3 else (output.ndim - 1,)
 
 
 def _alike(source: Any, output: Tensor) -> bool:

@@ -277,3 +277,19 @@ def test_samples_that_are_folded_into_channels_leave_a_doubt() -> None:
     (layer,) = find_dead_units(Dynamic(), [torch.randn(4, 2, 6, 6)]).layers.values()
     assert layer.axis_assumed
     assert (layer.num_units, layer.unit_dim) == (5, 1)
+
+
+def test_an_axis_that_is_guessed_by_the_shape_is_told_to_be() -> None:
+    """A detour by NumPy hides what made the units; a layer made the same shape just before."""
+
+    class Detour(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(torch.from_numpy(self.conv(x).detach().numpy() * 2))
+
+    (layer,) = find_dead_units(Detour(), [torch.randn(8, 4, 5)]).layers.values()
+    assert (layer.num_units, layer.unit_dim) == (6, 1)
+    assert layer.axis_assumed
