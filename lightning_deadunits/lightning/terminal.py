@@ -13,7 +13,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 from lightning_utilities.core import rank_zero
@@ -34,9 +34,12 @@ def beside_progress_bar(trainer: Any) -> Iterator[None]:
     with ExitStack() as stack:
         # One lock for all of tqdm's bars: it is held while we write, as in `tqdm.write`.
         stack.enter_context(tqdm.external_write_mode(file=sys.stderr))
-        console = _live_console(trainer.progress_bar_callback)
-        if console is not None:
-            stack.enter_context(_handlers_write_to(console))
+        live = _live(trainer.progress_bar_callback)
+        if live is not None:
+            # Rich works out what to erase before it writes. Its thread that draws the bar would, in
+            # between, erase a line too many when the bar has grown: the one that was said before.
+            stack.enter_context(getattr(live, "_lock", nullcontext()))
+            stack.enter_context(_handlers_write_to(live.console))
         yield
 
 
@@ -71,11 +74,10 @@ def _warnings_beside(trainer: Any) -> Iterator[None]:
             warnings.showwarning = before
 
 
-def _live_console(bar: Any) -> Any:
-    """Return the console of a Rich progress bar that is on the screen, None if there is none."""
-    progress = getattr(bar, "progress", None)
-    live = getattr(progress, "live", None)
-    return progress.console if getattr(live, "is_started", False) else None  # type: ignore[union-attr]
+def _live(bar: Any) -> Any:
+    """Return the display of a Rich progress bar that is on the screen, None if there is none."""
+    live = getattr(getattr(bar, "progress", None), "live", None)
+    return live if getattr(live, "is_started", False) else None
 
 
 @contextmanager
