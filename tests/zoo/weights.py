@@ -47,6 +47,29 @@ def tensordot() -> nn.Module:
     return net
 
 
+@case("multi_dot of two", accepted={"relu.a": [1, 5], "relu": [2]}, example=vectors)
+def multi_dot() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = F.relu(torch.linalg.multi_dot([x, self.b]) + self.b_bias)
+        return torch.linalg.multi_dot((x, self.c))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=raw(8, 6), b_bias=raw(6), c=raw(6))
+    kill(net.a, 1, 5)
+    kill(net.b_bias, 2)
+    return net
+
+
+@case("multi_dot of three", refused={"relu": [1]}, example=vectors)
+def multi_dot_of_three() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return torch.linalg.multi_dot([F.relu(self.a(x)), self.b, self.c])
+
+    net = Net(forward, a=nn.Linear(12, 8), b=raw(8, 6), c=raw(6, 3))
+    kill(net.a, 1)
+    return net
+
+
 @case("multiplied, then summed", accepted={"relu": [1, 6]}, example=vectors)
 def multiply_sum() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:

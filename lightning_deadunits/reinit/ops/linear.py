@@ -162,6 +162,12 @@ def tensordot(given: Given) -> Described | None:
     return _contracted(given, left, right, *dims)
 
 
+def multi_dot(given: Given) -> Described | None:
+    """Describe ``torch.linalg.multi_dot`` of two factors; of more, it is unknown."""
+    (factors,) = given.bound("tensors")
+    return _product(given, *factors) if len(factors) == 2 else None
+
+
 def _contracted(
     given: Given, left: Tensor, right: Tensor, of_left: Any, of_right: Any
 ) -> Described | None:

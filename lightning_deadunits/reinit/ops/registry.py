@@ -27,6 +27,7 @@ from lightning_deadunits.reinit.ops.linear import (
     inner,
     linear,
     matmul,
+    multi_dot,
     rmatmul,
     tensordot,
 )
@@ -66,7 +67,7 @@ PRODUCTS = {
         F.bilinear,
     ),
     *(torch.einsum, torch.inner, Tensor.inner, torch.tensordot, F.scaled_dot_product_attention),
-    *(torch.sparse.mm, torch.bilinear),
+    *(torch.sparse.mm, torch.bilinear, torch.linalg.multi_dot),
 }
 
 _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
@@ -83,6 +84,7 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
     F.linear: linear,
     Tensor.__rmatmul__: rmatmul,
     torch.tensordot: tensordot,
+    torch.linalg.multi_dot: multi_dot,
     torch.einsum: einsum,
     F.batch_norm: norm("input", *_RUNNING, *_AFFINE, "training", mixes=False),
     torch.batch_norm: norm("input", *_AFFINE, *_RUNNING, "training", mixes=False),
