@@ -129,10 +129,12 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if torch.compiler.is_compiling() and isinstance(func, OPERATORS):
-            self._regions.look(self._frame().name)
-            return out
-        if torch.compiler.is_compiling() or not torch._C._len_torch_function_stack():
+        if torch.compiler.is_compiling():
+            if isinstance(func, OPERATORS):
+                self._regions.look(self._frame().name)
+                return out
+            return self._meet(func, args, kwargs, out)
+        if not torch._C._len_torch_function_stack():
             return self._meet(func, args, kwargs, out)
         # Modes below, another callback's that records, say, must not see what this one computes.
         with torch._C.DisableTorchFunction():
@@ -246,7 +248,7 @@ class SiteMode(TorchFunctionMode):
             # A clamp of what no layer made is arithmetic (boxes, losses), as is a ReLU of scalars.
             if guessed is None and (not certain or output.ndim == 1):
                 return None
-            axes, assumed = guessed or conventional(output), True
+            axes, assumed = conventional(output) if guessed is None else guessed, True
         if not axes:
             return None
         if descent is None or not descent.producers:
@@ -348,12 +350,7 @@ class SiteMode(TorchFunctionMode):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
             teller = Teller(
-                module,
-                frame,
-                self._frames,
-                self._paddings,
-                self._sources,
-                self._whole_output,
+                module, frame, self._frames, self._paddings, self._sources, self._whole_output
             )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
 

@@ -293,3 +293,20 @@ def test_an_axis_that_is_guessed_by_the_shape_is_told_to_be() -> None:
     (layer,) = find_dead_units(Detour(), [torch.randn(8, 4, 5)]).layers.values()
     assert (layer.num_units, layer.unit_dim) == (6, 1)
     assert layer.axis_assumed
+
+
+def test_a_shape_that_is_known_to_have_no_units_is_not_guessed_to_have_some() -> None:
+    """Products of two activations, as attention's scores, have none."""
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = nn.Linear(4, 6), nn.Linear(4, 6)
+            self.out = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.q(x) @ self.k(x).mT
+            weights = F.relu(torch.from_numpy(scores.detach().numpy() * 1))
+            return self.out(weights @ x)
+
+    assert list(find_dead_units(Scores(), [torch.randn(8, 5, 4)]).layers) == ["out.1"]
