@@ -81,11 +81,15 @@ _LEAKY = {F.leaky_relu, F.leaky_relu_}
 
 FUNCTION_KINDS: dict[Callable[..., Any], Kind] = _kinds()
 
+CLAMPS = (
+    *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_),
+    *(torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
+    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
+)
+"""Functions that bound values from below, by a number or by a tensor."""
+
 BOUNDED: dict[Callable[..., Any], Callable[[tuple[Any, ...], Mapping[str, Any]], bool]] = {
-    **dict.fromkeys((torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_), _clamps_at_zero),
-    **dict.fromkeys((torch.clip, torch.clip_, Tensor.clip, Tensor.clip_), _clamps_at_zero),
-    **dict.fromkeys((torch.clamp_min, torch.clamp_min_), _clamps_at_zero),
-    **dict.fromkeys((Tensor.clamp_min, Tensor.clamp_min_), _clamps_at_zero),
+    **dict.fromkeys(CLAMPS, _clamps_at_zero),
     **dict.fromkeys((F.hardtanh, F.hardtanh_), _hardtanh_at_zero),
     **dict.fromkeys((F.threshold, torch.threshold, torch.threshold_), _threshold_to_zero),
     F.threshold_: _threshold_to_zero,  # type: ignore[attr-defined]  # missing in the stubs

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.observation.activations import CLAMPS
 from lightning_deadunits.observation.axes import Args, KnownAxes, Kwargs
 from lightning_deadunits.observation.identity import DROPS, KEEPS, ZERO
+from lightning_deadunits.observation.ways import TIMES, WRITES
 
 _GREATER = {torch.gt, torch.ge, Tensor.gt, Tensor.ge, Tensor.__gt__, Tensor.__ge__, torch.greater}
 _LESS = {torch.lt, torch.le, Tensor.lt, Tensor.le, Tensor.__lt__, Tensor.__le__, torch.less}
@@ -27,36 +29,21 @@ COMPARISONS = _GREATER | _LESS
 ZEROS = {torch.zeros_like, torch.zeros, Tensor.new_zeros, torch.tensor, torch.as_tensor}
 """Functions that return zeros, some of them if they are given a zero."""
 
-_WHERE: set[Callable[..., Any]] = {torch.where, Tensor.where}
+WHERE: set[Callable[..., Any]] = {torch.where, Tensor.where}
+FILLS: set[Callable[..., Any]] = {torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
 _MAXIMUM: set[Callable[..., Any]] = {
     *(torch.maximum, Tensor.maximum, torch.max, Tensor.max, torch.fmax, Tensor.fmax),
 }
-_PRODUCT: set[Callable[..., Any]] = {
-    torch.mul,
-    Tensor.mul,
-    Tensor.__mul__,
-    Tensor.__rmul__,
-    Tensor.mul_,
-    Tensor.__imul__,
-    torch.multiply,
-    Tensor.multiply,
-}
-_FILL: set[Callable[..., Any]] = {torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
-_CLAMP: set[Callable[..., Any]] = {
-    *(torch.clamp, Tensor.clamp, Tensor.clamp_, torch.clip, Tensor.clip, Tensor.clip_),
-    *(torch.clamp_min, Tensor.clamp_min, Tensor.clamp_min_),
-}
-_SET: set[Callable[..., Any]] = {Tensor.__setitem__}
 _NAMES = ("condition", "input", "mask", "min", "other", "value")
 """What the arguments of all these are called, in their order."""
 
 GATES: dict[Callable[..., Any], str] = {
-    **dict.fromkeys(_WHERE, "where"),
+    **dict.fromkeys(WHERE, "where"),
     **dict.fromkeys(_MAXIMUM, "maximum"),
-    **dict.fromkeys(_PRODUCT, "mul"),
-    **dict.fromkeys(_FILL, "masked_fill"),
-    **dict.fromkeys(_CLAMP, "clamp"),
-    **dict.fromkeys(_SET, "setitem"),
+    **dict.fromkeys(TIMES, "mul"),
+    **dict.fromkeys(FILLS, "masked_fill"),
+    **dict.fromkeys(CLAMPS, "clamp"),
+    **dict.fromkeys(WRITES, "setitem"),
 }
 """Functions that are activations if they are given a comparison with the units themselves."""
 
@@ -89,23 +76,23 @@ def is_gated(
     known: KnownAxes, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
 ) -> bool:
     """Tell whether a call of one of ``GATES`` is an activation."""
-    if kwargs:
-        args = (*args, *(kwargs[name] for name in _NAMES if name in kwargs))
-    if not isinstance(out, Tensor) or not 2 <= len(args) <= 3:
+    named = [kwargs[name] for name in _NAMES if name in kwargs]
+    args = (*args, *named)
+    if not isinstance(out, Tensor) or len(named) < len(kwargs) or not 2 <= len(args) <= 3:
         return False
     if function in _MAXIMUM:
         return len(args) == 2 and any(
             _is_zero(known, one) and _has_units(known, other, out)
             for one, other in (args, args[::-1])
         )
-    if function in _CLAMP:  # by a number it is an activation without more ado
+    if function in CLAMPS:  # by a number it is an activation without more ado
         low = args[1]
         return len(args) == 2 and isinstance(low, Tensor) and known.is_zero(low)
-    if function in _PRODUCT:
+    if function in TIMES:
         return any(_same_units(known, mask, KEEPS, x, out) for mask, x in (args, args[::-1]))
     if len(args) != 3:
         return False
-    if function in _FILL or function in _SET:
+    if function in FILLS or function in WRITES:
         x, mask, value = args
         return _is_zero(known, value) and _same_units(known, mask, DROPS, x, out)
     mask, kept, dropped = args if isinstance(args[0], Tensor) and args[0].dtype == torch.bool else (

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import keep_same_rank
-from lightning_deadunits.observation.gates import COMPARISONS, ZEROS, gate_after, makes_zero
+from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.identity import (
     ZERO,
     Descent,
@@ -43,7 +43,6 @@ from lightning_deadunits.observation.ways import (
 
 _SELECTS = {torch.index_select, Tensor.index_select, torch.select, Tensor.select}
 _NARROWS = {torch.narrow, Tensor.narrow}
-_PICKS = {torch.where, Tensor.where}
 _KEEP_ROWS = {
     *(Tensor.reshape, torch.reshape, Tensor.view, Tensor.flatten, torch.flatten, Tensor.unflatten),
     *(torch.unflatten, Tensor.squeeze, torch.squeeze, Tensor.unsqueeze, torch.unsqueeze),
@@ -317,7 +316,7 @@ class Lineage:
             before = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
             after = torch.Size([out.shape[axis] for axis in axes]).numel()
             return before == after and _differ(chosen)
-        if function in _PICKS:
+        if function in WHERE:
             branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
             return _differ([own for own in branches if own is not None and own.gate != ZERO])
         return False
@@ -468,7 +467,7 @@ def _moved(
 
 def _is_grouped(args: Args, kwargs: Kwargs) -> bool:
     """Tell whether each group of channels is convolved by itself."""
-    source, weight = (list(_tensors(args, {})) + list(_tensors((), kwargs)))[:2]
+    source, weight, *_ = _tensors(args, kwargs)
     return weight.ndim > 2 and source.shape[2 - weight.ndim - 1] not in weight.shape[:2]
 
 
@@ -493,8 +492,8 @@ def _chosen_units(
     items = list(index) if isinstance(index, tuple) else [index]
     if not any(isinstance(item, (list, Tensor)) for item in items):
         return []
-    if Ellipsis in [item for item in items if not isinstance(item, (list, Tensor))]:
-        at = next(i for i, item in enumerate(items) if item is Ellipsis)
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
         taken = sum(_axes_taken(item) for item in items) - 1
         items[at : at + 1] = [slice(None)] * (args[0].ndim - taken)
     found = []

@@ -32,8 +32,11 @@ def _named(name: str) -> list[Callable[..., Any]]:
 _WAYS = {function: word for name, word in _WORDS.items() for function in _named(name)}
 _NEGATIONS = {f for name in ("neg", "negative", "rsub") for f in _named(name)}
 _SUBTRACTIONS = {f for name in ("sub", "subtract", "isub") for f in _named(name)}
-FACTORS = {f for name in ("mul", "multiply", "imul", "rmul", "div") for f in _named(name)}
+TIMES = {f for name in ("mul", "multiply", "imul", "rmul") for f in _named(name)}
 """Functions that multiply value by value."""
+
+FACTORS = {*TIMES, *_named("div")}
+"""Functions that multiply or divide value by value."""
 
 JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack}
 """Moves that bring the units of several tensors together."""

@@ -40,23 +40,51 @@ class Learner(LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-2)
 
 
-class Teacher(Learner):
-    """Follows its network by an average, which it writes with ``p.data = ...``."""
+def lerped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one, other in zip(target, own, strict=True):
+        one.lerp_(other, 0.01)
 
-    def __init__(self) -> None:
+
+def lerped_at_once(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    torch._foreach_lerp_(target, own, 0.01)
+
+
+def set_as_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one, other in zip(target, own, strict=True):
+        one.data = one.data * 0.99 + other.data * 0.01
+
+
+def clamped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one in own:
+        one.clamp_(-200.0, 200.0)
+
+
+def clamped_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
+    for one in own:
+        one.data.clamp_(-200.0, 200.0)
+
+
+class Follower(Learner):
+    """Learns from a copy of its network as well, and writes weights in its step.
+
+    Args:
+        write: Given the copy's parameters and the network's own, writes to either.
+    """
+
+    def __init__(self, write: Callable[..., None]) -> None:
         super().__init__()
-        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        self.target, self.write = copy.deepcopy(self.net).requires_grad_(False), write
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         with torch.no_grad():
-            for own, other in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
-                own.data = own.data * 0.9 + other.data * 0.1
-        return super().training_step(batch, batch_idx)
+            self.write(list(self.target.parameters()), list(self.net.parameters()))
+            wanted = self.target(batch[0])
+        return super().training_step([batch[0], wanted + batch[1]], batch_idx)
 
 
 def test_a_replay_writes_no_parameter_by_its_data() -> None:
     dry = DeadUnitCallback(reinit=ReinitConfig(every_n_train_steps=2, dry_run=True))
-    without, watched = Teacher(), Teacher()
+    without, watched = Follower(set_as_data), Follower(set_as_data)
     trained(without, Callback(), max_epochs=2)
     trained(watched, dry, max_epochs=2)
     assert dry.reviver is not None
@@ -118,10 +146,11 @@ class Masked(nn.Module):
         (lambda h, mask, token: torch.where(mask, token, h), False),
         (lambda h, mask, token: h.masked_fill(mask, 1.0), False),
         (lambda h, mask, token: h.masked_fill(mask, 0.0), True),
+        (lambda h, mask, token: h.masked_fill(mask=mask, value=1.0), False),
         (written, False),
         (lambda h, mask, token: written(h, mask, token * 0.0), True),
     ],
-    ids=["a token", "ones", "zeros", "written", "zeros written"],
+    ids=["a token", "ones", "zeros", "ones by keyword", "written", "zeros written"],
 )
 def test_a_mask_may_be_another_one_on_the_next_batch(put: Any, allowed: bool) -> None:
     torch.manual_seed(0)
@@ -189,48 +218,12 @@ def test_a_nested_tensor_in_the_batch_costs_nothing() -> None:
     assert report.reinitialised == {"net.1": [1]}, str(report)
 
 
-def lerped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
-    for one, other in zip(target, own, strict=True):
-        one.lerp_(other, 0.01)
-
-
-def lerped_at_once(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
-    torch._foreach_lerp_(target, own, 0.01)
-
-
-def set_as_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
-    for one, other in zip(target, own, strict=True):
-        one.data = one.data * 0.99 + other.data * 0.01
-
-
-def clamped(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
-    for one in own:
-        one.clamp_(-200.0, 200.0)
-
-
-def clamped_data(target: list[nn.Parameter], own: list[nn.Parameter]) -> None:
-    for one in own:
-        one.data.clamp_(-200.0, 200.0)
-
-
 @pytest.mark.parametrize("write", [lerped, lerped_at_once, set_as_data, clamped, clamped_data])
 def test_a_step_that_writes_weights_itself_costs_nothing(write: Callable[..., None]) -> None:
     """Grill et al., 2020 (BYOL): a target that follows; Arjovsky et al., 2017 (WGAN): clipping."""
 
-    class Target(Learner):
-        def __init__(self) -> None:
-            super().__init__()
-            self.target = copy.deepcopy(self.net).requires_grad_(False)
-
-        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-            with torch.no_grad():
-                write(list(self.target.parameters()), list(self.net.parameters()))
-                wanted = self.target(batch[0])
-            return super().training_step([batch[0], wanted + batch[1]], batch_idx)
-
     callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
-    model = Target()
-    trained(model, callback, max_epochs=2)
+    trained(Follower(write), callback, max_epochs=2)
     assert callback.reviver is not None
     first, *_ = callback.reviver.events
     assert first.reinitialised == {"net.1": [0, 1]}, str(first)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.observation.gates import FILLS, WHERE
+from lightning_deadunits.observation.ways import WRITES
 from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
     Spot,
@@ -25,15 +27,13 @@ from lightning_deadunits.reinit.dataflow.passes import (
     silenced,
 )
 from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.recording.tape import mapped
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
 _NUDGE = 1e-3
 _ARITHMETIC = {*SUMS, *FACTORS}
-_MASKED = {
-    *(torch.where, Tensor.where),
-    *(torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_),
-}
+_MASKED = WHERE | FILLS
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 
@@ -114,10 +114,6 @@ def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def _is_mask(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.bool and not value.is_nested
-
-
 def _is_of_floats(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.is_floating_point() or value.is_complex()
@@ -185,9 +181,10 @@ class _Noise(Visitor):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Noise masks, and integers where they become floats: in arithmetic, and by a cast."""
         if function in _MASKED and self._masks:
-            return tuple(self._drawn(a) if _is_mask(a) else a for a in args), kwargs
-        if function is Tensor.__setitem__ and self._masks and _is_mask(args[1]):
-            return (args[0], self._drawn(args[1]), *args[2:]), kwargs
+            return mapped(args, self._drawn), mapped(kwargs, self._drawn)
+        if function in WRITES and self._masks:
+            target, index, value = args
+            return (target, mapped(index, self._drawn), value), kwargs
         if function in _ARITHMETIC:
             becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
         else:
@@ -200,8 +197,10 @@ class _Noise(Visitor):
             for a in args
         ), kwargs
 
-    def _drawn(self, mask: Tensor) -> Tensor:
-        """Return a mask of which half is true."""
+    def _drawn(self, mask: Any) -> Any:
+        """Return a mask of which half is true in the place of one, anything else as it is."""
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_nested:
+            return mask
         return (torch.rand(mask.shape, generator=self._generator) < 0.5).to(mask.device)
 
     def _noisy(self, tensor: Tensor) -> Tensor:
