@@ -22,12 +22,13 @@ pytestmark = pytest.mark.skipif(
 
 
 class ByModule(nn.Module):
-    """Its first three units are dead."""
+    """Its first three units are dead, the others always fire."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.act, self.b = nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)
         with torch.no_grad():
+            self.a.bias.fill_(100.0)
             self.a.bias[:3] = -100.0
 
     def forward(self, x: Tensor) -> Tensor:
