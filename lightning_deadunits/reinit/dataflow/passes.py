@@ -184,6 +184,7 @@ class Passes:
     """Replays tapes for visitors.
 
     Attributes:
+        following: Per tape, the positions of activations that others alone make, by no product.
         replays: How many replays there were.
         broken: Numbers of the tapes that cannot be replayed, with the reason.
     """
@@ -195,7 +196,7 @@ class Passes:
         self.broken: dict[int, str] = {}
         self.replays = 0
         self._twins: dict[int, list[int]] = {}
-        self._following: dict[int, set[int]] = {}
+        self.following: dict[int, set[int]] = {}
 
     def record(self, clamped: Units) -> dict[int, str]:
         """Replay every tape once and keep what matters.
@@ -217,6 +218,7 @@ class Passes:
                     f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
                 )
         self._twins = self._find_twins()
+        self.following = {number: self._find_following(number) for number in self.numbers()}
         return self.broken
 
     def run(self, visitor: Visitor, tape: int) -> None:
@@ -270,22 +272,19 @@ class Passes:
         own = self.tapes[tape]
         return index not in own.parameters and index not in own.buffers
 
-    def following(self, tape: int) -> set[int]:
-        """Return the positions of activations that other activations alone make, by no product."""
-        if tape in self._following:
-            return self._following[tape]
+    def _find_following(self, tape: int) -> set[int]:
         own, call_at = self.tapes[tape], self.recorded.call_at
         positions: set[int] = set()
         values = set(own.weight_values)
         for position, entry in enumerate(own.entries):
             if isinstance(entry, SiteCall):
-                positions |= {position} if entry.value in values - own.weight_values else set()
+                if entry.value in values and entry.value not in own.weight_values:
+                    positions.add(position)
                 values.add(entry.value)
             elif (tape, position) not in call_at and values.issuperset(entry.given):
                 values.update(value for value in entry.outs if value is not None)
             else:
                 values.difference_update(entry.outs, entry.writes)
-        self._following[tape] = positions
         return positions
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
@@ -443,7 +442,7 @@ class _Running(_Driver):
     def __init__(self, passes: Passes, number: int, visitor: Visitor) -> None:
         super().__init__(passes, number)
         self.visitor = visitor
-        self._following = passes.following(number)
+        self._following = passes.following[number]
 
     def leaf(self, index: int, value: Any) -> Any:
         value = super().leaf(index, value)

@@ -139,15 +139,9 @@ class Tape:
 
     def forget_derived(self) -> None:
         """Have what follows from the entries worked out anew: the recording goes on."""
-        for name in (
-            "takes_gradients",
-            "last_uses",
-            "final_values",
-            "weight_values",
-            "structure",
-            "upkeep",
-        ):
-            self.__dict__.pop(name, None)
+        for name, value in vars(Tape).items():
+            if isinstance(value, cached_property):
+                self.__dict__.pop(name, None)
 
     @property
     def calls(self) -> Iterator[Call]:

@@ -78,6 +78,10 @@ class Summary:
         """Take what became of the units of an event."""
         self.died_again += sum(map(len, (event.died_again or {}).values()))
 
+    def __str__(self) -> str:
+        """Say it in one line; empty if there was no event."""
+        return self.told()
+
     def told(self, due: int = 0) -> str:
         """Say it in one line; empty if there was no event and nothing is due.
 
