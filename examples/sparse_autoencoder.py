@@ -120,15 +120,15 @@ def draw(reports: dict[str, DeadUnitsReport], path: Path) -> None:
 
 
 def main(arguments: list[str]) -> dict[str, DeadUnitsReport]:
-    """Train all three, print what became of their latents, and draw into a folder."""
+    """Train all three, have the callback say what became of their latents, and draw."""
     folder = Path(arguments[0] if arguments else ".")
     reports = {}
     for activation in (nn.ReLU(), TopK(), JumpReLU()):
+        print(f"\n{type(activation).__name__}", flush=True)  # table and events: the callback's
         model, callback = train(activation)
         assert callback.report is not None
         assert torch.isfinite(model.decoder.weight).all()
         reports[type(activation).__name__] = callback.report
-        print(f"\n{type(activation).__name__}\n{callback.report}")
     draw(reports, folder / "firing_rates.png")
     return reports
 

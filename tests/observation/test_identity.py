@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 from lightning_deadunits import DeadUnitsReport, find_dead_units
@@ -48,8 +49,15 @@ REFUSED = {
     "critics by vmap": "within a compiled region",
     "experts by gathered weights": "within a compiled region",
 }
+HIDES_WRITES = pytest.mark.xfail(
+    Version(torch.__version__) >= Version("2.15"),
+    reason="Dynamo of torch 2.15 does not show `h[h < 0] = 0` to function modes (README, Limits)",
+    strict=True,
+)
 COMPILED = [
-    kind for kind in KINDS if str(kind) not in REFUSED and not str(kind).startswith("checkpoint")
+    pytest.param(kind, marks=HIDES_WRITES if str(kind) == "comparisons with itself" else ())
+    for kind in KINDS
+    if str(kind) not in REFUSED and not str(kind).startswith("checkpoint")
 ]
 
 
