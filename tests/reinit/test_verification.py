@@ -16,6 +16,7 @@ from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.ops import Operation
 from lightning_deadunits.reinit.surgery import surgeon
 from tests.zoo import Net, ResNet, conv, kill
+from tests.zoo.parts import raw
 
 
 def network() -> tuple[nn.Module, torch.Tensor, torch.optim.Optimizer]:
@@ -236,6 +237,24 @@ def test_the_same_seed_draws_the_same_weights() -> None:
         rows.append(net.a.weight[2].detach().clone())
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
+
+
+def test_the_same_seed_draws_the_same_weights_of_a_parameter_without_a_layer() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x @ self.w - self.shift) @ self.v
+
+    rows = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        net = Net(forward, w=raw(6, 8), shift=raw(8), v=raw(8, 3))
+        with torch.no_grad():
+            net.shift[[2, 5]] = 100
+        report = reinit_dead_units(net, {"relu": [2, 5]}, torch.randn(16, 6), seed=seed)
+        assert report.num_reinitialised == 2
+        rows.append(net.w.detach().T[[2, 5]])
+    assert torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+    assert not torch.equal(rows[0][0], rows[0][1])
 
 
 def test_arguments_are_checked() -> None:

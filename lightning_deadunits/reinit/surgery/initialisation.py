@@ -103,8 +103,7 @@ class Draws:
 
     def _uniform(self, part: Part, name: str, attempt: int) -> Tensor:
         """Draw for a parameter without ``reset_parameters``: the distribution of nn.Linear."""
-        generator = torch.Generator().manual_seed(self._number(name, attempt))
-        generator.manual_seed(generator.seed() + part.channel)
+        generator = torch.Generator().manual_seed(self._number(name, attempt) + part.channel)
         uniform = torch.rand(len(part.weights.positions), generator=generator) * 2 - 1
         return uniform / math.sqrt(max(1, len(uniform)))
 
