@@ -36,7 +36,7 @@ def in_region() -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
 def _is_inside() -> bool:
     with suppress(AttributeError):
-        tx = _translator()
+        tx = translator()
         tracer = tx.output.current_tracer
         while tracer.parent is not None:
             # Where the graph may break, a checkpoint that tells runs eagerly, and is counted.
@@ -47,7 +47,8 @@ def _is_inside() -> bool:
     return False
 
 
-def _translator() -> Any:
+def translator() -> Any:
+    """Return what Dynamo traces with at the moment; not public."""
     dynamo: Any = sys.modules.get("torch._dynamo.symbolic_convert")
     return dynamo.InstructionTranslator.current_tx()
 
@@ -80,7 +81,7 @@ class Regions:
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
     def _look(self, caller: str, number: str) -> bool:
         with suppress(AttributeError):  # none of it is public
-            output = _translator().output
+            output = translator().output
             for graph in _regions_of(output.graph, output.nn_modules):
                 self.met.update(dict.fromkeys(self._activations(graph, caller)))
         return True
@@ -92,14 +93,14 @@ class Regions:
                 continue
             if function_kind(function, node.args, node.kwargs) in (None, "never"):
                 continue
-            stack = [self._modules[key] for key in _module_ids(node) if key in self._modules]
+            stack = [self._modules[key] for key in callers(node) if key in self._modules]
             whole = next((name for name, kind in stack if kind is not None), None)
             frame = stack[-1][0] if stack else caller
             function_name = FUNCTION_NAMES[function]
             yield whole or (f"{frame}.{function_name}" if frame else function_name)
 
 
-def _module_ids(node: fx.Node) -> list[str]:
+def callers(node: fx.Node) -> list[str]:
     """Return the ids of the modules that were running, the outermost first."""
     # Of a module's second call Dynamo writes ``id@1``.
     return [key.partition("@")[0] for key in node.meta.get("nn_module_stack") or ()]

@@ -8,7 +8,7 @@ afterwards. Only names need hooks, which are there for as long as ``watching`` l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,7 +31,9 @@ from lightning_deadunits.observation.activations import (
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
 from lightning_deadunits.observation.eager_lineage import EagerLineage
-from lightning_deadunits.observation.gates import GATES, is_gated
+from lightning_deadunits.observation.gates import COMPARISONS, GATES, is_gated
+from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, HiddenWrites
+from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
 from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.identity import Descent, key_of, numbered, read_key
 from lightning_deadunits.observation.lineage import Lineage, mark_weights
@@ -80,6 +82,7 @@ class SiteMode(TorchFunctionMode):
         self._ran: dict[str, Kind] = {}
         self._marked = ExitStack()
         self._regions = Regions()
+        self._hidden_writes = HiddenWrites()
         self._hooks: dict[nn.Module, ModuleHooks] = {}
         self._hooked: dict[nn.Module, str] = {}
 
@@ -100,11 +103,8 @@ class SiteMode(TorchFunctionMode):
         for name, kind in self._ran.items():
             never = kind == "never" and not self.never_zero
             (self.never_met if never else self.met)[name] = True
-        for name in self._regions.met:
-            if self._selects(name):
-                # What ran outside as well was counted by half.
-                outside = [key for key in self.met if read_key(key).base == name]
-                self.unjudged.update(dict.fromkeys(outside or [name], REASON))
+        self._refuse(self._regions.met, REASON)
+        self._refuse(self._hidden_writes.met(), HIDDEN)
         # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
         self._ran.clear()
         self.lineage.forget()
@@ -112,6 +112,15 @@ class SiteMode(TorchFunctionMode):
         self._paddings.clear()
         self._sources.clear()
         self._calls.clear()
+
+    def _refuse(self, bases: Iterable[str], reason: str) -> None:
+        for base in bases:
+            # What ran elsewhere as well was counted by half.
+            counted = [key for key in self.met if read_key(key).base == base]
+            for key in counted or [base]:
+                self.met[key] = True
+                if self._selects(key):
+                    self.unjudged[key] = reason
 
     def __exit__(self, *exception: object) -> None:
         """Leave the stack of modes, wherever on it: two callbacks leave in the order they came."""
@@ -145,6 +154,8 @@ class SiteMode(TorchFunctionMode):
             func = plain_function(func)
         if torch.compiler.is_compiling():
             self._traced_lineage.follow(func, args, kwargs, out)
+            if HIDES_WRITES and func in COMPARISONS and self._traced_lineage.descent(out):
+                self._hidden_writes.suspect(self._frame().name)
         else:
             try:  # noqa: SIM105  # `suppress` costs half a microsecond at every call
                 self.lineage.follow(func, args, kwargs, out)
@@ -280,7 +291,7 @@ class SiteMode(TorchFunctionMode):
 
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""
-        ran = {*(read_key(key).base for key in self.met), *self._regions.met}
+        ran = {read_key(key).base for key in self.met}
         return {name: why for name, why in self.expected.items() if name not in ran}
 
     def padding(self) -> Padding | None:
@@ -346,6 +357,7 @@ class SiteMode(TorchFunctionMode):
     def _hook(self, module: nn.Module, name: str) -> None:
         frame = frame_of(module, name, self.layers)
         self._regions.know(module, name, frame.kind)
+        self._hidden_writes.know(module, name)
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 
 from lightning_deadunits import DeadUnitsReport, find_dead_units
 from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS
+from lightning_deadunits.observation.hidden_writes import HIDES_WRITES
 from tests.observation.kinds import KINDS, Kind, Noting, Truth, untold
 
 
@@ -49,13 +49,9 @@ REFUSED = {
     "critics by vmap": "within a compiled region",
     "experts by gathered weights": "within a compiled region",
 }
-HIDES_WRITES = pytest.mark.xfail(
-    Version(Version(torch.__version__).base_version) >= Version("2.15"),
-    reason="Dynamo of torch 2.15 does not show `h[h < 0] = 0` to function modes (README, Limits)",
-    strict=True,
-)
+SHOWN = pytest.mark.skipif(HIDES_WRITES, reason="named as not judged: test_hidden_writes.py")
 COMPILED = [
-    pytest.param(kind, marks=HIDES_WRITES if str(kind) == "comparisons with itself" else ())
+    pytest.param(kind, marks=SHOWN if str(kind) == "comparisons with itself" else ())
     for kind in KINDS
     if str(kind) not in REFUSED and not str(kind).startswith("checkpoint")
 ]
