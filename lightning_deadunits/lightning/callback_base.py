@@ -294,6 +294,7 @@ class DeadUnitMonitor:
         """Stop counting."""
         if self.reviver is not None:
             self.reviver.end_recording(training=False)
+            self.reviver.note_outputs(outputs)
         counted = self._is_counted(batch_idx)
         self._end_batch(batch_idx)
         if counted and self.reviver is not None and not trainer.sanity_checking:
@@ -457,11 +458,12 @@ class DeadUnitMonitor:
         """Count training batches where that was asked for; judge when a window is full."""
         if self.reviver is not None:
             self.reviver.end_recording(training=True)
+            self.reviver.note_outputs(outputs)
         if self._windows is not None:
             self._windows.end_batch()
         self._take_back(trainer, pl_module)
         if self._active_reviver is not None:
-            self._active_reviver.after_train_batch()
+            self._active_reviver.after_train_batch(trainer, pl_module)
         if self._windows is None or not self._windows.full or self._guard.all_know:
             return
         report = self._windows.judge(trainer, pl_module)

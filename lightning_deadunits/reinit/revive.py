@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_deadunits.arguments import check_number, explains_arguments, given
+from lightning_deadunits.observation.identity import read_key
+from lightning_deadunits.observation.layer_names import LayerNames, aliases
 from lightning_deadunits.observation.selection import listed
 from lightning_deadunits.observation.sites import unobserved
 from lightning_deadunits.observation.undisturbed import undisturbed
@@ -74,12 +76,26 @@ def reinit_dead_units(
     config = ReinitConfig() if config is None else config
     due = as_units(units)
     tapes = record_both(model, example) if due else []
-    if model_refusal(model) is None:
+    names = names_in(units, tapes) if isinstance(units, DeadUnitsReport) else LayerNames()
+    if model_refusal(model) is None and not any(map(names.key, due)):
         _check_exist(tapes, due)
-    event = Event(model, tapes, OptimizerMemory(optimizers or ()), config, seed=seed)
+    memory = OptimizerMemory(optimizers or ())
+    event = Event(model, tapes, memory, config, seed=seed, names=names)
     event.operate_(due)
     event.commit_()
+    if event.report.reinitialised and (idle := _idle(model, tapes)):
+        event.report.note(
+            f"Note: {listed(idle)} did not run on the example. What reads re-initialised units "
+            f"there computes otherwise now."
+        )
     return event.report
+
+
+def _idle(model: nn.Module, tapes: Iterable[Tape]) -> list[str]:
+    """Return the names of the modules whose weights the example did not use."""
+    used = {parameter for tape in tapes for parameter in tape.parameters.values()}
+    names = (name for name, parameter in model.named_parameters() if parameter not in used)
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
 def record_both(model: nn.Module, example: Any) -> list[Tape]:
@@ -95,6 +111,18 @@ def record_both(model: nn.Module, example: Any) -> list[Tape]:
             if box.tape is not None:
                 tapes.append(box.tape)
     return tapes
+
+
+def names_in(report: DeadUnitsReport, tapes: list[Tape]) -> LayerNames:
+    """Return the names that layers of the tapes have in a report, which may know of more layers."""
+    found = {}
+    for key in dict.fromkeys(key for tape in tapes for key in tape.num_units):
+        for name in aliases(key) & report.layers.keys():
+            if report.layers[name].made_by == read_key(key).producers:
+                found[key] = name
+    names = LayerNames()
+    names.load_state_dict(found)
+    return names
 
 
 def _check_exist(tapes: list[Tape], units: Units) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_deadunits import reinit_dead_units
+from lightning_deadunits import find_dead_units, reinit_dead_units
 from tests.zoo import kill
 
 
@@ -57,3 +59,60 @@ def test_it_does_not_warn_if_optimizers_are_given_or_there_are_none(given: str |
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         reinit_dead_units(net, {"layers.1": [1]}, torch.randn(8, 4), optimizers=optimizers)
+
+
+class Domains(nn.Module):
+    """A trunk, and an expert for each domain, of which an example runs one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2)
+        )
+        with torch.no_grad():
+            for layer in (self.trunk[0], *(expert[0] for expert in self.experts)):
+                layer.bias[:2] = -100.0
+                layer.bias[2:] = 100.0
+
+    def forward(self, x: Tensor, domain: int) -> Tensor:
+        return self.experts[domain](self.trunk(x))
+
+
+def test_a_layer_of_the_report_that_the_example_does_not_run_costs_no_other() -> None:
+    model, batches = Domains(), [(torch.randn(8, 6), domain) for domain in range(2)]
+    report = find_dead_units(model, batches)
+    done = reinit_dead_units(model, report, batches[0], optimizers=None)
+    assert done.reinitialised == {"trunk.1": [0, 1], "experts.0.1": [0, 1]}
+    reason = "its layer ran in none of the recorded passes"
+    assert done.refused == {"experts.1.1": {0: reason, 1: reason}}
+    assert done.notes == [
+        "Note: experts.1.0, experts.1.2 did not run on the example. What reads re-initialised "
+        "units there computes otherwise now."
+    ]
+
+
+def test_a_report_of_another_model_is_an_error() -> None:
+    report = find_dead_units(Domains(), [(torch.randn(8, 6), 0)])
+    with pytest.raises(ValueError, match="Layers that ran are: 1"):
+        reinit_dead_units(
+            nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), report, torch.randn(8, 6)
+        )
+
+
+def test_a_report_is_understood_where_training_mode_runs_more_of_the_activation() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.o = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 2)
+            with torch.no_grad():
+                self.a.bias[:2] = -100.0
+
+        def forward(self, x: Tensor) -> Any:
+            out = self.o(F.relu(self.a(x)))
+            return (out, F.relu(self.b(x))) if self.training else out
+
+    model, x = Auxiliary(), torch.randn(64, 6)
+    report = find_dead_units(model, [x])
+    assert list(report.layers) == ["relu"]
+    assert reinit_dead_units(model, report, x, optimizers=None).reinitialised == {"relu": [0, 1]}

@@ -2,9 +2,11 @@
 
 Noise goes on what every call and every other unit returns, on masks, and on every floating point
 leaf that is no parameter, in whatever container it came: what is zero on this batch need not be on
-the next. A leaf on which noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged
-by itself, in a direction that the call allows; where there is none, nothing is known of what it
-flows into. Masks stay where noise on them does that, or makes NaN.
+the next. So does what becomes floating point of integers and of lists in the course of the pass. A
+leaf on which noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged by itself,
+in a direction that the call allows; where there is none, nothing is known of what it flows into.
+Masks are drawn anew where they come from, such that all that is chosen by one agrees, or else where
+they choose; and stay where that makes a call raise, or makes NaN.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     silenced,
 )
 from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.recording.functions import makes_data
 from lightning_deadunits.reinit.recording.tape import mapped
 
 _SCALES = (2.0, 0.1, 1e-3)
@@ -51,7 +54,7 @@ def _live_channels(
 ) -> dict[Channel, str]:
     """Return the channels that are not zero although the units are, whatever else happens."""
     quiet: set[int] = set()
-    masks = True
+    masks = _WHERE_THEY_COME_FROM
     for scale in _SCALES:
         for _ in range(_MOST_TRIES):
             visitor = _Noise(passes, channels, scale, quiet, masks=masks)
@@ -59,7 +62,7 @@ def _live_channels(
                 passes.run(visitor, tape)
             except Exception:  # noise may be no input at all: a wrong index, a failing check
                 if masks:
-                    masks = False  # one may have kept an index within its bounds
+                    masks -= 1  # one may have kept an index within its bounds
                     continue
                 # The leaf that was last seen is the likely cause: it stays as it is.
                 if visitor.last is None or visitor.last in quiet:
@@ -67,7 +70,7 @@ def _live_channels(
                 quiet.add(visitor.last)
                 continue
             if visitor.lost and masks:
-                masks = False  # of a row that is masked altogether a softmax makes NaN
+                masks -= 1  # of a row that is masked altogether a softmax makes NaN
                 continue
             live = visitor.live
             for leaf in sorted(quiet):
@@ -76,6 +79,7 @@ def _live_channels(
     return dict.fromkeys(channels, _UNKNOWN)
 
 
+_WHERE_THEY_COME_FROM, _WHERE_THEY_CHOOSE = 2, 1
 _UNKNOWN = "others, for all that is known: its values steer the model"
 
 
@@ -129,7 +133,7 @@ class _Noise(Visitor):
         scale: Size of the noise, relative to the values.
         quiet: Leaves that get none, by their order.
         nudge: A leaf that is changed a little, and in which direction.
-        masks: Whether masks are drawn at random, which on other batches may be others.
+        masks: Where masks are drawn at random, which on other batches may be others; 0 for nowhere.
 
     Attributes:
         live: Channels that are not zero, and what they read.
@@ -147,7 +151,7 @@ class _Noise(Visitor):
         quiet: set[int],
         nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
         *,
-        masks: bool = False,
+        masks: int = 0,
     ) -> None:
         self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
         self._nudge, self._masks, self.lost = nudge, masks, False
@@ -155,6 +159,7 @@ class _Noise(Visitor):
         self.last: int | None = None
         self._leaves = 0
         self._generator = _seeded()
+        self._of_masks: dict[int, Tensor] = {}
         self._channels: dict[int, list[int]] = {}
         for index, channel in channels:
             self._channels.setdefault(index, []).append(channel)
@@ -179,27 +184,54 @@ class _Noise(Visitor):
     def given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Noise masks, and integers where they become floats: in arithmetic, and by a cast."""
+        """Draw masks, and noise integers that join floats."""
         if function in _MASKED and self._masks:
             return mapped(args, self._drawn), mapped(kwargs, self._drawn)
         if function in WRITES and self._masks:
             target, index, value = args
             return (target, mapped(index, self._drawn), value), kwargs
-        if function in _ARITHMETIC:
-            becomes_float = any(isinstance(a, Tensor) and a.is_floating_point() for a in args)
-        else:
-            targets = (*args[1:], *kwargs.values()) if function in _CASTS else ()
-            becomes_float = function is Tensor.float or any(map(_is_of_floats, targets))
-        if not becomes_float:
+        if function not in _ARITHMETIC or not any(map(_is_of_floats, args)):
             return args, kwargs
         return tuple(
             self._noisy(a.float()) if isinstance(a, Tensor) and not _is_of_floats(a) else a
             for a in args
         ), kwargs
 
+    def mask(self, value: Tensor) -> Tensor:
+        if self._masks < _WHERE_THEY_COME_FROM:
+            return value
+        return self._noted(self._drawn(value))
+
+    def born(
+        self, function: Callable[..., Any], given: list[Tensor], out: Any, *, fixed: bool
+    ) -> Any:
+        """Noise what becomes floating point, and draw masks that are made of data."""
+        if not isinstance(out, Tensor):
+            return out
+        if function is Tensor.new_tensor:  # of the type of its first argument
+            given = given[1:]
+        sources = given[:1] if function in _CASTS else given
+        if any(map(_is_of_floats, sources)):
+            return out
+        if _is_of_floats(out):
+            of_python = makes_data(function) and out.numel() > 1
+            return self._noisy(out) if sources or of_python else out
+        if any(id(source) in self._of_masks for source in sources):
+            return self._noted(out)
+        if out.dtype == torch.bool and sources and not fixed:
+            return self.mask(out)
+        return out
+
+    def _noted(self, value: Tensor) -> Tensor:
+        """Remember what a drawn mask is, or was made of one."""
+        self._of_masks[id(value)] = value
+        return value
+
     def _drawn(self, mask: Any) -> Any:
         """Return a mask of which half is true in the place of one, anything else as it is."""
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.is_nested:
+            return mask
+        if id(mask) in self._of_masks:
             return mask
         return (torch.rand(mask.shape, generator=self._generator) < 0.5).to(mask.device)
 

@@ -161,6 +161,23 @@ class Visitor:
         """Receive what a call is given; what is returned takes its place."""
         return args, kwargs
 
+    def mask(self, value: Tensor) -> Tensor:
+        """Receive a leaf of booleans that is no buffer; what is returned takes its place."""
+        return value
+
+    def born(
+        self, function: Callable[..., Any], given: list[Tensor], out: Any, *, fixed: bool
+    ) -> Any:
+        """Receive what a call without weights returned; what is returned takes its place.
+
+        Args:
+            function: The function.
+            given: The tensors that it was given.
+            out: What it returned.
+            fixed: Whether that is the same in every pass.
+        """
+        return out
+
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
         return output
@@ -448,6 +465,8 @@ class _Running(_Driver):
         value = super().leaf(index, value)
         if index in self.tape.parameters or not isinstance(value, Tensor):
             return value
+        if value.dtype == torch.bool and index not in self.tape.buffers:
+            return self.visitor.mask(value)
         if not value.is_floating_point():
             return value
         changed = self.visitor.leaf(value)
@@ -470,7 +489,9 @@ class _Running(_Driver):
             out = with_tags(_plain(call.function), out, tensors_of((args, kwargs)))
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:
-            return out
+            fixed = self.tape.weight_values.issuperset(i for i in call.outs if i is not None)
+            given = list(tensors_of((args, kwargs)))
+            return self.visitor.born(_plain(call.function), given, out, fixed=fixed)
         if found is None or not _is_same(known, found[0], out):
             raise PathChangedError
         operation, reads, _ = found

@@ -65,6 +65,7 @@ _DRAWS = _words(
 """Without their underscores: what returns nothing but random numbers."""
 
 _FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, torch.linspace, torch.logspace}
+_FROM_PYTHON.add(Tensor.new_tensor)
 _EMPTY = _words("empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize_")
 
 _SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}

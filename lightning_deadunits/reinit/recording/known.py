@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import compress
 from typing import Any
 
@@ -19,6 +20,20 @@ from torch import Tensor, nn
 
 from lightning_deadunits.private_api import version_of
 from lightning_deadunits.reinit.parameters import storage_of
+
+_OF_MODULES = ("_parameters", "_buffers", "_modules")
+"""Attributes in which a module holds what is no result of a pass."""
+
+_DEEPEST = 4
+
+
+def _tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Yield the tensors in containers, which may contain themselves."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth < _DEEPEST and isinstance(value, (list, tuple, deque, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors_in(item, depth + 1)
 
 
 class Before:
@@ -116,17 +131,34 @@ class KnownTensors:
         """Forget the number of a value: it is another one now."""
         del self._entries[id(value)]
 
-    def alive(self) -> set[int]:
-        """Return the values that somebody holds, but for those that autograd may hold.
+    def alive(self, modules: Iterable[nn.Module]) -> tuple[set[int], dict[int, int]]:
+        """Return the values that somebody holds, and those that perhaps autograd alone does.
 
         It holds masks, too, which have no gradient of their own: ``h > 0`` of ``h * (h > 0)``.
+
+        Args:
+            modules: Whose attributes hold values certainly.
+
+        Returns:
+            Numbers of values; and numbers of those that are in doubt, by where their memory is.
         """
-        held = ((reference(), index) for reference, index in self._entries.values())
-        return {
-            i
-            for t, i in held
-            if isinstance(t, Tensor) and t.grad_fn is None and t.dtype != torch.bool
+        held = {
+            id(tensor)
+            for module in modules
+            for name, value in vars(module).items()
+            if name not in _OF_MODULES
+            for tensor in _tensors_in(value)
         }
+        kept, doubtful = set(), {}
+        for reference, index in self._entries.values():
+            tensor = reference()
+            if not isinstance(tensor, Tensor) or tensor.dtype == torch.bool:
+                continue
+            if tensor.grad_fn is None or id(tensor) in held:
+                kept.add(index)
+            elif (home := storage_of(tensor)) is not None:
+                doubtful[home] = index
+        return kept, doubtful
 
     def is_buffer(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a buffer of the model."""

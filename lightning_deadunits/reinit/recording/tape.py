@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.utils._pytree import tree_map
 
 from lightning_deadunits.observation.site import Site
+from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
     GRADIENT,
     is_draw,
@@ -121,6 +122,7 @@ class Tape:
         written: Leaves that a call of the pass wrote to.
         before: What parameters among them were before; until the pass has ended.
         kept: Values that calls made and somebody held when the pass had ended.
+        perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
         obstacles: What could not be followed.
         modules: Names of the modules whose forward made a call.
     """
@@ -134,8 +136,17 @@ class Tape:
     written: set[int] = field(default_factory=set)
     before: dict[int, Tensor] = field(default_factory=dict)
     kept: frozenset[int] = frozenset()
+    perhaps_kept: dict[int, int] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
     modules: frozenset[str] = frozenset()
+
+    def keep(self, outputs: Any) -> None:
+        """Take what the step returned, be it detached since, for results of the pass."""
+        tensors = [leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)]
+        found = {self.perhaps_kept.get(storage_of(tensor) or 0) for tensor in tensors}
+        if more := found - {None, *self.kept}:
+            self.kept = frozenset(self.kept | {index for index in more if index is not None})
+            self.forget_derived()
 
     def forget_derived(self) -> None:
         """Have what follows from the entries worked out anew: the recording goes on."""
@@ -292,6 +303,27 @@ class Tape:
                 found |= {position} if sets_attribute(call.function) else set()
             elif call.writes and own.issuperset(call.writes):
                 found.add(position)
+        return found
+
+    @property
+    def blended(self) -> set[nn.Parameter]:
+        """The parameters into which upkeep writes what it makes of themselves and of others."""
+        found: set[nn.Parameter] = set()
+        made_of = {index: {parameter} for index, parameter in self.parameters.items()}
+        for position, call in enumerate(self.entries):
+            if not isinstance(call, Call) or not call.given:
+                continue
+            given = [made_of.get(index, set()) for index in call.given]
+            replaces = sets_attribute(call.function) or name_of(call.function) == "copy_"
+            if position in self.upkeep and (call.writes or sets_attribute(call.function)):
+                among = set().union(*given[replaces:])
+                found |= given[0] & among if len(among) > 1 else set()
+            if name_of(call.function) in _ALIASES:
+                given = given[:1]
+            if not replaces:
+                values = [*call.writes, *(index for index in call.outs if index is not None)]
+                own = self.parameters.keys()
+                made_of |= {i: set().union(*given) for i in values if i not in own}
         return found
 
 

@@ -20,6 +20,7 @@ from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, reasons_by_layer
 from lightning_deadunits.reinit.training.averages import copies_of, edit_copies_
+from lightning_deadunits.reinit.training.followers import Followers
 from lightning_deadunits.reinit.weights import WeightSlice
 
 MakeEvent = Callable[[Sequence[Tape]], Event]
@@ -59,6 +60,7 @@ class Together:
         tapes: What this process has recorded.
         missing: Names of what ran on this process and is not recorded.
         make_event: Makes an event of tapes.
+        followers: Knows which copies of the module follow it.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Together:
         tapes: Sequence[Tape],
         missing: Sequence[str],
         make_event: MakeEvent,
+        followers: Followers,
     ) -> None:
+        self._followers = followers
         self._trainer, self._pl_module = trainer, pl_module
         self._tapes, self._missing, self._make_event = tapes, missing, make_event
 
@@ -124,6 +128,7 @@ class Together:
                     attempt.event.commit_()
                     written = [part for part, _ in attempt.plan.edit(self._pl_module).slices()]
                     copies = copies_of(self._trainer, self._pl_module)
+                    copies += self._followers.copies(copies)
                     undo.callback(edit_copies_(copies, written).undo_)
                     digest = checksum(written) if self._trainer.world_size > 1 else ""
             except Exception as error:  # whatever an optimizer or a copy of the model raises

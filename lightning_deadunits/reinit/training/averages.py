@@ -1,7 +1,7 @@
 """Averaged copies of a model (EMA, SWA, WeightAveraging), which get the same edits.
 
-A copy that is no average (the best weights so far, a teacher) is a snapshot and stays as it is.
-What tells them apart is the class ``AveragedModel``, or a name that says so.
+What tells them apart from other copies is the class ``AveragedModel``, or a name that says so. Of
+those that neither tells, :mod:`lightning_deadunits.reinit.training.followers` knows which follow.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _copy(value: Any, pl_module: nn.Module, inside: set[nn.Module]) -> Copy | No
         value = value.module
     if isinstance(value, nn.Module):
         original = _original(value, pl_module, inside)
-        return None if original is None else _fitting(_tensors(original), _tensors(value))
+        return None if original is None else pair_of(original, value)
     if isinstance(value, Mapping):
         names = {name for name, _ in pl_module.named_parameters()}
         return _fitting(_tensors(pl_module), value) if names <= value.keys() else None
@@ -84,6 +84,11 @@ def _original(copy: nn.Module, pl_module: nn.Module, inside: set[nn.Module]) -> 
         and {name: parameter.shape for name, parameter in module.named_parameters()} == shapes
     ]
     return fitting[0] if shapes and len(fitting) == 1 and fitting[0] is not copy else None
+
+
+def pair_of(original: nn.Module, copy: nn.Module) -> Copy | None:
+    """Pair the tensors of a module and a copy, None if they are the same or do not fit."""
+    return _fitting(_tensors(original), _tensors(copy))
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.agreement import Attempt, Together
 from lightning_deadunits.reinit.training.first_batches import FirstBatches
+from lightning_deadunits.reinit.training.followers import Followers
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
 
@@ -102,6 +103,7 @@ class Events:
         self._scales: dict[str, float] | None = None
         self._planned: tuple[Plan, ReinitReport] | None = None
         self._first_batches = FirstBatches()
+        self._followers = Followers()
         self._waited = 0
 
     def resume(self, trainer: Any, pl_module: Any) -> None:
@@ -134,12 +136,7 @@ class Events:
         """
         planned, self._planned, self._waited = self._planned, None, 0
         together = self._together(trainer, tapes)
-        if planned is not None:
-            attempt = together.write_plan_(*planned)
-        elif self._lacks_validation(trainer, tapes):
-            attempt = Attempt(problem="no validation batch is recorded, for training was resumed")
-        else:
-            attempt = together.write_(units)
+        attempt = together.write_(units) if planned is None else together.write_plan_(*planned)
         if attempt.problem is None:
             together.commit_(attempt)
         self._first_batches.watch(attempt.event if attempt.problem is None else None)
@@ -159,15 +156,23 @@ class Events:
             self.summary.add(report)
         return report
 
-    def end_batch(self) -> None:
+    def end_batch(self, trainer: Any, pl_module: Any) -> None:
         """Take note that a training batch has ended."""
         self._first_batches.end_batch()
+        self._followers.watch(trainer, pl_module, optimizers_of(trainer, pl_module))
+        self._followers.look()
 
-    def plan(self, trainer: Any, tapes: Tapes, units: Units) -> dict[str, Any] | None:
-        """Return the state of what is due, for a checkpoint: done, noted, and taken back."""
+    def complete_state(
+        self, trainer: Any, tapes: Tapes, units: Units, state: dict[str, Any]
+    ) -> None:
+        """Add what is planned for what is due: done, noted, and taken back."""
+        state["planned"] = self._plan(trainer, tapes, units)
+        state["followers"] = sorted(self._followers.names)
+
+    def _plan(self, trainer: Any, tapes: Tapes, units: Units) -> dict[str, Any] | None:
         if self._planned is not None:
             return _saved(*self._planned)
-        if any(gather_objects(trainer, tapes.incomplete)) or self._lacks_validation(trainer, tapes):
+        if any(gather_objects(trainer, tapes.incomplete)) or self.lacks_validation(trainer, tapes):
             return None
         together = self._together(trainer, tapes)
         attempt = together.write_(units)
@@ -192,14 +197,21 @@ class Events:
     def _at_validation(self) -> bool:
         return self._config.every_n_train_steps is None
 
-    def _lacks_validation(self, trainer: Any, tapes: Tapes) -> bool:
-        """Tell whether a validation decided of which no process has recorded anything."""
-        return self._at_validation and not any(gather_objects(trainer, len(tapes.evaluation)))
+    def lacks_validation(self, trainer: Any, tapes: Tapes) -> bool:
+        """Tell whether a validation decided of which no process has recorded anything.
+
+        It was one of an earlier fit, and nothing was planned for what it found.
+        """
+        if self._planned is not None or not self._at_validation:
+            return False
+        return not any(gather_objects(trainer, len(tapes.evaluation)))
 
     def _together(self, trainer: Any, tapes: Tapes) -> Together:
         # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
         ordered = (tapes.evaluation, tapes.training)[:: 1 if self._at_validation else -1]
         every = [tape for some in ordered for tape in some]
+        self._followers.watch(trainer, tapes.model, optimizers_of(trainer, tapes.model))
+        self._followers.judge(every)
 
         def make(given: Sequence[Tape]) -> Event:
             return Event(
@@ -213,7 +225,7 @@ class Events:
                 names=self._names,
             )
 
-        return Together(trainer, tapes.model, every, tapes.missing, make)
+        return Together(trainer, tapes.model, every, tapes.missing, make, self._followers)
 
     def _noted(self, trainer: Any, units: Units, attempt: Attempt) -> ReinitReport | None:
         report, problem = attempt.report, attempt.problem
@@ -237,12 +249,15 @@ class Events:
         """Leave nothing behind on the optimizers; harmless when there is nothing."""
         self._memory.detach()
         self._first_batches.watch(None)
+        self._followers = Followers(self._followers.names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
+        self._followers.judge()
         untold = self.done[-1:] if self.done and self.done[-1].alive is None else []
         return {
             "memory": self._memory.state_dict(),
+            "followers": sorted(self._followers.names),
             "planned": None if self._planned is None else _saved(*self._planned),
             "scales": self._scales,
             "summary": self.summary.state_dict(),
@@ -252,6 +267,7 @@ class Events:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         self._memory.load_state_dict(state["memory"])
+        self._followers = Followers(state.get("followers", ()))
         self._planned = None if state["planned"] is None else _loaded(state["planned"])
         self._scales = state["scales"]
         self.summary.load_state_dict(state["summary"])
@@ -259,8 +275,12 @@ class Events:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave hooks on the optimizers of this training out of copies: they are for another."""
-        fresh = {"_memory": TrainerMemory(), "_first_batches": FirstBatches()}
-        return {**self.__dict__, **fresh}
+        return {
+            **self.__dict__,
+            "_memory": TrainerMemory(),
+            "_first_batches": FirstBatches(),
+            "_followers": Followers(self._followers.names),
+        }
 
 
 def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:

@@ -116,9 +116,14 @@ class Reviver:
             self._tapes_of(pl_module).begin_training_batch(last=last)
 
     def end_recording(self, *, training: bool) -> None:
-        """The batch has ended; harmless if it was not recorded."""
+        """The step has ended; harmless if it was not recorded."""
         if self._tapes is not None:
             self._tapes.end_batch(training=training)
+
+    def note_outputs(self, outputs: Any) -> None:
+        """Take what the step has returned."""
+        if self._tapes is not None:
+            self._tapes.note_outputs(outputs)
 
     def _drop_tapes(self) -> None:
         """Let go of recorded batches; where windows decide, validation may be long ago."""
@@ -202,6 +207,8 @@ class Reviver:
         if self._events.must_wait(trainer, tapes):
             return None
         units, self._pending = self._pending, {}
+        if self._events.lacks_validation(trainer, tapes):
+            return None  # the first validation of this fit finds them again
         report = self._events.act_(trainer, tapes, units)
         self._drop_tapes()
         if report is not None:
@@ -229,9 +236,10 @@ class Reviver:
             )
         return report
 
-    def after_train_batch(self) -> None:
+    def after_train_batch(self, trainer: Any, pl_module: Any) -> None:
         """Stop measuring."""
-        self._events.end_batch()
+        if not self._impossible:
+            self._events.end_batch(trainer, pl_module)
         if not self.at_validation and self._measures:
             self._window.end()
 
@@ -269,7 +277,7 @@ class Reviver:
             return
         if self._pending:  # on every process alike
             tapes = self._tapes_of(trainer.lightning_module)
-            state["events"]["planned"] = self._events.plan(trainer, tapes, self._pending)
+            self._events.complete_state(trainer, tapes, self._pending, state["events"])
         if not self.at_validation:
             state["window"] = self._window.complete_state(trainer, state["window"])
 

@@ -6,25 +6,29 @@ batches, so they are recorded only while an event may be due, and dropped after 
 
 A replay shows what a unit's new life does to the modules that ran in the recorded pass. A second
 head, an expert, a rare branch that ran in another batch may use the unit as well. Two things tell
-that it ran (:class:`Coverage`): a hook on its module fires, or its weights have gradients after a
-training batch. Hooks are put on modules that no tape has, of which there are none in most networks;
-inside of a compiled region, and where weights are used without a module, gradients tell alone.
+that it ran (:class:`Coverage`): a hook on its module fires, or its weights have gradients when an
+optimizer steps. Hooks are put on modules if there are any that no tape has, which most networks do
+not have; inside of a compiled region, and where weights are used without a module, gradients tell
+alone.
 """
 
 from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import running_hook_of
 from lightning_deadunits.reinit.recording import Recorder, Tape
+from lightning_deadunits.reinit.recording.functions import name_of
+from lightning_deadunits.reinit.recording.tape import Call
 
 _MOST_SEARCHES = 32
 """How many batches are recorded in the hope that they run what is on no tape, per event."""
@@ -47,6 +51,7 @@ class Tapes:
         self._recorded: set[int] = set()
         self._searches = 0
         self._begun: int | None = None
+        self._fresh: Tape | None = None
         self._failed = self._last = False
 
     @property
@@ -109,6 +114,12 @@ class Tapes:
         elif training and self.training:
             self._safely(self._coverage.note_gradients)
 
+    def note_outputs(self, outputs: Any) -> None:
+        """Take what the step of the batch that ended has returned."""
+        if self._fresh is not None:
+            self._fresh.keep(outputs)
+            self._fresh = None
+
     def cancel(self) -> None:
         """Forget a batch that was begun; harmless otherwise."""
         self._begun = None
@@ -126,21 +137,24 @@ class Tapes:
             if not self.missing or self._searches >= _MOST_SEARCHES:
                 return
             self._searches += 1
-        self._begun = source
+        self._begun, self._fresh = source, None
         self._safely(lambda: self._recorder.begin(training=source == _TRAINING))
 
     def _keep(self, source: int) -> None:
-        tape, missing = self._recorder.end(), self.missing
+        tape = self._recorder.end()
         if tape is None:
             return
+        self._fresh = tape
         first = source not in self._recorded
         self._recorded.add(source)
-        self._coverage.note_tape(tape)
+        wanted = self._last or first or self._coverage.is_wanted(tape)
         if self._last:
             self.training = [tape, *(other for other in self.training if shows_more(other, tape))]
-        elif first or len(self.missing) < len(missing):
+        elif wanted:
             (self.training if tape.training else self.evaluation).append(tape)
-        self._coverage.watch()
+        if wanted:
+            self._coverage.note_tape(tape)
+        self._coverage.watch(lambda: bool(self.training))
 
     def _safely(self, action: Callable[[], None]) -> None:
         """Recording that fails costs re-initialisation, and neither training nor monitoring."""
@@ -175,8 +189,10 @@ class Coverage:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules: dict[str, bool] = {}
-        self._parameters: dict[str, nn.Parameter] = {}
+        self._parameters: dict[str, tuple[nn.Parameter, Rows]] = {}
         self._carried: set[str] = set()
+        self._in_hooks: set[str] = set()
+        self._recorded_in_hooks = False
         self._handles: list[Any] = []
         self._scripted = {
             f"{name}.{own}" if name else own
@@ -188,24 +204,46 @@ class Coverage:
 
     @property
     def missing(self) -> list[str]:
-        """Names of the modules that ran, or whose parameters were used, and are on no tape."""
-        return sorted({*self.missing_in_training, *(self._modules.keys() - self._taped_modules)})
+        """Names of the modules that ran, or whose parameters were used, and are on no tape.
+
+        What runs in a hook of the user's is not recorded. It may use a unit only where a module
+        that is recorded ran in a hook as well: what a step leaves behind counts as its result.
+        """
+        in_hooks = self._in_hooks if self._recorded_in_hooks else ()
+        return sorted(
+            {
+                *self.missing_in_training,
+                *(self._modules.keys() - self._taped_modules),
+                *(f"{name} (in a hook)" for name in in_hooks),
+            }
+        )
 
     @property
     def missing_in_training(self) -> list[str]:
         """Those of which a training batch has shown it."""
-        used = (
-            name.rpartition(".")[0] or name
-            for name, parameter in self._parameters.items()
-            if parameter not in self._taped
-            if not (self._shows_scripts and name in self._scripted)
-        )
+        used = (name.rpartition(".")[0] or name for name, _, _ in self._missing_parameters())
         ran = (name for name, training in self._modules.items() if training)
         return sorted({*used, *(name for name in ran if name not in self._taped_modules)})
 
+    def _missing_parameters(self) -> Iterator[tuple[str, nn.Parameter, Rows]]:
+        for name, (parameter, rows) in self._parameters.items():
+            if self._shows_scripts and name in self._scripted:
+                continue
+            if not _covers(self._taped.get(parameter, frozenset()), rows):
+                yield name, parameter, rows
+
+    def is_wanted(self, tape: Tape) -> bool:
+        """Tell whether a pass shows anything of what is missing."""
+        used = used_parameters(tape)
+        return not tape.modules.isdisjoint(self._modules.keys() - self._taped_modules) or any(
+            parameter in used
+            and not _covers(self._taped.get(parameter, frozenset()), used[parameter])
+            for _, parameter, _ in self._missing_parameters()
+        )
+
     def start(self, tapes: Iterable[Tape]) -> None:
         """Take other tapes in place of those so far."""
-        self._taped: set[nn.Parameter] = set()
+        self._taped: dict[nn.Parameter, Rows] = {}
         self._shows_scripts = False
         self._taped_modules: set[str] = set()
         self._untaped = dict(self._model.named_parameters())
@@ -218,36 +256,64 @@ class Coverage:
         self._modules = {name: ran for name, ran in self._modules.items() if name in missing}
         self._parameters.clear()
         self._carried = missing
+        self._in_hooks, self._recorded_in_hooks = set(), False
 
     def note_tape(self, tape: Tape) -> None:
         """Take what a pass has used, which is recorded now."""
-        self._taped |= used_parameters(tape)
+        self._taped = _joined([self._taped, used_parameters(tape)])
         self._taped_modules |= tape.modules
         # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
         self._shows_scripts |= bool(tape.obstacles)
-        self._untaped = {n: p for n, p in self._untaped.items() if p not in self._taped}
+        whole = {parameter for parameter, rows in self._taped.items() if rows is None}
+        self._untaped = {n: p for n, p in self._untaped.items() if p not in whole}
 
     def note_gradients(self) -> None:
-        """Take the parameters that the last training batch has used."""
+        """Take the parameters that a training batch has used."""
         for name, parameter in self._untaped.items():
+            if name in self._parameters and parameter not in self._taped:
+                continue
             # One of zeros may be left from an earlier batch.
-            gradient = None if name in self._parameters else parameter.grad
+            gradient = parameter.grad
             if gradient is not None and gradient.any():
-                self._parameters[name] = parameter
+                before = {parameter: self._parameters.get(name, (parameter, frozenset()))[1]}
+                used = {parameter: _rows_with_values(gradient)}
+                self._parameters[name] = parameter, _joined([before, used])[parameter]
 
     def note_module(self, name: str, training: bool) -> None:
         """Take a module that runs."""
-        self._modules[name] = training or self._modules.get(name, False)
-        self._carried.discard(name)
+        if not is_in_step(self._model):
+            if name in self._taped_modules:
+                self._recorded_in_hooks = True
+            else:
+                self._in_hooks.add(name)
+        elif name not in self._taped_modules:
+            self._modules[name] = training or self._modules.get(name, False)
+            self._carried.discard(name)
 
-    def watch(self) -> None:
-        """Have the modules tell that they run that have weights and are on no tape."""
+    def watch(self, wanted: Callable[[], bool]) -> None:
+        """Have modules tell that they run, and weights that they are stepped, if no tape has them.
+
+        Args:
+            wanted: Tells whether gradients are of interest.
+        """
+
+        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+            if wanted():
+                self.note_gradients()
+
         self.unwatch()
-        for module, name in module_names(self._model).items():
-            has_weights = any(p is not None for p in module._parameters.values())
-            if has_weights and name not in self._taped_modules and not is_opaque(module):
-                hook = _Ran(self, name)
-                self._handles.append(module.register_forward_pre_hook(hook))
+        weighted = {
+            module: name
+            for module, name in module_names(self._model).items()
+            if any(p is not None for p in module._parameters.values()) and not is_opaque(module)
+        }
+        if self._taped_modules.issuperset(weighted.values()):
+            weighted = {}
+        for module, name in weighted.items():
+            self._handles.append(module.register_forward_pre_hook(_Ran(self, name)))
+        if self._untaped:
+            # At the end of the batch gradients may be gone: `optimizer.zero_grad()` comes last.
+            self._handles.append(register_optimizer_step_pre_hook(before_step))
 
     def unwatch(self) -> None:
         """Take every hook away; harmless when there is none."""
@@ -255,30 +321,73 @@ class Coverage:
             self._handles.pop().remove()
 
 
-def used_parameters(tape: Tape) -> set[nn.Parameter]:
-    """Return the parameters that a pass has used on data.
+Rows = frozenset[int] | None
+"""Places along a parameter's first axis, None for all of them."""
+
+
+def _covers(rows: Rows, others: Rows) -> bool:
+    return rows is None or (others is not None and others <= rows)
+
+
+def _joined(used: Iterable[Mapping[nn.Parameter, Rows]]) -> dict[nn.Parameter, Rows]:
+    joined: dict[nn.Parameter, Rows] = {}
+    for each in used:
+        for parameter, rows in each.items():
+            before = joined.get(parameter, frozenset())
+            joined[parameter] = None if rows is None or before is None else before | rows
+    return joined
+
+
+def _rows_with_values(gradient: Tensor) -> Rows:
+    if gradient.ndim < 2 or gradient.layout is not torch.strided:
+        return None
+    return frozenset(gradient.flatten(1).any(1).nonzero().flatten().tolist())
+
+
+def used_parameters(tape: Tape) -> dict[nn.Parameter, Rows]:
+    """Return the parameters that a pass has used on data, and which rows of them.
 
     Not those that were only copied, measured or averaged, as other callbacks do with all of them:
     calls on parameters alone, or, in training, without gradients.
     """
-    used: set[nn.Parameter] = set()
-    weights = {index: {parameter} for index, parameter in tape.parameters.items()}
+    used: dict[nn.Parameter, Rows] = {}
+    whole: dict[nn.Parameter, Rows] = dict.fromkeys(tape.parameters.values())
+    weights = {index: {p: whole[p]} for index, p in tape.parameters.items()}
     for call in tape.calls:
         among = [weights[index] for index in call.given if index in weights]
         if not among:
             continue
-        sources = set().union(*among)
+        sources = _joined(among)
         if len(among) == len(call.given):
+            row = _chosen_row(call, tape.parameters)
+            if row is not None:
+                sources = dict.fromkeys(sources, frozenset([row]))
             weights |= {index: sources for index in call.outs if index is not None}
         elif call.gradients or not tape.training:
-            used |= sources
+            used = _joined([used, sources])
     return used
+
+
+def _chosen_row(call: Call, parameters: Mapping[int, nn.Parameter]) -> int | None:
+    """Return which row of a parameter a call returns, of heads stacked in one; None for none."""
+    parameter = parameters.get(call.given[0])
+    name = name_of(call.function)
+    if parameter is None or call.kwargs or name not in ("__getitem__", "select"):
+        return None
+    index = call.args[1:] if name == "select" else call.args[1]
+    if name == "select":
+        index = index[1] if index[0] == 0 else None
+    first = index[0] if isinstance(index, tuple) and index else index
+    return first % len(parameter) if isinstance(first, int) and first is not True else None
 
 
 def shows_more(tape: Tape, than: Tape) -> bool:
     """Tell whether a pass ran modules, or used parameters, that another one did not."""
-    modules, parameters = tape.modules - than.modules, used_parameters(tape) - used_parameters(than)
-    return bool(modules or parameters)
+    known = used_parameters(than)
+    return bool(tape.modules - than.modules) or any(
+        not _covers(known.get(parameter, frozenset()), rows)
+        for parameter, rows in used_parameters(tape).items()
+    )
 
 
 class _Ran:

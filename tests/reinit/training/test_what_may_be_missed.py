@@ -1,0 +1,242 @@
+"""Raw parameters, branches and hooks by which a unit may be used are noticed, or cost nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_deadunits import DeadUnitCallback, ReinitConfig
+from tests.mortal import AT_VALIDATION, events, trained
+
+DEAD = [1, 2]
+EVERY_SIX_STEPS = ReinitConfig(patience=1, every_n_train_steps=6)
+X = torch.randn(72, 6, generator=torch.Generator().manual_seed(0))
+
+
+def killed() -> nn.Linear:
+    layer = nn.Linear(6, 8)
+    with torch.no_grad():
+        layer.weight[DEAD], layer.bias[DEAD] = 0.0, -1.0
+    return layer
+
+
+def tasks() -> DataLoader[Any]:
+    """Batches of 12, one of three tasks each."""
+    return DataLoader([(x, torch.tensor(k // 12 % 3)) for k, x in enumerate(X)], 12)
+
+
+class Base(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        seed_everything(0, verbose=False)
+        self.a = killed()
+
+    def h(self, x: Tensor) -> Tensor:
+        return F.relu(self.a(x))
+
+    def outputs(self) -> list[Tensor]:
+        """What it computes, in every way, of no batch of the training."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-3)
+
+
+class Checked(DeadUnitCallback):
+    """Holds that an event changes nothing that the module computes."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        with torch.no_grad():
+            before = pl_module.outputs()
+            super().on_train_batch_start(trainer, pl_module, *args)
+            after = pl_module.outputs()
+        for one, other in zip(before, after, strict=True):
+            assert torch.equal(one, other)
+
+
+class OneOfEach(Base):
+    """A raw parameter per task, of which every batch uses one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([nn.Parameter(torch.randn(8)) for _ in range(3)])
+
+    def out(self, x: Tensor, task: int) -> Tensor:
+        return self.h(x) @ self.w[task]
+
+    def outputs(self) -> list[Tensor]:
+        return [F.relu(F.linear(X[:9], self.a.weight, self.a.bias)) @ w for w in self.w]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.out(batch[0], int(batch[1][0])) - batch[0][:, 0]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx))
+
+
+class Stacked(OneOfEach):
+    """The same, in one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 8))
+
+
+class Selected(Stacked):
+    def out(self, x: Tensor, task: int) -> Tensor:
+        return self.h(x) @ self.w.select(0, task)
+
+
+@pytest.mark.parametrize("make", [OneOfEach, Stacked, Selected])
+@pytest.mark.parametrize("config", [AT_VALIDATION, EVERY_SIX_STEPS])
+def test_a_parameter_or_a_row_per_task_is_silenced_for_every_task(make: Any, config: Any) -> None:
+    ours = Checked(reinit=config, verbose=False)
+    trained(make(), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"relu": DEAD}
+
+
+class NullEmbedding(Base):
+    """Every second batch has an embedding in the place of what the units say.
+
+    Args:
+        last: Whether gradients are dropped after the step, so that none are left at the end.
+    """
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.automatic_optimization, self.last = False, last
+        self.o, self.null = nn.Linear(8, 1), nn.Parameter(torch.rand(8))
+
+    def outputs(self) -> list[Tensor]:
+        h = F.relu(F.linear(X, self.a.weight, self.a.bias))
+        given = (h, self.null)
+        return [F.linear(each, self.o.weight, self.o.bias) for each in given]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        h = self.null.expand(12, 8) if batch_idx % 2 else self.h(batch[0])
+        loss = (self.o(h)[:, 0] - batch[1]).pow(2).mean()
+        if not self.last:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        if self.last:
+            optimizer.zero_grad()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.o(self.h(batch[0])).mean())
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_a_branch_of_raw_parameters_is_noticed_whenever_gradients_are_dropped(last: bool) -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(NullEmbedding(last), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert ours.reviver is not None
+    reasons = {why for e in ours.reviver.events for why in e.refused["relu"].values()}
+    assert any("o.weight is used more than once" in why for why in reasons)
+
+
+class Sampled(Base):
+    """Samples an average at the end of validation, by itself or from what the trunk says.
+
+    Args:
+        trunk: Whether the trunk runs there, too.
+    """
+
+    def __init__(self, trunk: bool) -> None:
+        super().__init__()
+        self.o, self.trunk = nn.Linear(8, 1), trunk
+        self.probe = nn.Linear(8 if trunk else 6, 2).requires_grad_(False)
+
+    def outputs(self) -> list[Tensor]:
+        h = F.relu(F.linear(X, self.a.weight, self.a.bias))
+        return [F.linear(h, self.o.weight, self.o.bias)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.o(self.h(batch[0]))[:, 0] - batch[1]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx))
+
+    def on_validation_epoch_end(self) -> None:
+        self.probe(self.h(X) if self.trunk else X)
+
+
+def test_a_module_that_runs_in_a_hook_by_itself_costs_nothing() -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Sampled(trunk=False), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert events(ours) == [{"relu": DEAD}]
+
+
+def test_a_module_that_runs_in_a_hook_on_what_is_recorded_has_units_refused() -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Sampled(trunk=True), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert ours.reviver is not None
+    assert {why for e in ours.reviver.events for why in e.refused["relu"].values()} == {
+        "probe (in a hook) ran in batches that are not recorded, and may use it"
+    }
+
+
+class Keeps(Base):
+    """What a unit says outlives the step with its graph, in one of the ways that people do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.o = how, nn.Linear(8, 1)
+        self.bank: list[dict[str, Tensor]] = []
+        self.feature: Tensor | None = None
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
+        h = self.h(batch[0])
+        if self.how == "in a container":
+            self.bank = [{"h": h}]
+        elif self.how == "as an attribute":
+            self.feature = h
+        loss = (self.o(h)[:, 0] - batch[1]).pow(2).mean()
+        return {"loss": loss, "h": [h]} if self.how == "returned" else loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.o(self.h(batch[0])).mean())
+
+    def __deepcopy__(self, memo: Any) -> Keeps:
+        return copy.copy(self)
+
+
+@pytest.mark.parametrize("how", ["returned", "as an attribute", "in a container"])
+def test_what_outlives_the_step_with_its_graph_is_a_result(how: str) -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
+    trained(Keeps(how), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert ours.reviver is not None
+    assert {why for e in ours.reviver.events for why in e.refused["relu"].values()} == {
+        "the model's output depends on it without a layer in between"
+    }
+
+
+def test_what_autograd_alone_holds_is_none() -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
+    trained(Keeps("not at all"), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert events(ours) == [{"relu": DEAD}]
+
+
+def fits(model: LightningModule, *callbacks: Any, more: int) -> Iterator[Any]:
+    trainer = trained(model, *callbacks, max_epochs=1, loaders=(tasks(), tasks()))
+    yield trainer
+    trainer.fit_loop.max_epochs = 1 + more
+    trainer.fit(model, tasks(), tasks())
+    yield trainer
+
+
+def test_what_is_due_at_the_end_of_a_fit_is_done_after_the_next_validation() -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
+    first, second = fits(Keeps("not at all"), ours, more=2)
+    assert first is second
+    assert ours.reviver is not None
+    assert [(e.reinitialised, e.refused) for e in ours.reviver.events] == [({"relu": DEAD}, {})]
