@@ -27,12 +27,14 @@ from lightning_deadunits.reinit.ops import Channel, Operation
 Fed = dict[Channel, set[UnitKey]]
 """Channels of calls, and which units feed them."""
 
-STEERS = "its values steer the model (Python reads them): what it does then cannot be traced"
+STEERS = "Python reads its values, which may steer the model: what it does then cannot be traced"
 
 _REASONS = {
-    "result": "the model's output depends on it without a layer in between",
+    "result": "what the model returns, logs or keeps depends on it without a layer in between",
     "python": STEERS,
 }
+
+_UNREAD = "no layer reads it, unless by way of integers, which cannot be traced"
 
 _HINTS = {
     "norm": "{} normalises it together with others before it is read",
@@ -110,7 +112,7 @@ def judged(
     consumed = set().union(*found.channels.values())
     for unit in units:
         if unit not in consumed:
-            found.refused.setdefault(unit, found.hints.get(unit, "no layer reads it"))
+            found.refused.setdefault(unit, found.hints.get(unit, _UNREAD))
     return found
 
 

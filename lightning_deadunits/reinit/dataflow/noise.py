@@ -6,12 +6,13 @@ the next. So does what becomes floating point of integers and of lists in the co
 leaf on which noise makes a call raise (a label beyond 0 and 1, a wrong index) is nudged by itself,
 in a direction that the call allows; where there is none, nothing is known of what it flows into.
 Masks are drawn anew where they come from, such that all that is chosen by one agrees, or else where
-they choose; and stay where that makes a call raise, or makes NaN.
+they choose, as indices are; and stay where that makes a call raise, or makes NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,9 +35,20 @@ from lightning_deadunits.reinit.recording.tape import mapped
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
+_DRAWS = 4
 _NUDGE = 1e-3
 _ARITHMETIC = {*SUMS, *FACTORS}
 _MASKED = WHERE | FILLS
+_INDEXED = {*WRITES, Tensor.__getitem__}
+_INDEX = 2
+_ALONG_AXIS = {
+    getattr(place, name + suffix)
+    for name in ("gather", "index_select", "index_add", "index_copy", "scatter", "scatter_add")
+    for suffix in ("", "_")
+    for place in (torch, Tensor)
+    if hasattr(place, name + suffix)
+}
+"""Functions that are given a tensor, an axis, and indices along it."""
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
 
@@ -73,6 +85,11 @@ def _live_channels(
                 masks -= 1  # of a row that is masked altogether a softmax makes NaN
                 continue
             live = visitor.live
+            for seed in range(1, _DRAWS if visitor.chose else 1):  # one may have hit other units
+                again = _Noise(passes, channels, scale, quiet, masks=masks, seed=seed)
+                with suppress(Exception):
+                    passes.run(again, tape)
+                live |= again.live
             for leaf in sorted(quiet):
                 live |= _nudged(passes, tape, channels, scale, quiet - {leaf}, leaf)
             return live
@@ -114,8 +131,8 @@ _DIRECTIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 )
 
 
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def _seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _is_of_floats(value: Any) -> bool:
@@ -134,11 +151,13 @@ class _Noise(Visitor):
         quiet: Leaves that get none, by their order.
         nudge: A leaf that is changed a little, and in which direction.
         masks: Where masks are drawn at random, which on other batches may be others; 0 for nowhere.
+        seed: Of what is drawn.
 
     Attributes:
         live: Channels that are not zero, and what they read.
         last: The last leaf that got noise.
         lost: Whether a channel is NaN, so that nothing can be seen of it.
+        chose: Whether indices were drawn.
     """
 
     clamps = True
@@ -152,14 +171,17 @@ class _Noise(Visitor):
         nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
         *,
         masks: int = 0,
+        seed: int = 0,
     ) -> None:
         self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
         self._nudge, self._masks, self.lost = nudge, masks, False
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
         self._leaves = 0
-        self._generator = _seeded()
+        self._generator = _seeded(seed)
+        self.chose = False
         self._of_masks: dict[int, Tensor] = {}
+        self._indices: dict[int, Tensor] = {}
         self._channels: dict[int, list[int]] = {}
         for index, channel in channels:
             self._channels.setdefault(index, []).append(channel)
@@ -187,9 +209,12 @@ class _Noise(Visitor):
         """Draw masks, and noise integers that join floats."""
         if function in _MASKED and self._masks:
             return mapped(args, self._drawn), mapped(kwargs, self._drawn)
-        if function in WRITES and self._masks:
-            target, index, value = args
-            return (target, mapped(index, self._drawn), value), kwargs
+        if function in _INDEXED and self._masks:
+            target, index, *value = args
+            return (target, self._drawn_index(target, index), *value), kwargs
+        if function in _ALONG_AXIS and self._masks and len(args) > _INDEX:
+            target, axis, index, *more = args
+            return (target, axis, self._redrawn(index, target.shape[axis]), *more), kwargs
         if function not in _ARITHMETIC or not any(map(_is_of_floats, args)):
             return args, kwargs
         return tuple(
@@ -197,35 +222,56 @@ class _Noise(Visitor):
             for a in args
         ), kwargs
 
-    def mask(self, value: Tensor) -> Tensor:
-        if self._masks < _WHERE_THEY_COME_FROM:
-            return value
-        return self._noted(self._drawn(value))
+    def choice(self, value: Tensor) -> Tensor:
+        if value.dtype == torch.bool and self._masks == _WHERE_THEY_COME_FROM:
+            return self._noted(self._drawn(value))
+        self._indices[id(value)] = value
+        return value
 
     def born(
         self, function: Callable[..., Any], given: list[Tensor], out: Any, *, fixed: bool
     ) -> Any:
-        """Noise what becomes floating point, and draw masks that are made of data."""
+        """Noise what becomes floating point, and take note of masks and indices made of data."""
         if not isinstance(out, Tensor):
             return out
         if function is Tensor.new_tensor:  # of the type of its first argument
             given = given[1:]
         sources = given[:1] if function in _CASTS else given
-        if any(map(_is_of_floats, sources)):
-            return out
+        of_floats = any(map(_is_of_floats, sources))
         if _is_of_floats(out):
             of_python = makes_data(function) and out.numel() > 1
-            return self._noisy(out) if sources or of_python else out
+            return self._noisy(out) if not of_floats and (sources or of_python) else out
         if any(id(source) in self._of_masks for source in sources):
             return self._noted(out)
-        if out.dtype == torch.bool and sources and not fixed:
-            return self.mask(out)
-        return out
+        is_mask = out.dtype == torch.bool
+        return out if fixed or (is_mask and (of_floats or not sources)) else self.choice(out)
 
     def _noted(self, value: Tensor) -> Tensor:
         """Remember what a drawn mask is, or was made of one."""
         self._of_masks[id(value)] = value
         return value
+
+    def _drawn_index(self, target: Tensor, index: Any) -> Any:
+        """Return an index in which masks and indices of data are others, within their bounds."""
+        items = index if isinstance(index, tuple) else (index,)
+        if any(item is Ellipsis for item in items):
+            return mapped(index, self._drawn)
+        drawn, axis = [], 0
+        for item in items:
+            many = isinstance(item, Tensor) and item.dtype == torch.bool
+            if item is not None and axis < target.ndim:
+                item = self._redrawn(self._drawn(item), target.shape[axis])
+            drawn.append(item)
+            axis += item.ndim if many else item is not None
+        return tuple(drawn) if isinstance(index, tuple) else drawn[0]
+
+    def _redrawn(self, index: Any, size: int) -> Any:
+        """Return random indices in the place of those that come from data."""
+        if id(index) not in self._indices or index.dtype == torch.bool or not size:
+            return index
+        self.chose = True
+        values = torch.randint(size, index.shape, generator=self._generator)
+        return values.to(index.device, index.dtype)
 
     def _drawn(self, mask: Any) -> Any:
         """Return a mask of which half is true in the place of one, anything else as it is."""

@@ -161,8 +161,8 @@ class Visitor:
         """Receive what a call is given; what is returned takes its place."""
         return args, kwargs
 
-    def mask(self, value: Tensor) -> Tensor:
-        """Receive a leaf of booleans that is no buffer; what is returned takes its place."""
+    def choice(self, value: Tensor) -> Tensor:
+        """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
         return value
 
     def born(
@@ -465,9 +465,9 @@ class _Running(_Driver):
         value = super().leaf(index, value)
         if index in self.tape.parameters or not isinstance(value, Tensor):
             return value
-        if value.dtype == torch.bool and index not in self.tape.buffers:
-            return self.visitor.mask(value)
-        if not value.is_floating_point():
+        if not (value.is_floating_point() or value.is_complex()):
+            return value if index in self.tape.buffers else self.visitor.choice(value)
+        if value.is_complex():
             return value
         changed = self.visitor.leaf(value)
         if id(value) in self._originals:

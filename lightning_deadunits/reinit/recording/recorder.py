@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,7 +153,7 @@ class Recorder(SiteMode):
         """Leave out the arithmetic of an optimizer, but for the closure that it may call."""
         closure = len(args) > 1 or kwargs.get("closure") is not None
         if self._tape is not None and not self._inside_optimizer and not closure:
-            self._check_before_move(optimizer)
+            self._check_before_move(_weights_of(optimizer))
         self._inside_optimizer += 1
         if len(args) > 1 and callable(args[1]):
             return (args[0], self._closure(optimizer, args[1]), *args[2:]), kwargs
@@ -164,11 +164,10 @@ class Recorder(SiteMode):
     def _after_step(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside_optimizer -= 1
 
-    def _check_before_move(self, optimizer: Any) -> None:
-        """Check what was recorded: an optimizer is about to step its weights."""
+    def _check_before_move(self, weights: Sequence[Tensor]) -> None:
+        """Check what was recorded: weights are about to be stepped."""
         if self._tape is not None:
             self._check(self._tape)
-            weights = [p for group in optimizer.param_groups for p in group["params"]]
             with without_torch_function():
                 self._samples.move(len(self._tape.entries), weights)
 
@@ -177,7 +176,7 @@ class Recorder(SiteMode):
             outside, self._inside_optimizer = self._inside_optimizer, 0
             try:
                 result = closure()
-                self._check_before_move(optimizer)
+                self._check_before_move(_weights_of(optimizer))
                 return result
             finally:
                 self._inside_optimizer = outside
@@ -244,6 +243,9 @@ class Recorder(SiteMode):
         if name == "grad" and getattr(func, "__name__", "") == "__get__":
             return _Pending(None)
         if scales_gradients(name) or self._known.are_of_gradients(tensors):
+            stepped = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+            if stepped and writes_in_place(name):  # an optimizer of the user's own
+                self._check_before_move(stepped)
             return _Pending(None, [(tensor, version_of(tensor)) for tensor in tensors])
         refs: dict[int, Ref] = {}
         for leaf in leaves:
@@ -374,6 +376,10 @@ class Box:
     """Holds the tape of a pass that was recorded in a ``with`` block."""
 
     tape: Tape | None = None
+
+
+def _weights_of(optimizer: Any) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @dataclass(slots=True)

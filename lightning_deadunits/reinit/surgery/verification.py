@@ -176,6 +176,9 @@ def _by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
     return found
 
 
+_LOUDEST = 1000.0
+
+
 class Stressed(Observed):
     """Also has the fresh units fire at random, for whatever they may do later."""
 
@@ -187,8 +190,9 @@ class Stressed(Observed):
         if self.varying:  # it waits for the device, for a verdict that nobody else needs
             super().spot(number, spot, output)
         size = output.abs().float().mean().add(1.0).to(output.dtype)
-        noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0))
-        loud = noise.to(output.device, output.dtype) * size
+        noise = torch.rand((2, *output.shape), generator=torch.Generator().manual_seed(0))
+        # Some of it far above all that is there, and so above what it may be compared with.
+        loud = (noise[0] * _LOUDEST ** noise[1]).to(output.device, output.dtype) * size
         mask = mask_of(output, spot.dims, list(units))
         return replaced(output, torch.where(mask, loud, output))
 
@@ -210,8 +214,9 @@ def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) 
     difference = (after.double() - before.double()).abs().nan_to_num(torch.inf)
     change = float(difference.masked_fill(same, 0.0).max())
     if not change <= allowed(before.dtype, tolerance) * size:
-        relative = change / size if size else float("inf")
-        raise DisturbedError(f"{title} would change by {relative:.1e} of its largest value")
+        if not size:
+            raise DisturbedError(f"{title} would be zero no more")
+        raise DisturbedError(f"{title} would change by {change / size:.1e} of its largest value")
 
 
 def allowed(dtype: torch.dtype, tolerance: float | None) -> float:

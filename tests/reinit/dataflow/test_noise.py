@@ -60,6 +60,18 @@ JOINED: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...], tuple[Any, ...]]
     "rows chosen by integers": (
         lambda h, ids, y: written(h, ids == 3, y), (WHOLE[0], OTHER), (WHOLE[0] + 3, OTHER)
     ),
+    "channels chosen by integers": (
+        lambda h, i: h.view(-1, 2, 4)[torch.arange(8), i].repeat(1, 2), (WHOLE[0],), (WHOLE[0] + 1,)
+    ),
+    "channels gathered": (
+        lambda h, i: h.gather(1, i), (torch.arange(8).expand(8, 8),), (WHOLE + 7,)
+    ),
+    "channels in another order": (
+        lambda h, order: h[:, order], (torch.arange(8),), (torch.arange(8).roll(1),)
+    ),
+    "ones added to a channel": (
+        lambda h, i: h.scatter_add(1, i[:, None], torch.ones(8, 1)), (WHOLE[0],), (WHOLE[0] + 1,)
+    ),
     "masked_scatter": (
         lambda h, mask, y: h.masked_scatter(mask[:, None].expand_as(h), y[mask]),
         (NONE, OTHER),
@@ -87,6 +99,11 @@ KEPT: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
     "rows chosen in two": (
         lambda h, mask: torch.cat([h[mask] * 2, h[~mask]]), (torch.arange(8) < 3,)
     ),
+    "rows in another order": (lambda h, order: h[order], (torch.arange(8).roll(1),)),
+    "rows gathered along an edge": (
+        lambda h, e: torch.zeros(8, 8).index_add(0, e[1], h[e[0]]), (torch.arange(8).view(2, 4),)
+    ),
+    "channels in a fixed order": (lambda h, x: h[:, torch.arange(8).flip(0)] + 0 * x, (1,)),
     "rows set to zero": (
         lambda h, mask: h.masked_scatter(mask[:, None].expand_as(h), torch.zeros_like(h)), (NONE,)
     ),

@@ -216,7 +216,7 @@ def test_what_outlives_the_step_with_its_graph_is_a_result(how: str) -> None:
     trained(Keeps(how), ours, max_epochs=2, loaders=(tasks(), tasks()))
     assert ours.reviver is not None
     assert {why for e in ours.reviver.events for why in e.refused["relu"].values()} == {
-        "the model's output depends on it without a layer in between"
+        "what the model returns, logs or keeps depends on it without a layer in between"
     }
 
 
@@ -240,3 +240,33 @@ def test_what_is_due_at_the_end_of_a_fit_is_done_after_the_next_validation() -> 
     assert first is second
     assert ours.reviver is not None
     assert [(e.reinitialised, e.refused) for e in ours.reviver.events] == [({"relu": DEAD}, {})]
+
+
+class Sharpness(Keeps):
+    """Steps by hand to where the loss is largest, and back (SAM, Foret et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__("not at all")
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        parameters = list(self.parameters())
+        with torch.no_grad():
+            away = [0.05 * p.grad / (p.grad.norm() + 1e-9) for p in parameters]
+            for parameter, distance in zip(parameters, away, strict=True):
+                parameter.add_(distance)
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        with torch.no_grad():
+            for parameter, distance in zip(parameters, away, strict=True):
+                parameter.sub_(distance)
+        optimizer.step()
+
+
+def test_steps_by_hand_are_left_out_as_those_of_an_optimizer_are() -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
+    trained(Sharpness(), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert events(ours) == [{"relu": DEAD}]
