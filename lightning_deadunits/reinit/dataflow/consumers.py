@@ -27,10 +27,10 @@ from lightning_deadunits.reinit.ops import Channel, Operation
 Fed = dict[Channel, set[UnitKey]]
 """Channels of calls, and which units feed them."""
 
-STEERS = "Python reads its values, which may steer the model: what it does then cannot be traced"
+STEERS = "its values may steer the model (Python reads them): what it does then cannot be traced"
 
 _REASONS = {
-    "result": "what the model returns, logs or keeps depends on it without a layer in between",
+    "result": "the model's output depends on it without a layer in between, or what is logged or kept does",
     "python": STEERS,
 }
 
