@@ -30,7 +30,8 @@ Fed = dict[Channel, set[UnitKey]]
 STEERS = "its values may steer the model (Python reads them): what it does then cannot be traced"
 
 _REASONS = {
-    "result": "the model's output depends on it without a layer in between, or what is logged or kept does",
+    "result": "the model's output depends on it without a layer in between, or what is logged or "
+    "kept does",
     "python": STEERS,
 }
 

@@ -216,7 +216,8 @@ def test_what_outlives_the_step_with_its_graph_is_a_result(how: str) -> None:
     trained(Keeps(how), ours, max_epochs=2, loaders=(tasks(), tasks()))
     assert ours.reviver is not None
     assert {why for e in ours.reviver.events for why in e.refused["relu"].values()} == {
-        "the model's output depends on it without a layer in between, or what is logged or kept does"
+        "the model's output depends on it without a layer in between, or what is logged or "
+        "kept does"
     }
 
 
