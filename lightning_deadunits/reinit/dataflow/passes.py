@@ -287,6 +287,11 @@ class Passes:
                 values.difference_update(entry.outs, entry.writes)
         return positions
 
+    def on_tape(self, tape: int, units: Iterable[UnitKey]) -> list[UnitKey]:
+        """Return those units whose layer ran on a tape."""
+        layers = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
+        return [unit for unit in units if unit[0] in layers]
+
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""
         found = {}

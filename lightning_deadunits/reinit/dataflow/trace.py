@@ -24,13 +24,7 @@ from lightning_deadunits.reinit.dataflow.producers import (
     find_producers,
     find_side_effects,
 )
-from lightning_deadunits.reinit.dataflow.propagate import (
-    Place,
-    Shown,
-    TagReplay,
-    on_tapes,
-    tagged,
-)
+from lightning_deadunits.reinit.dataflow.propagate import Place, TagReplay, tagged_on_tapes
 from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Where
 from lightning_deadunits.reinit.weights import WeightSlice
@@ -122,32 +116,28 @@ def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Tr
 def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     """Trace the units of which what was guessed shows to be right."""
     chains_of = candidates(passes, units)
+    if not chains_of:
+        return
 
-    def search(tape: int, cells: int) -> list[Shown[UnitKey]]:
-        own = [unit for unit in units if passes.recorded.of_layer(unit[0], tape)]
+    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
+        channels = {
+            channel: code
+            for unit, code in book.code_of.items()
+            for chain in chains_of.get(unit, ())
+            for channel in chain
+            if passes.recorded.calls[channel[0]].tape == tape
+        }
+        return TagReplay(
+            passes, tape, book, units, channels=channels, units=book.code_of, everywhere=True
+        ).run()
 
-        def replays(
-            book: Codebook, code_of: Mapping[UnitKey, int]
-        ) -> Iterator[tuple[Place, int, int]]:
-            channels = {
-                channel: code
-                for unit, code in code_of.items()
-                for chain in chains_of.get(unit, ())
-                for channel in chain
-                if passes.recorded.calls[channel[0]].tape == tape
-            }
-            return TagReplay(
-                passes, tape, book, own, channels=channels, units=code_of, everywhere=True
-            ).run()
-
-        return tagged(own, cells, replays)
-
-    shown, lost = on_tapes(passes, search) if chains_of else ([], set())
+    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
     seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
     for unit, place, channel in shown:
         seen.setdefault(unit, set()).add((place, channel))
     confirmed = [unit for unit in chains_of if _is_confirmed(passes, unit, chains_of[unit], seen)]
-    confirmed = [u for u in confirmed if not any(passes.recorded.of_layer(u[0], t) for t in lost)]
+    unknown = {unit for tape in lost for unit in passes.on_tape(tape, confirmed)}
+    confirmed = [unit for unit in confirmed if unit not in unknown]
     if not confirmed:
         return
     consumers = judged(passes, units, shown, {})
