@@ -82,15 +82,16 @@ def on_tapes(
     """
     found: list[Shown[Any]] = []
     lost: set[int] = set()
-    for tape in passes.distinct():
+    for twins in passes.twins:
+        tape = twins[0]
         for cells in dict.fromkeys((passes.cells(tape), 1)):
             with suppress(CellsLostError, PathChangedError):
                 shown = search(tape, cells)
-                for twin in passes.twins(tape):
+                for twin in twins:
                     found += [_on_twin(passes, tape, twin, *one) for one in shown]
                 break
         else:
-            lost |= set(passes.twins(tape))
+            lost |= set(twins)
     return found, lost
 
 
