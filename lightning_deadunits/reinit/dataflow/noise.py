@@ -123,13 +123,9 @@ def _is_of_floats(value: Any) -> bool:
 class _Noise(Visitor):
     """Clamps the units to zero, noises all else, and sees which channels are not zero.
 
-    Args:
-        passes: The passes.
-        channels: The channels, and the units that feed them.
-        scale: Size of the noise, relative to the values.
-        quiet: Leaves that get none, by their order.
-        nudge: A leaf that is changed a little, and in which direction.
-        masks: Whether masks are drawn at random, which on other batches may be others.
+    ``quiet`` are leaves, by their order, that get no noise, whose size is relative to the values.
+    ``nudge`` is a leaf that is changed a little, and in which direction. With ``masks``, these are
+    drawn at random, for on other batches they may be others.
 
     Attributes:
         live: Channels that are not zero, and what they read.

@@ -304,7 +304,7 @@ class _Driver(ReplayVisitor):
     def __init__(self, passes: Passes, number: int) -> None:
         self.passes, self.number = passes, number
         self.tape, self.recorded = passes.tapes[number], passes.recorded
-        self.copies = Copies(passes.parameters)
+        self.copies = Copies()
 
     def leaf(self, index: int, value: Any) -> Any:
         if index in self.tape.parameters and index in self.tape.written:
@@ -315,12 +315,12 @@ class _Driver(ReplayVisitor):
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> tuple[Operation, list[Tensor], Any] | None:
         """Return what a call does with weights, and what it was given; None if it has none."""
-        function = _plain(call.function)
-        if not is_readable(out) or self.copies.follow(function, args, kwargs, out):
+        given = Given(_plain(call.function), args, kwargs, out, self.passes.parameters)
+        if not is_readable(out) or self.copies.follow(given):
             return None
-        given = self.copies.resolved(args), self.copies.resolved(kwargs)
-        found = describe(Given(function, *given, out, self.passes.parameters))
-        return None if found is None else (*found, given)
+        resolved = self.copies.resolved(args), self.copies.resolved(kwargs)
+        found = describe(replace(given, args=resolved[0], kwargs=resolved[1]))
+        return None if found is None else (*found, resolved)
 
     def _matters(self, index: int, value: Any) -> bool:
         """Tell whether a result must stay: one of integers may be a by-product that nobody kept."""

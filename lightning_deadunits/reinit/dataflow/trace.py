@@ -149,7 +149,7 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
             # Whatever is on its way belongs to the unit.
             for place, channel in sorted(seen[unit]):
                 if place.kind == "link" and _is_before(passes, place.of, unit):
-                    own.makes += link_parts(passes, (place.of, channel))
+                    own.makes += making_parts(passes, (place.of, channel))
     _add_consumers(passes, found, consumers.channels)
     found.lost.clear()
 
@@ -234,7 +234,7 @@ def _add_producer(
     _add_maker(passes, own, maker, before)
     for link, follows in effects.links:
         if follows in (maker, before):
-            own.makes += link_parts(passes, link)
+            own.makes += making_parts(passes, link)
     return None
 
 
@@ -264,26 +264,21 @@ def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[
 
 
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
-    """Return the weights that make a channel of what a contraction, norm or factor returns."""
+    """Return the weights that make a channel of what a call returns, or add to it on its way."""
     index, channel = maker
     operation = passes.recorded.calls[index].operation
+    weight, where = operation.weight, operation.makes(channel)
     if operation.kind == "link":
-        return link_parts(passes, maker)
+        # One number for all channels belongs to none of them.
+        role: Role = "scale" if operation.scales else "shift"
+        return _parts(passes, maker, role, weight, where) if where else []
     norm = operation.kind == "norm"
-    weight, bias = operation.weight, operation.bias
     return [
-        *_parts(passes, maker, "scale" if norm else "weight", weight, operation.makes(channel)),
-        *_parts(passes, maker, "shift" if norm else "bias", bias, operation.biases(channel)),
+        *_parts(passes, maker, "scale" if norm else "weight", weight, where),
+        *_parts(
+            passes, maker, "shift" if norm else "bias", operation.bias, operation.biases(channel)
+        ),
     ]
-
-
-def link_parts(passes: Passes, link: Channel) -> list[Part]:
-    """Return what is added to a channel on its way, or multiplied with it."""
-    operation = passes.recorded.calls[link[0]].operation
-    where = operation.makes(link[1])
-    role: Role = "scale" if operation.scales else "shift"
-    # One number for all channels belongs to none of them.
-    return _parts(passes, link, role, operation.weight, where) if where else []
 
 
 def reading_parts(passes: Passes, reader: Channel) -> list[Part]:
