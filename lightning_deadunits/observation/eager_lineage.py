@@ -207,16 +207,21 @@ class EagerLineage(Lineage):
                 place
                 for place, value in enumerate(args)
                 if isinstance(value, Tensor)
-                and (source := self._known.get(id(value))) is not None
+                and (source := self._entry(value)) is not None
                 and any(calls is own for calls in source.calls for own in entry.calls)
             )
             if not places:
                 return
         self._familiar[situation] = _Familiar(entry.descent, self._made_last, places)
 
+    def _entry(self, value: Any) -> _Known | None:
+        """Return what is known of a tensor, not of one that is gone and had the same address."""
+        entry = self._known.get(id(value))
+        return entry if entry is not None and entry.tensor() is value else None
+
     def _is_own(self, calls: tuple[list[str], ...], args: Args) -> bool:
         """Tell whether a list of calls is none of an argument's."""
-        sources = (self._known.get(id(value)) for value in args)
+        sources = (self._entry(value) for value in args)
         return not any(calls[0] is own for known in sources if known for own in known.calls)
 
     def forget(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lightning_deadunits import DeadUnitsReport, find_dead_units
@@ -117,3 +118,25 @@ def test_calls_that_nothing_tells_apart_but_their_order_are_told() -> None:
     assert list(report.layers) == ["act", "act-2"]
     assert all(layer.order_assumed for layer in report.layers.values())
     assert all(layer.made_by == () for layer in report.layers.values())
+
+
+class Relations(nn.Module):
+    """Adds up messages along edges that are drawn anew in every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.relations = nn.Linear(6, 6), nn.ModuleList(nn.Linear(6, 6) for _ in "abc")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.own(x)
+        for relation in self.relations:
+            source = torch.randint(len(x), (5,))
+            out = out.index_add(0, torch.randint(len(x), (5,)), relation(x[source]))
+        return F.relu(out)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_tensor_at_the_address_of_one_that_is_gone_is_not_taken_for_it(seed: int) -> None:
+    torch.manual_seed(seed)
+    report = find_dead_units(Relations(), [torch.randn(4, 6) for _ in range(40)])
+    assert [layer.observations for layer in report.layers.values()] == [160]

@@ -313,7 +313,7 @@ def test_two_parameters_of_the_same_memory_count_as_tied() -> None:
 COMPARED = {
     "the share above a threshold": lambda o, h: (o(h), (h >= 6).float().mean()),
     "a gate that one loud unit opens": lambda o, h: o(h) * (h > 3).any(-1, keepdim=True),
-    "a histogram of what is loud": lambda o, h: (o(h), torch.histc(h, 4, 20, 100)),
+    "a histogram of what is loud": lambda o, h: (o(h), torch.histc(h, 4, 8, 100)),
 }
 
 
@@ -332,3 +332,19 @@ def test_what_compares_a_unit_with_more_than_the_example_has_is_noticed(how: str
 
     report = reinit_dead_units(Compared(), {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
     assert list(report.refused["relu"]) == [0, 1]
+
+
+def test_a_function_that_overflows_above_the_example_costs_no_unit() -> None:
+    class Exponential(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
+            with torch.no_grad():
+                self.a.weight[:2], self.a.bias[:2] = 0.0, -1.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.o(torch.expm1(torch.relu(self.a(x))))
+
+    report = reinit_dead_units(Exponential(), {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
+    assert report.reinitialised == {"relu": [0, 1]}

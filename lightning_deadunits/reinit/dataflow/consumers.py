@@ -14,13 +14,7 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.noise import live_channels
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
-from lightning_deadunits.reinit.dataflow.propagate import (
-    Place,
-    Shown,
-    TagReplay,
-    on_tapes,
-    tagged,
-)
+from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, tagged_on_tapes
 from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Operation
 
@@ -72,20 +66,13 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
 
 
 def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
-    def search(tape: int, cells: int) -> list[Shown[UnitKey]]:
-        own = [unit for unit in units if passes.recorded.of_layer(unit[0], tape)]
+    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
+        return TagReplay(
+            passes, tape, book, units, units=book.code_of, everywhere=True, factors=factors
+        ).run()
 
-        def replays(
-            book: Codebook, code_of: Mapping[UnitKey, int]
-        ) -> Iterator[tuple[Place, int, int]]:
-            return TagReplay(
-                passes, tape, book, own, units=code_of, everywhere=True, factors=factors
-            ).run()
-
-        return tagged(own, cells, replays)
-
-    shown, lost = on_tapes(passes, search)
-    steer = {unit for tape in lost for unit in units if passes.recorded.of_layer(unit[0], tape)}
+    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
+    steer = {unit for tape in lost for unit in passes.on_tape(tape, units)}
     return judged(passes, units, shown, dict.fromkeys(steer, STEERS))
 
 

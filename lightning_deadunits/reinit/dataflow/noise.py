@@ -55,7 +55,7 @@ _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 def live_channels(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> dict[Channel, str]:
     """Return the channels that are fed by units and by something else, and what that is."""
     live: dict[Channel, str] = {}
-    for tape in passes.distinct():
+    for tape, *_ in passes.twins:
         own = {c: fed for c, fed in channels.items() if passes.recorded.calls[c[0]].tape == tape}
         live |= _live_channels(passes, tape, own) if own else {}
     return live

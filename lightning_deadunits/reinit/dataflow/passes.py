@@ -25,11 +25,11 @@ from lightning_deadunits.reinit.ops import (
     describe,
     tensors_of,
 )
-from lightning_deadunits.reinit.parameters import Parameters, storage_of
+from lightning_deadunits.reinit.parameters import Parameters
 from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
-from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
 from lightning_deadunits.reinit.report import Units
 
 UnitKey = tuple[str, int]
@@ -87,7 +87,6 @@ class Spot:
         fires_above: Magnitude above which a fresh unit counts as firing.
         reached: How many calls with weights came before it, on all tapes.
         tape: Number of its tape.
-        position: Its place on the tape.
     """
 
     layer: str
@@ -97,7 +96,6 @@ class Spot:
     fires_above: float
     reached: int
     tape: int
-    position: int
 
 
 @dataclass
@@ -201,6 +199,8 @@ class Passes:
     """Replays tapes for visitors.
 
     Attributes:
+        twins: Numbers of the tapes that can be replayed, those of one structure together: their
+            calls are the same.
         following: Per tape, the positions of activations that others alone make, by no product.
         replays: How many replays there were.
         broken: Numbers of the tapes that cannot be replayed, with the reason.
@@ -212,7 +212,7 @@ class Passes:
         self.recorded = Recorded()
         self.broken: dict[int, str] = {}
         self.replays = 0
-        self._twins: dict[int, list[int]] = {}
+        self.twins: list[list[int]] = []
         self.following: dict[int, set[int]] = {}
 
     def record(self, clamped: Units) -> dict[int, str]:
@@ -234,7 +234,12 @@ class Passes:
                 self.broken[number] = (
                     f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
                 )
-        self._twins = self._find_twins()
+        for number in self.numbers():
+            structure = self.tapes[number].structure
+            same = (own for own in self.twins if self.tapes[own[0]].structure == structure)
+            if (twins := next(same, None)) is None:
+                self.twins.append(twins := [])
+            twins.append(number)
         self.following = {number: self._find_following(number) for number in self.numbers()}
         return self.broken
 
@@ -249,45 +254,20 @@ class Passes:
         sound = [number for number in range(len(self.tapes)) if number not in self.broken]
         return [n for n in sound if training in (None, self.tapes[n].training)]
 
-    def distinct(self) -> list[int]:
-        """Return the numbers of one tape of each structure."""
-        return [number for number, twins in self._twins.items() if twins[0] == number]
-
-    def twins(self, tape: int) -> list[int]:
-        """Return the numbers of the tapes of the same structure, in which calls are the same."""
-        return self._twins[tape]
-
-    def _find_twins(self) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for number in self.numbers():
-            structure = self.tapes[number].structure
-            for other, twins in found.items():
-                if self.tapes[other].structure == structure:
-                    twins.append(number)
-                    found[number] = twins
-                    break
-            else:
-                found[number] = [number]
-        return found
-
     def cells(self, tape: int) -> int:
         """Return the number of equal blocks of samples that are told apart on a tape.
 
         By the most common first axis of its leaves; few enough for the bits of a tag.
         """
-        sizes = [
-            leaf.shape[0]
-            for index, leaf in self.tapes[tape].leaves.items()
-            if isinstance(leaf, Tensor) and self._is_data(tape, index) and leaf.ndim
-            if not leaf.is_nested  # which has no shape
-        ]
+        own = self.tapes[tape]
+        model = {*own.parameters, *own.buffers}
+        data = (leaf for index, leaf in own.leaves.items() if index not in model)
+        # A nested one has no shape.
+        tensors = (t for t in data if isinstance(t, Tensor) and not t.is_nested and t.ndim)
+        sizes = [tensor.shape[0] for tensor in tensors]
         size = max(sizes, key=sizes.count) if sizes else 1
         fitting = range(min(size, _MOST_CELLS), 0, -1)
         return next((cells for cells in fitting if size % cells == 0), 1)
-
-    def _is_data(self, tape: int, index: int) -> bool:
-        own = self.tapes[tape]
-        return index not in own.parameters and index not in own.buffers
 
     def _find_following(self, tape: int) -> set[int]:
         own, call_at = self.tapes[tape], self.recorded.call_at
@@ -303,6 +283,11 @@ class Passes:
             else:
                 values.difference_update(entry.outs, entry.writes)
         return positions
+
+    def on_tape(self, tape: int, units: Iterable[UnitKey]) -> list[UnitKey]:
+        """Return those units whose layer ran on a tape."""
+        layers = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
+        return [unit for unit in units if unit[0] in layers]
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""
@@ -336,37 +321,27 @@ class _Driver(ReplayVisitor):
     def __init__(self, passes: Passes, number: int) -> None:
         self.passes, self.number = passes, number
         self.tape, self.recorded = passes.tapes[number], passes.recorded
-        self.copies = Copies(passes.parameters)
-        self._originals: dict[int, tuple[Tensor, Tensor]] = {}
+        self.copies = Copies()
 
     def leaf(self, index: int, value: Any) -> Any:
-        if index in self.tape.parameters:
-            if index in self.tape.written:
-                self.copies.stand_in(value, self.tape.parameters[index])
-        elif index in self.tape.buffers:
-            self._originals[id(value)] = value, self.tape.buffers[index]
+        if index in self.tape.parameters and index in self.tape.written:
+            self.copies.stand_in(value, self.tape.parameters[index])
         return value
 
     def described(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> tuple[Operation, list[Tensor], Any] | None:
         """Return what a call does with weights, and what it was given; None if it has none."""
-        function = _plain(call.function)
-        if not is_readable(out) or self.copies.follow(function, args, kwargs, out):
+        given = Given(_plain(call.function), args, kwargs, out, self.passes.parameters)
+        if not is_readable(out) or self.copies.follow(given):
             return None
-        given = self.copies.resolved(args), self.copies.resolved(kwargs)
-        found = describe(Given(function, *given, out, self.passes.parameters))
-        return None if found is None else (*found, given)
+        resolved = self.copies.resolved(args), self.copies.resolved(kwargs)
+        found = describe(replace(given, args=resolved[0], kwargs=resolved[1]))
+        return None if found is None else (*found, resolved)
 
     def _matters(self, index: int, value: Any) -> bool:
         """Tell whether a result must stay: one of integers may be a by-product that nobody kept."""
-        if not isinstance(value, Tensor):
-            return False
-        return value.is_floating_point() or index in self.tape.kept
-
-    def original(self, buffer: Tensor) -> Tensor:
-        """Return the model's own buffer for the copy that a replay works on."""
-        return self._originals.get(id(buffer), (buffer, buffer))[1]
+        return isinstance(value, Tensor) and (value.is_floating_point() or index in self.tape.kept)
 
 
 class _Recording(_Driver):
@@ -376,30 +351,18 @@ class _Recording(_Driver):
         super().__init__(passes, number)
         self._clamped = clamped
         self._of_penalties, self._penalties = self.tape.penalties(SUMS)
-        held = (*self.tape.parameters.values(), *self.tape.buffers.values())
-        self._of_model = {storage_of(tensor) for tensor in held}
-        self._shared: dict[int, list[Tensor]] = {}
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def _shared_or_kept(self, value: Tensor) -> Tensor:
-        """Keep a value, without a copy as long as nothing writes to it: most are never written."""
-        home = storage_of(value)
-        whole = home and value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        if home is None or not whole or home in self._of_model:
-            return value.detach().clone()
-        self._shared.setdefault(home, []).append(kept := value.detach())
-        return kept
+    def leaf(self, index: int, value: Any) -> Any:
+        if index in self.tape.buffers:
+            self._buffers[id(value)] = value, self.tape.buffers[index]
+        return super().leaf(index, value)
 
-    def _before_write(self, values: Iterable[Any]) -> None:
-        """Copy what was kept of values that are about to be written to."""
-        for value in values:
-            for kept in self._shared.pop(storage_of(value) or 0, ()):
-                kept.data = kept.clone()
+    def _original(self, buffer: Tensor) -> Tensor:
+        """Return the model's own buffer for the copy that a replay works on."""
+        return self._buffers.get(id(buffer), (buffer, buffer))[1]
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
-        if call.writes:
-            given = zip(leaves_of([call.args, call.kwargs]), leaves_of([args, kwargs]), strict=True)
-            refs = ((item.index, value) for item, value in given if isinstance(item, Ref))
-            self._before_write(value for index, value in refs if index in call.writes)
         out = call.function(*args, **kwargs)
         key = (self.number, position)
         if call.function is GRADIENT or position in self._penalties:
@@ -408,12 +371,11 @@ class _Recording(_Driver):
         if found is not None and position not in self._of_penalties:
             operation, _, given = found
             if operation.running is not None:
-                mean, variance = map(self.original, operation.running)
+                mean, variance = map(self._original, operation.running)
                 operation = replace(operation, running=(mean, variance))
             self.recorded.call_at[key] = index = len(self.recorded.calls)
-            kept = None
-            if isinstance(out, Tensor) and out.is_floating_point():
-                kept = self._shared_or_kept(out)
+            floats = isinstance(out, Tensor) and out.is_floating_point()
+            kept = _kept(out) if floats else None
             self.recorded.calls.append(WeightCall(operation, call.module, kept, self.number))
             for tensor in tensors_of(given):
                 if (owner := self.passes.parameters.owner(tensor)) is not None:
@@ -426,19 +388,17 @@ class _Recording(_Driver):
             return value
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
-            self._before_write([value])
             value = silenced(value, dims, units)
         self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
         self.recorded.spots.append(
             Spot(
                 layer,
                 dims,
-                self._shared_or_kept(value),
+                _kept(value),
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
                 len(self.recorded.calls),
                 self.number,
-                position,
             )
         )
         return value
@@ -465,14 +425,11 @@ class _Running(_Driver):
         value = super().leaf(index, value)
         if index in self.tape.parameters or not isinstance(value, Tensor):
             return value
-        if not (value.is_floating_point() or value.is_complex()):
-            return value if index in self.tape.buffers else self.visitor.choice(value)
         if value.is_complex():
             return value
-        changed = self.visitor.leaf(value)
-        if id(value) in self._originals:
-            self._originals[id(changed)] = changed, self._originals[id(value)][1]
-        return changed
+        if not value.is_floating_point():
+            return value if index in self.tape.buffers else self.visitor.choice(value)
+        return self.visitor.leaf(value)
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
         key = (self.number, position)
@@ -492,7 +449,9 @@ class _Running(_Driver):
             fixed = self.tape.weight_values.issuperset(i for i in call.outs if i is not None)
             given = list(tensors_of((args, kwargs)))
             return self.visitor.born(_plain(call.function), given, out, fixed=fixed)
-        if found is None or not _is_same(known, found[0], out):
+        if found is None or found[0].function is not known.operation.function:
+            raise PathChangedError
+        if known.out is not None and getattr(out, "shape", None) != known.out.shape:
             raise PathChangedError
         operation, reads, _ = found
         if operation.kind == "norm":
@@ -540,12 +499,6 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return plain_function(function)
     return function
-
-
-def _is_same(known: WeightCall, operation: Operation, out: Any) -> bool:
-    if known.operation.function is not operation.function:
-        return False
-    return known.out is None or (isinstance(out, Tensor) and out.shape == known.out.shape)
 
 
 def _kept(value: Any) -> Any:

@@ -10,9 +10,9 @@ and which of their channels. :func:`find_side_effects` then tells what else read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial, reduce
+from functools import reduce
 from operator import or_
 from typing import Any
 
@@ -23,7 +23,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     TagReplay,
     bit_by_bit,
     on_tapes,
-    tagged,
+    tagged_on_tapes,
     width_of,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
@@ -66,43 +66,39 @@ def candidates(passes: Passes, units: Iterable[UnitKey]) -> dict[UnitKey, list[l
 
     Units are left out that have none at some spot, or one that another unit has, too.
     """
-    found, owners = {}, dict[Channel, set[UnitKey]]()
-    for unit in units:
-        chains = [_candidate(passes, spot, unit[1]) for spot in passes.recorded.of_layer(unit[0])]
+    units = list(units)
+    spots_of = {layer: passes.recorded.of_layer(layer) for layer, _ in units}
+    calls_of = {spot: _candidate(passes, spot) for own in spots_of.values() for spot in own}
+    found: dict[UnitKey, list[list[Channel]]] = {}
+    owners: dict[Channel, set[UnitKey]] = {}
+    for layer, unit in units:
+        chains = [[(call, unit) for call in calls_of[spot]] for spot in spots_of[layer]]
         for channel in (channel for chain in chains for channel in chain):
-            owners.setdefault(channel, set()).add(unit)
+            owners.setdefault(channel, set()).add((layer, unit))
         if all(chains):
-            found[unit] = chains
+            found[(layer, unit)] = chains
     shared = {unit for own in owners.values() if len(own) > 1 for unit in own}
     return {unit: chains for unit, chains in found.items() if unit not in shared}
 
 
-def _candidate(passes: Passes, number: int, unit: int) -> list[Channel]:
+def _candidate(passes: Passes, number: int) -> list[int]:
+    """Return the call that is likely to make the units of a spot; behind a norm, two calls."""
     spot, width = passes.recorded.spots[number], passes.recorded.num_units_at(number)
-    kinds = ("contraction", "norm")
+    calls = passes.recorded.calls
+    fitting = [
+        index
+        for index in range(passes.recorded.first_call[spot.tape], spot.reached)
+        if _makes_something(calls[index], factors=False) and width_of(passes, index) == width
+    ]
     # Rather one that is trained: a frozen one may be a branch that is added.
-    index = _last(passes, spot.tape, spot.reached, width, kinds, trained=True)
-    if index is None:
-        index = _last(passes, spot.tape, spot.reached, width, kinds)
-    if index is None:
+    trained = [index for index in fitting if not _is_frozen(passes, calls[index].operation)]
+    if not fitting:
         return []
-    operation = passes.recorded.calls[index].operation
-    if operation.kind == "contraction" or operation.mixes:
-        return [(index, unit)]
-    before = _last(passes, spot.tape, index, width, ("contraction",))
-    return [] if before is None else [(index, unit), (before, unit)]
-
-
-def _last(
-    passes: Passes, tape: int, end: int, width: int, kinds: Sequence[str], trained: bool = False
-) -> int | None:
-    for index in range(end - 1, passes.recorded.first_call[tape] - 1, -1):
-        call = passes.recorded.calls[index]
-        fits = call.out is not None and call.operation.kind in kinds
-        fits = fits and not (trained and _is_frozen(passes, call.operation))
-        if fits and width_of(passes, index) == width:
-            return index
-    return None
+    index = (trained or fitting)[-1]
+    if calls[index].operation.kind == "contraction" or calls[index].operation.mixes:
+        return [index]
+    before = [i for i in fitting if i < index and calls[i].operation.kind == "contraction"]
+    return [index, before[-1]] if before else []
 
 
 def _is_frozen(passes: Passes, operation: Operation) -> bool:
@@ -126,13 +122,14 @@ def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = 
     recorded, units = passes.recorded, list(units)
 
     def search(tape: int, cells: int) -> list[Shown[Channel]]:
-        own = [unit for unit in units if recorded.of_layer(unit[0], tape)]
         calls = [
             index
             for index, call in enumerate(recorded.calls)
             if call.tape == tape and _makes_something(call, factors)
         ]
-        return _Search(passes, tape, own, cells).all_of(calls) if own and calls else []
+        if not (calls and passes.on_tape(tape, units)):
+            return []
+        return _Search(passes, tape, units, cells).all_of(calls)
 
     shown, lost = on_tapes(passes, search)
     found, makers = Producers(), dict[At, list[Channel]]()
@@ -191,19 +188,18 @@ class _Search:
             for channel in ([_UNTOLD] if channels is None else channels)
         ]
 
-    def _replays(
-        self, book: Codebook, code_of: Mapping[Channel, int], together: bool = False
+    def _replay(
+        self, book: Codebook[Any], channels: Mapping[Channel, int]
     ) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(
-            self._passes, self._tape, book, self._units, channels=code_of, together=together
-        ).run()
+        return TagReplay(self._passes, self._tape, book, self._units, channels=channels).run()
+
+    def _channels(self, index: int) -> list[Channel]:
+        return [(index, channel) for channel in range(width_of(self._passes, index))]
 
     def _codes_shown(self, calls: Iterable[int]) -> _Codes:
-        channels = [(i, channel) for i in calls for channel in range(width_of(self._passes, i))]
-        book = Codebook.of(len(channels), self._cells)
-        code_of = dict(zip(channels, book.codes.tolist(), strict=True))
-        found = _Codes(book, code_of, {code: channel for channel, code in code_of.items()})
-        for place, channel, code in self._replays(book, code_of):
+        channels = [channel for index in calls for channel in self._channels(index)]
+        found = _Codes(Codebook.of(channels, self._cells))
+        for place, channel, code in self._replay(found.book, found.book.code_of):
             found.codes.setdefault((place, channel), set()).add(code)
         return found
 
@@ -218,11 +214,14 @@ class _Search:
         each call is searched alone, and its channels bit by bit where several make the unit.
         """
         inside: dict[At, list[int]] = {at: [] for at in mixed}
-        items = [(index, 0) for index in calls]
-        replays = partial(self._replays, together=True)
-        for item, place, channel in bit_by_bit(items, self._cells, replays):
+
+        def replay(book: Codebook[int]) -> Iterator[tuple[Place, int, int]]:
+            whole = {c: code for i, code in book.code_of.items() for c in self._channels(i)}
+            return self._replay(book, whole)
+
+        for index, place, channel in bit_by_bit(calls, self._cells, replay):
             if (place, channel) in inside:
-                inside[(place, channel)].append(item[0])
+                inside[(place, channel)].append(index)
         found = {at: self._same_channels(everything, at, inside[at]) for at in mixed}
         left = [at for at in mixed if not found[at] and len(inside[at]) <= _MOST_PRODUCERS]
         alone: dict[At, list[Channel] | None] = {at: [] for at in left}
@@ -240,7 +239,7 @@ class _Search:
         width = self._passes.recorded.num_units_at(at[0].of)
         same = [(index, at[1]) for index in sorted(calls, reverse=True)]
         same = [channel for channel in same if width_of(self._passes, channel[0]) == width]
-        explained = reduce(or_, (everything.code_of[channel] for channel in same), 0)
+        explained = reduce(or_, (everything.book.code_of[channel] for channel in same), 0)
         mixture = reduce(or_, everything.codes[at], 0)
         return same if same and explained == mixture and len(same) <= _MOST_PRODUCERS else None
 
@@ -249,11 +248,15 @@ class _Search:
         shown = self._codes_shown([index])
         found = {at: shown.channels(at) for at in wanted}
         mixed = [at for at in wanted if found[at] is None]
-        behind = {c for at in mixed for code in shown.codes[at] for c in shown.behind(code)}
+        behind = {c for at in mixed for code in shown.codes[at] for c in shown.book.inside(code)}
         if not mixed or len(behind) > _MOST_MIXED:
             return found
         exact: dict[At, list[Channel] | None] = {at: [] for at in mixed}
-        for item, place, channel in bit_by_bit(sorted(behind), self._cells, self._replays):
+
+        def replay(book: Codebook[Channel]) -> Iterator[tuple[Place, int, int]]:
+            return self._replay(book, book.code_of)
+
+        for item, place, channel in bit_by_bit(sorted(behind), self._cells, replay):
             if (known := exact.get((place, channel))) is not None:
                 known.append(item)
         return found | exact
@@ -261,23 +264,17 @@ class _Search:
 
 @dataclass
 class _Codes:
-    """Which codes each place showed, and which channels these stand for."""
+    """Which codes each place showed."""
 
-    book: Codebook
-    code_of: Mapping[Channel, int]
-    channel_of: Mapping[int, Channel]
+    book: Codebook[Channel]
     codes: dict[At, set[int]] = field(default_factory=dict)
 
     def channels(self, at: At) -> list[Channel] | None:
         """Return the channels that a place showed, None if some of them are mixed."""
         codes = self.codes.get(at, set())
-        if not codes <= self.channel_of.keys():
+        if not codes <= self.book.item_of.keys():
             return None
-        return list(dict.fromkeys(self.channel_of[code] for code in codes))
-
-    def behind(self, code: int) -> list[Channel]:
-        """Return the channels that may be in a mixture."""
-        return [self.channel_of[own] for own in self.book.inside(code)]
+        return [self.book.item_of[code] for code in codes]
 
 
 # --- side effects -------------------------------------------------------------------------------
@@ -318,16 +315,16 @@ def find_side_effects(
     producers, units = list(producers), list(units)
     calls = passes.recorded.calls
 
-    def search(tape: int, cells: int) -> list[Shown[Channel]]:
-        def replays(book: Codebook, code_of: Mapping[Channel, int]) -> Iterator[Any]:
-            return TagReplay(passes, tape, book, units, channels=code_of, everywhere=True).run()
+    def replay(tape: int, book: Codebook[Channel]) -> Iterator[tuple[Place, int, int]]:
+        return TagReplay(passes, tape, book, units, channels=book.code_of, everywhere=True).run()
 
-        return tagged([p for p in producers if calls[p[0]].tape == tape], cells, replays)
+    def producers_on(tape: int) -> list[Channel]:
+        return [producer for producer in producers if calls[producer[0]].tape == tape]
 
-    shown, lost = on_tapes(passes, search)
+    shown, lost = tagged_on_tapes(passes, producers_on, replay)
     found = SideEffects()
-    steer = [producer for producer in producers if calls[producer[0]].tape in lost]
-    found.of |= dict.fromkeys(steer, "the model's control flow")
+    for tape in lost:
+        found.of |= dict.fromkeys(producers_on(tape), "the model's control flow")
     for producer, place, channel in shown:
         if place.kind == "link":
             found.links.append(((place.of, channel), producer))

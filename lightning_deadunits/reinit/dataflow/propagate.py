@@ -9,9 +9,9 @@ mixture. So what is found of an item does not depend on which others are looked 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,12 +25,11 @@ from lightning_deadunits.reinit.dataflow.passes import (
     mask_of,
     replaced,
 )
-from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, codes_in
+from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
 
 Kind = Literal["consumer", "unit", "norm", "link", "product", "opaque", "result", "python"]
-Item = TypeVar("Item", bound=Hashable)
 
 
 class Place(NamedTuple):
@@ -45,8 +44,27 @@ class Place(NamedTuple):
 Shown = tuple[Item, Place, int]
 """A channel of a place showed the tag of an item: item, place, channel."""
 
-Replays = Callable[[Codebook, Mapping[Item, int]], Iterator[tuple[Place, int, int]]]
-"""Runs the replays of a codebook, given the tag of each item; see :meth:`TagReplay.run`."""
+Replay = Callable[[Codebook[Item]], Iterator[tuple[Place, int, int]]]
+"""Replays with the tags of a codebook, see :meth:`TagReplay.run`."""
+
+
+def tagged_on_tapes(
+    passes: Passes,
+    items_on: Callable[[int], list[Item]],
+    replay: Callable[[int, Codebook[Item]], Iterator[tuple[Place, int, int]]],
+) -> tuple[list[Shown[Item]], set[int]]:
+    """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`.
+
+    Args:
+        passes: The passes.
+        items_on: Returns the items of a tape.
+        replay: Replays a tape.
+    """
+
+    def search(tape: int, cells: int) -> list[Shown[Item]]:
+        return tagged(items_on(tape), cells, lambda book: replay(tape, book))
+
+    return on_tapes(passes, search)
 
 
 def on_tapes(
@@ -64,15 +82,16 @@ def on_tapes(
     """
     found: list[Shown[Any]] = []
     lost: set[int] = set()
-    for tape in passes.distinct():
+    for twins in passes.twins:
+        tape = twins[0]
         for cells in dict.fromkeys((passes.cells(tape), 1)):
             with suppress(CellsLostError, PathChangedError):
                 shown = search(tape, cells)
-                for twin in passes.twins(tape):
+                for twin in twins:
                     found += [_on_twin(passes, tape, twin, *one) for one in shown]
                 break
         else:
-            lost |= set(passes.twins(tape))
+            lost |= set(twins)
     return found, lost
 
 
@@ -89,52 +108,31 @@ def _on_twin(
     return item, place, channel
 
 
-def tagged(
-    items: Iterable[Item],
-    cells: int,
-    replays: Replays[Item],
-    *,
-    exactly: Callable[[Item], bool] = lambda item: True,
-) -> list[Shown[Item]]:
-    """Tag items and return where each of them shows.
-
-    Args:
-        items: The items.
-        cells: Blocks of samples that are told apart.
-        replays: Runs the replays.
-        exactly: Which items are tagged once more if they are seen mixed with others; of the rest
-            what is seen mixed is left out.
-    """
-    items = list(items)
+def tagged(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[Shown[Item]]:
+    """Tag items and return where each of them shows; ``cells`` blocks of samples are told apart."""
     if not items:
         return []
-    book = Codebook.of(len(items), cells)
-    item_of = dict(zip(book.codes.tolist(), items, strict=True))
     found: list[Shown[Item]] = []
     mixed: dict[Item, None] = {}
-    for place, channel, code in replays(book, _inverse(item_of)):
-        if code in item_of:
-            found.append((item_of[code], place, channel))
+    book = Codebook.of(items, cells)
+    for place, channel, code in replay(book):
+        inside = book.inside(code)
+        if len(inside) == 1:
+            found.append((inside[0], place, channel))
         else:
-            mixed |= dict.fromkeys(item_of[own] for own in book.inside(code))
-    return found + bit_by_bit([item for item in mixed if exactly(item)], cells, replays)
+            mixed |= dict.fromkeys(inside)
+    return found + bit_by_bit(list(mixed), cells, replay)
 
 
-def bit_by_bit(items: Sequence[Item], cells: int, replays: Replays[Item]) -> list[Shown[Item]]:
+def bit_by_bit(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[Shown[Item]]:
     """Do as :func:`tagged` does, with a bit for each item, some 60 items at a time."""
     found = []
     most = max(1, cells - 1) * (LONGEST // cells)
     for first in range(0, len(items), most):
-        some = items[first : first + most]
-        book = Codebook.of_single_bits(len(some), cells)
-        item_of = dict(zip(book.codes.tolist(), some, strict=True))
-        for place, channel, code in replays(book, _inverse(item_of)):
-            found += [(item_of[own], place, channel) for own in book.inside(code)]
+        book = Codebook.of_single_bits(items[first : first + most], cells)
+        for place, channel, code in replay(book):
+            found += [(item, place, channel) for item in book.inside(code)]
     return found
-
-
-def _inverse(item_of: Mapping[int, Item]) -> dict[Item, int]:
-    return {item: code for code, item in item_of.items()}
 
 
 class TagReplay(Visitor):
@@ -150,7 +148,6 @@ class TagReplay(Visitor):
         clamped: The units that are clamped.
         channels: Tags of channels of calls.
         units: Tags of units.
-        together: Whether the tag of a channel stands for all channels of its call.
         everywhere: Whether to look wherever a tag may show, rather than at units and norms alone.
         factors: Whether a product with a parameter is a consumer, for it can silence a channel.
     """
@@ -162,12 +159,11 @@ class TagReplay(Visitor):
         self,
         passes: Passes,
         tape: int,
-        book: Codebook,
+        book: Codebook[Any],
         clamped: Iterable[UnitKey],
         *,
         channels: Mapping[Channel, int] | None = None,
         units: Mapping[UnitKey, int] | None = None,
-        together: bool = False,
         everywhere: bool = False,
         factors: bool = False,
     ) -> None:
@@ -178,9 +174,6 @@ class TagReplay(Visitor):
         self._shown: dict[Place, Tensor] = {}
         self._of_channels = _codes(channels or {}, lambda index: width_of(passes, index))
         self._of_units = _codes(units or {}, self.recorded.num_units)
-        if together:
-            for codes in self._of_channels.values():
-                codes.fill_(int(codes.max()))
 
     def run(self) -> Iterator[tuple[Place, int, int]]:
         """Run all replays; yield every tag that shows, once per place and channel.
@@ -199,7 +192,7 @@ class TagReplay(Visitor):
                 raise PathChangedError from error
         for place, shown in self._shown.items():
             for channel in torch.nonzero((shown != 0).any(0)).flatten().tolist():
-                for code in codes_in(shown[:, channel]):
+                for code in sorted(set(shown[:, channel].tolist()) - {0}):
                     yield place, channel, code
 
     def _look(
@@ -215,7 +208,7 @@ class TagReplay(Visitor):
         """
         if not tensor.is_floating_point():
             return
-        shown = self.book.cells.read(tensor, axes, self.number)
+        shown = self.book.read(tensor, axes, self.number)
         if shown is None:
             return
         if only is not None:
@@ -235,10 +228,10 @@ class TagReplay(Visitor):
         self._look(Place("unit", number), output, spot.dims, units)
         clamped = torch.where(mask_of(output, spot.dims, units), spot.activation, output)
         if spot.layer in self._of_units:
-            if not self.book.cells.fits(clamped, spot.dims):
+            if not self.book.fits(clamped, spot.dims):
                 raise CellsLostError
             codes = self._of_units[spot.layer]
-            clamped = self.book.cells.mark(clamped, spot.dims, codes, self.number)
+            clamped = self.book.mark(clamped, spot.dims, codes, self.number)
         return replaced(output, clamped)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
@@ -263,7 +256,7 @@ class TagReplay(Visitor):
         if codes is not None:
             passes_on = kind in ("link", "product")
             value = out if passes_on else before
-            value = self.book.cells.mark(value, operation.made_axes, codes, self.number)
+            value = self.book.mark(value, operation.made_axes, codes, self.number)
             return replaced(out, value) if passes_on else value
         if by_factor:
             return replaced(out, before)

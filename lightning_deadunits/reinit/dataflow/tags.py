@@ -11,16 +11,18 @@ for tags are few among those there could be; with one cell, replays alone tell t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from math import comb
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_deadunits.private_api import is_functorch_tensor
+
+Item = TypeVar("Item", bound=Hashable)
 
 LONGEST = 62
 """Bits of a code: an int64 holds them, and one for what no pass shows."""
@@ -30,15 +32,74 @@ class CellsLostError(Exception):
     """A tensor that was reached has no axis for the samples, or samples are mixed in it."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Some cells."""
+@dataclass(frozen=True, eq=False)
+class Codebook(Generic[Item]):
+    """Codes for some items, and how they are spread over cells and passes.
 
-    count: int
+    Attributes:
+        items: The items.
+        codes: Their codes, int64, one for each item.
+        cells: How many blocks of samples are told apart.
+        bits: Bits of a code.
+    """
+
+    items: Sequence[Item]
+    codes: Tensor
+    cells: int
+    bits: int
+
+    @classmethod
+    def of(cls, items: Sequence[Item], cells: int) -> Codebook[Item]:
+        """Make codes that tell items apart which are seen alone."""
+        needed = next(n for n in range(2, LONGEST + 1) if comb(n, n // 2) >= len(items))
+        bits = min(LONGEST, -(-needed // cells) * cells)  # what the passes have room for
+        return cls(items, _some_codes(bits, len(items)), cells, bits)
+
+    @classmethod
+    def of_single_bits(cls, items: Sequence[Item], cells: int) -> Codebook[Item]:
+        """Make codes that show also when mixed, at the price of many more passes.
+
+        One cell of every pass is left out: where it shows, the model mixes the samples, and no
+        code explains it.
+        """
+        per_pass = max(1, cells - 1)
+        places = [i // per_pass * cells + i % per_pass for i in range(len(items))]
+        return cls(items, torch.tensor([1 << place for place in places]), cells, max(places) + 1)
+
+    @property
+    def passes(self) -> int:
+        """How many passes show every bit of the codes."""
+        return -(-self.bits // self.cells)
+
+    @cached_property
+    def code_of(self) -> dict[Item, int]:
+        """The code of each item."""
+        return dict(zip(self.items, self.codes.tolist(), strict=True))
+
+    @cached_property
+    def item_of(self) -> dict[int, Item]:
+        """The item of each code."""
+        return {code: item for item, code in self.code_of.items()}
+
+    def inside(self, code: int) -> list[Item]:
+        """Return the items that are in a mixture.
+
+        Raises:
+            CellsLostError: If they do not explain it, so that the samples must have been mixed.
+        """
+        if code in self.item_of:
+            return [self.item_of[code]]
+        own: list[int] = self.codes[(self.codes & code) == self.codes].tolist()
+        mixture = 0
+        for each in own:
+            mixture |= each
+        if mixture != code:
+            raise CellsLostError
+        return [self.item_of[each] for each in own]
 
     def fits(self, tensor: Tensor, axes: Sequence[int]) -> bool:
         """Tell whether the samples are on some axis of a tensor, so that it can carry any code."""
-        return self.count == 1 or self._axis(tensor, axes) is not None
+        return self.cells == 1 or self._axis(tensor, axes) is not None
 
     def mark(self, tensor: Tensor, axes: Sequence[int], codes: Tensor, number: int) -> Tensor:
         """Return a copy with the channels of some codes made NaN where pass ``number`` has a one.
@@ -73,18 +134,18 @@ class Cells:
             return None
         changed = tensor.isnan()
         own = self._axis(changed, axes)
-        if own is None and self.count > 1:
+        if own is None and self.cells > 1:
             raise CellsLostError
         front = [] if own is None else [own]
         middle = [axis for axis in range(changed.ndim) if axis not in (*axes, *front)]
         channels = torch.Size([changed.shape[axis] for axis in axes]).numel()
-        blocks = changed.permute([*front, *middle, *axes]).reshape(self.count, -1, channels)
+        blocks = changed.permute([*front, *middle, *axes]).reshape(self.cells, -1, channels)
         weights = 1 << self._bits(number)
         return (blocks.cpu().long() * weights.reshape(-1, 1, 1)).sum(0)
 
     def _bits(self, number: int) -> Tensor:
         """Return which bits of a code a pass shows."""
-        return torch.arange(number * self.count, (number + 1) * self.count).clamp(max=LONGEST)
+        return torch.arange(number * self.cells, (number + 1) * self.cells).clamp(max=LONGEST)
 
     def _chosen(self, tensor: Tensor, axes: Sequence[int], codes: Tensor, number: int) -> Tensor:
         sizes = [tensor.shape[axis] for axis in axes]
@@ -92,85 +153,27 @@ class Cells:
         own = self._axis(tensor, axes)
         if own is None:
             # A place without samples is always on if it can be: a code that none has.
-            whole = ones[:, 0] if self.count == 1 else codes != 0
+            whole = ones[:, 0] if self.cells == 1 else codes != 0
             return _spread(whole.reshape(sizes), list(axes), tensor.ndim)
-        ones = ones.repeat_interleave(tensor.shape[own] // self.count, dim=1)
+        ones = ones.repeat_interleave(tensor.shape[own] // self.cells, dim=1)
         return _spread(ones.reshape(*sizes, tensor.shape[own]), [*axes, own], tensor.ndim)
 
     def _axis(self, tensor: Tensor, axes: Sequence[int]) -> int | None:
-        if self.count == 1:
+        if self.cells == 1:
             return None
         for axis, size in enumerate(tensor.shape):
-            if axis not in axes and size and size % self.count == 0:
+            if axis not in axes and size and size % self.cells == 0:
                 return axis
         return None
 
 
 def _spread(values: Tensor, axes: list[int], ndim: int) -> Tensor:
     """View a tensor whose axes are those of another one such that it broadcasts to that one."""
-    order = sorted(range(len(axes)), key=lambda index: axes[index])
+    order = sorted(range(len(axes)), key=axes.__getitem__)
     shape = [1] * ndim
     for index in order:
         shape[axes[index]] = values.shape[index]
     return values.permute(order).reshape(shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Codebook:
-    """Codes for some items, and how they are spread over passes."""
-
-    codes: Tensor
-    bits: int
-    cells: Cells
-    single: bool = False
-
-    @classmethod
-    def of(cls, count: int, cells: int) -> Codebook:
-        """Make codes for ``count`` items."""
-        needed = next(n for n in range(2, LONGEST + 1) if comb(n, n // 2) >= count)
-        bits = min(LONGEST, -(-needed // cells) * cells)  # what the passes have room for
-        few = comb(bits, bits // 2) > 2 * count
-        codes = _some_codes(bits, count) if few else _all_codes(bits)[:count]
-        return cls(codes, bits, Cells(cells))
-
-    @classmethod
-    def of_single_bits(cls, count: int, cells: int) -> Codebook:
-        """Make codes that show also when mixed, at the price of many more passes.
-
-        One cell of every pass is left out: where it shows, the model mixes the samples, and no
-        code explains it.
-        """
-        per_pass = max(1, cells - 1)
-        places = [index // per_pass * cells + index % per_pass for index in range(count)]
-        codes = torch.tensor([1 << place for place in places])
-        return cls(codes, max(places) + 1, Cells(cells), single=True)
-
-    @property
-    def passes(self) -> int:
-        """How many passes show every bit of the codes."""
-        return -(-self.bits // self.cells.count)
-
-    def inside(self, code: int) -> list[int]:
-        """Return the codes that are in a mixture.
-
-        Raises:
-            CellsLostError: If they do not explain it, so that the samples must have been mixed.
-        """
-        if code in self._known:
-            return [code]
-        own: list[int] = self.codes[(self.codes & code) == self.codes].tolist()
-        if not own or (self.single and sum(own) != code):
-            raise CellsLostError
-        return own
-
-    @cached_property
-    def _known(self) -> frozenset[int]:
-        return frozenset(self.codes.tolist())
-
-
-def codes_in(places: Tensor) -> list[int]:
-    """Return the distinct codes at some places, without 0."""
-    return sorted(set(places.flatten().tolist()) - {0})
 
 
 def _some_codes(bits: int, count: int) -> Tensor:
@@ -182,16 +185,6 @@ def _some_codes(bits: int, count: int) -> Tensor:
         drawn = (1 << noise.topk(bits // 2, dim=1).indices).sum(1)
         found = torch.unique(torch.cat((found, drawn)))
     return found[torch.randperm(len(found), generator=generator)[:count]]
-
-
-@lru_cache(maxsize=8)
-def _all_codes(bits: int) -> Tensor:
-    """Return every number of ``bits`` bits of which half are ones."""
-    numbers = torch.arange(1 << bits)
-    ones = torch.zeros_like(numbers)
-    for bit in range(bits):
-        ones += (numbers >> bit) & 1
-    return numbers[ones == bits // 2]
 
 
 # --- what calls make of tags --------------------------------------------------------------------

@@ -24,13 +24,7 @@ from lightning_deadunits.reinit.dataflow.producers import (
     find_producers,
     find_side_effects,
 )
-from lightning_deadunits.reinit.dataflow.propagate import (
-    Place,
-    Shown,
-    TagReplay,
-    on_tapes,
-    tagged,
-)
+from lightning_deadunits.reinit.dataflow.propagate import Place, TagReplay, tagged_on_tapes
 from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Where
 from lightning_deadunits.reinit.weights import WeightSlice
@@ -122,32 +116,28 @@ def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Tr
 def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     """Trace the units of which what was guessed shows to be right."""
     chains_of = candidates(passes, units)
+    if not chains_of:
+        return
 
-    def search(tape: int, cells: int) -> list[Shown[UnitKey]]:
-        own = [unit for unit in units if passes.recorded.of_layer(unit[0], tape)]
+    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
+        channels = {
+            channel: code
+            for unit, code in book.code_of.items()
+            for chain in chains_of.get(unit, ())
+            for channel in chain
+            if passes.recorded.calls[channel[0]].tape == tape
+        }
+        return TagReplay(
+            passes, tape, book, units, channels=channels, units=book.code_of, everywhere=True
+        ).run()
 
-        def replays(
-            book: Codebook, code_of: Mapping[UnitKey, int]
-        ) -> Iterator[tuple[Place, int, int]]:
-            channels = {
-                channel: code
-                for unit, code in code_of.items()
-                for chain in chains_of.get(unit, ())
-                for channel in chain
-                if passes.recorded.calls[channel[0]].tape == tape
-            }
-            return TagReplay(
-                passes, tape, book, own, channels=channels, units=code_of, everywhere=True
-            ).run()
-
-        return tagged(own, cells, replays)
-
-    shown, lost = on_tapes(passes, search) if chains_of else ([], set())
+    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
     seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
     for unit, place, channel in shown:
         seen.setdefault(unit, set()).add((place, channel))
     confirmed = [unit for unit in chains_of if _is_confirmed(passes, unit, chains_of[unit], seen)]
-    confirmed = [u for u in confirmed if not any(passes.recorded.of_layer(u[0], t) for t in lost)]
+    unknown = {unit for tape in lost for unit in passes.on_tape(tape, confirmed)}
+    confirmed = [unit for unit in confirmed if unit not in unknown]
     if not confirmed:
         return
     consumers = judged(passes, units, shown, {})
@@ -159,7 +149,7 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
             # Whatever is on its way belongs to the unit.
             for place, channel in sorted(seen[unit]):
                 if place.kind == "link" and _is_before(passes, place.of, unit):
-                    own.makes += link_parts(passes, (place.of, channel))
+                    own.makes += making_parts(passes, (place.of, channel))
     _add_consumers(passes, found, consumers.channels)
     found.lost.clear()
 
@@ -244,7 +234,7 @@ def _add_producer(
     _add_maker(passes, own, maker, before)
     for link, follows in effects.links:
         if follows in (maker, before):
-            own.makes += link_parts(passes, link)
+            own.makes += making_parts(passes, link)
     return None
 
 
@@ -274,26 +264,21 @@ def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[
 
 
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
-    """Return the weights that make a channel of what a contraction, norm or factor returns."""
+    """Return the weights that make a channel of what a call returns, or add to it on its way."""
     index, channel = maker
     operation = passes.recorded.calls[index].operation
+    weight, where = operation.weight, operation.makes(channel)
     if operation.kind == "link":
-        return link_parts(passes, maker)
+        # One number for all channels belongs to none of them.
+        role: Role = "scale" if operation.scales else "shift"
+        return _parts(passes, maker, role, weight, where) if where else []
     norm = operation.kind == "norm"
-    weight, bias = operation.weight, operation.bias
     return [
-        *_parts(passes, maker, "scale" if norm else "weight", weight, operation.makes(channel)),
-        *_parts(passes, maker, "shift" if norm else "bias", bias, operation.biases(channel)),
+        *_parts(passes, maker, "scale" if norm else "weight", weight, where),
+        *_parts(
+            passes, maker, "shift" if norm else "bias", operation.bias, operation.biases(channel)
+        ),
     ]
-
-
-def link_parts(passes: Passes, link: Channel) -> list[Part]:
-    """Return what is added to a channel on its way, or multiplied with it."""
-    operation = passes.recorded.calls[link[0]].operation
-    where = operation.makes(link[1])
-    role: Role = "scale" if operation.scales else "shift"
-    # One number for all channels belongs to none of them.
-    return _parts(passes, link, role, operation.weight, where) if where else []
 
 
 def reading_parts(passes: Passes, reader: Channel) -> list[Part]:

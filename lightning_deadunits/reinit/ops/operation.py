@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import Parameters
+from lightning_deadunits.reinit.recording.tape import leaves_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,9 @@ class Given:
         return self.parameters.owner(value) is not None
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_of(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_of(item)
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in nested containers."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
 
 
 Where = dict[int, list[int]]

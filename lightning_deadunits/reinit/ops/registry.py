@@ -56,16 +56,8 @@ _MOVES = {
 }
 
 PRODUCTS = {
-    *(
-        *_CONVOLUTIONS,
-        *_TRANSPOSED,
-        *_MATMULS,
-        *_ADDMMS,
-        *_GROUPED,
-        Tensor.__rmatmul__,
-        F.linear,
-        F.bilinear,
-    ),
+    *(*_CONVOLUTIONS, *_TRANSPOSED, *_MATMULS, *_ADDMMS, *_GROUPED),
+    *(F.linear, F.bilinear, Tensor.__rmatmul__),
     *(torch.einsum, torch.inner, Tensor.inner, torch.tensordot, F.scaled_dot_product_attention),
     *(torch.sparse.mm, torch.bilinear, torch.linalg.multi_dot),
 }

@@ -176,7 +176,7 @@ def _by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
     return found
 
 
-_LOUDEST = 1000.0
+_LOUDEST = 50.0  # of which exponentials are finite
 
 
 class Stressed(Observed):
