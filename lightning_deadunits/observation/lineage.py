@@ -241,7 +241,9 @@ class Lineage:
             if len(carriers) > 1:
                 return added(carriers, axes)._replace(activated=False, calls=([],))
             if carriers:
-                return Descent(axes, carriers[0].producers, (), ([],))
+                # By weights that are not known, a buffer say, an activation makes other units.
+                way = ("matmul",) if carriers[0].activated else ()
+                return Descent(axes, carriers[0].producers, way, ([],))
         return Descent(axes, producers, (), ([],), members=members, levels=levels)
 
     def _normalised(

@@ -140,3 +140,32 @@ def test_a_tensor_at_the_address_of_one_that_is_gone_is_not_taken_for_it(seed: i
     torch.manual_seed(seed)
     report = find_dead_units(Relations(), [torch.randn(4, 6) for _ in range(40)])
     assert [layer.observations for layer in report.layers.values()] == [160]
+
+
+PRODUCTS = {
+    "by @": lambda h, w: h @ w,
+    "by mm": torch.mm,
+    "by einsum": lambda h, w: torch.einsum("bi,io->bo", h, w),
+    "by bmm with repeated weights": lambda h, w: torch.bmm(
+        h[:, None], w.unsqueeze(0).repeat(len(h), 1, 1)
+    )[:, 0],
+}
+
+
+@pytest.mark.parametrize("how", PRODUCTS)
+def test_units_that_a_buffer_makes_are_not_those_of_the_layer_before(how: str) -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.act = nn.Linear(6, 8), nn.ReLU()
+            self.register_buffer("features", torch.randn(8, 8))
+            self.features[:, 3] = 0.0
+            with torch.no_grad():
+                self.fc.weight[1], self.fc.bias[1] = 0.0, -1.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.act(PRODUCTS[how](self.act(self.fc(x)), self.features))
+
+    torch.manual_seed(0)
+    report = find_dead_units(Random(), [torch.randn(64, 6)])
+    assert [layer.dead.tolist() for layer in report.layers.values()] == [[1], [3]]
