@@ -440,6 +440,11 @@ class DeadUnitMonitor:
         log_event(trainer, pl_module, event, known, logged_step(trainer), series)
 
     @guarded
+    def _after_train_batch(self, trainer: Any, pl_module: Any) -> None:
+        if self._active_reviver is not None:
+            self._active_reviver.after_train_batch(trainer, pl_module)
+
+    @guarded
     def _tell_outcome(self, trainer: Any, event: ReinitReport | None) -> None:
         if event is not None:
             say(trainer, event.outcome, logged_step(trainer))
@@ -462,8 +467,7 @@ class DeadUnitMonitor:
         if self._windows is not None:
             self._windows.end_batch()
         self._take_back(trainer, pl_module)
-        if self._active_reviver is not None:
-            self._active_reviver.after_train_batch(trainer, pl_module)
+        self._after_train_batch(trainer, pl_module)
         if self._windows is None or not self._windows.full or self._guard.all_know:
             return
         report = self._windows.judge(trainer, pl_module)

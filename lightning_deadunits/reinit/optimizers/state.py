@@ -150,6 +150,12 @@ def optimizers_inside(optimizer: Any) -> list[Optimizer]:
     return list({id(each): each for each in found}.values())
 
 
+def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
+    """Return the Trainer's optimizers, and those that a module steps without it knowing."""
+    own = [each for each in held_by(pl_module) if isinstance(each, Optimizer)]
+    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
+
+
 def held_by(outer: Any) -> list[Any]:
     """Find what a wrapper wraps, whatever it calls it: one optimizer, or several in a container."""
     found: list[Any] = []

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_deadunits.reinit.weights import Edit, WeightSlice
@@ -76,14 +78,19 @@ def _copy(value: Any, pl_module: nn.Module, inside: set[nn.Module]) -> Copy | No
 
 def _original(copy: nn.Module, pl_module: nn.Module, inside: set[nn.Module]) -> nn.Module | None:
     """Return the one module of which another can be a copy."""
-    shapes = {name: parameter.shape for name, parameter in copy.named_parameters()}
-    fitting = [
-        module
-        for module in pl_module.modules()
-        if module not in inside
-        and {name: parameter.shape for name, parameter in module.named_parameters()} == shapes
-    ]
-    return fitting[0] if shapes and len(fitting) == 1 and fitting[0] is not copy else None
+    shapes = shapes_of(copy)
+    if shapes is None:
+        return None
+    fitting = [m for m in pl_module.modules() if m not in inside and shapes_of(m) == shapes]
+    return fitting[0] if len(fitting) == 1 and fitting[0] is not copy else None
+
+
+def shapes_of(module: nn.Module) -> dict[str, torch.Size] | None:
+    """Return the shapes of a module's parameters, None if it has none or they have none yet."""
+    named = dict(module.named_parameters())
+    if not named or any(map(is_lazy, named.values())):
+        return None
+    return {name: parameter.shape for name, parameter in named.items()}
 
 
 def pair_of(original: nn.Module, copy: nn.Module) -> Copy | None:

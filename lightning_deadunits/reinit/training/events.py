@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_deadunits.distributed import gather_objects
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, held_by
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, optimizers_of
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units
@@ -23,12 +22,6 @@ from lightning_deadunits.reinit.training.first_batches import FirstBatches
 from lightning_deadunits.reinit.training.followers import Followers
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Tapes
-
-
-def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
-    """Return the Trainer's optimizers, and those that a module steps without it knowing."""
-    own = [each for each in held_by(pl_module) if isinstance(each, Optimizer)]
-    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
 
 
 class TrainerMemory:
@@ -159,7 +152,7 @@ class Events:
     def end_batch(self, trainer: Any, pl_module: Any) -> None:
         """Take note that a training batch has ended."""
         self._first_batches.end_batch()
-        self._followers.watch(trainer, pl_module, optimizers_of(trainer, pl_module))
+        self._followers.watch(trainer, pl_module)
         self._followers.look()
 
     def complete_state(
@@ -210,7 +203,7 @@ class Events:
         # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
         ordered = (tapes.evaluation, tapes.training)[:: 1 if self._at_validation else -1]
         every = [tape for some in ordered for tape in some]
-        self._followers.watch(trainer, tapes.model, optimizers_of(trainer, tapes.model))
+        self._followers.watch(trainer, tapes.model)
         self._followers.judge(every)
 
         def make(given: Sequence[Tape]) -> Event:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.reinit.optimizers.state import optimizers_of
 from lightning_deadunits.reinit.recording import Tape
-from lightning_deadunits.reinit.training.averages import Copy, pair_of
+from lightning_deadunits.reinit.training.averages import Copy, pair_of, shapes_of
 
 _MOST_LOOKS = 64
 _FEWEST_MOVES = 2
@@ -38,17 +39,11 @@ class Followers:
         self._model: nn.Module | None = None
         self._candidates: list[_Candidate] = []
 
-    def watch(self, trainer: Any, model: nn.Module, optimizers: Iterable[Any]) -> None:
-        """Find the copies there are; harmless if they are known.
-
-        Args:
-            trainer: The Trainer, whose callbacks may keep copies.
-            model: The module.
-            optimizers: Those that step it: what they step follows nobody.
-        """
+    def watch(self, trainer: Any, model: nn.Module) -> None:
+        """Find the copies that there are, in the module and in callbacks, unless they are known."""
         if self._model is not model:
             self._model = model
-            self._candidates = list(_candidates(trainer, model, optimizers))
+            self._candidates = list(_candidates(trainer, model))
 
     def look(self) -> None:
         """Take a few numbers of every copy, and of what it may be a copy of; wait for nothing."""
@@ -58,6 +53,8 @@ class Followers:
 
     def judge(self, tapes: Iterable[Tape] = ()) -> None:
         """Say of which copies it was seen that they follow, by their numbers or on a tape."""
+        if not self._candidates:
+            return
         blended = set().union(*(tape.blended for tape in tapes))
         for candidate in self._candidates:
             if candidate.follows() or not blended.isdisjoint(candidate.copy.parameters()):
@@ -112,20 +109,17 @@ def _sample(module: nn.Module) -> Tensor:
     return torch.stack([p.detach().float().sum().to(some[0].device) for p in some])
 
 
-def _candidates(trainer: Any, model: nn.Module, optimizers: Iterable[Any]) -> Iterator[_Candidate]:
-    stepped = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
-    by_shapes: dict[Any, list[nn.Module]] = {}
-    for module in model.modules():
-        if any(id(parameter) in stepped for parameter in module.parameters()):
-            by_shapes.setdefault(_shapes_of(module), []).append(module)
+def _candidates(trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
+    groups = (g for each in optimizers_of(trainer, model) for g in each.param_groups)
+    stepped = {parameter for group in groups for parameter in group["params"]}
+    trained = [m for m in model.modules() if not stepped.isdisjoint(m.parameters())]
+    shapes_of_trained = [(module, shapes_of(module)) for module in trained]
     inside: set[nn.Module] = set()
     for name, module in _modules_of(trainer, model):
-        shapes = _shapes_of(module)
-        if not shapes or module in inside or module in by_shapes.get(shapes, ()):
-            continue
-        if any(id(parameter) in stepped for parameter in module.parameters()):
-            continue
-        if originals := by_shapes.get(shapes):
+        shapes = shapes_of(module)
+        if shapes is None or module in inside or not stepped.isdisjoint(module.parameters()):
+            continue  # what an optimizer steps follows nobody
+        if originals := [own for own, theirs in shapes_of_trained if theirs == shapes]:
             inside.update(module.modules())
             yield _Candidate(name, module, originals)
 
@@ -140,7 +134,3 @@ def _modules_of(trainer: Any, model: nn.Module) -> Iterator[tuple[str, nn.Module
             for number, item in enumerate(many):
                 if isinstance(item, nn.Module) and item is not model and name != "_modules":
                     yield f"{type(holder).__name__}.{name}.{number}", item
-
-
-def _shapes_of(module: nn.Module) -> tuple[Any, ...]:
-    return tuple((name, parameter.shape) for name, parameter in module.named_parameters())

@@ -189,3 +189,15 @@ def test_a_resumed_follower_equals_the_uninterrupted_one(tmp_path: Path) -> None
     whole = run(keep, default_root_dir=tmp_path)
     again = run(resume=tmp_path / "epoch=0.ckpt", default_root_dir=tmp_path)
     assert differing(whole, again) == []
+
+
+def test_a_layer_that_has_no_shape_yet_costs_nothing() -> None:
+    class Lazy(TwoCritics):
+        def __init__(self) -> None:
+            super().__init__(lerped, False, 1e-3)
+            self.average = copy.deepcopy(self.critics)  # one by its name
+            self.unused = nn.LazyLinear(3)
+
+    ours = AroundEvents(reinit=AT_VALIDATION)
+    trained(Lazy(), ours, max_epochs=2)
+    assert events(ours)[0] == {"critics.0.1": DEAD, "critics.1.1": DEAD}
