@@ -6,7 +6,6 @@ so the graph is kept from there on, and looked at when it is whole.
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,32 +13,30 @@ from typing import Any
 
 import torch
 from packaging.version import Version
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from lightning_deadunits.observation.gates import COMPARISONS, gate_after
 from lightning_deadunits.observation.identity import DROPS
-from lightning_deadunits.observation.regions import callers, translator
+from lightning_deadunits.observation.regions import Regions, translator
 
 HIDES_WRITES = Version(Version(torch.__version__).base_version) >= Version("2.15")
 REASON = (
     "it is written as `h[h < 0] = 0`, which this version of torch compiles without showing it; "
     "write it as h.masked_fill(h < 0, 0), or validate the model uncompiled"
 )
-_NUMBERS = itertools.count()
 
 
 class HiddenWrites:
-    """The activations that are such writes, of all graphs that were traced."""
+    """The activations that are such writes, of all graphs that were traced.
 
-    def __init__(self) -> None:
-        self._number = str(next(_NUMBERS))
-        self._names: dict[str, str] = {}
+    Args:
+        regions: Knows the names of the modules.
+    """
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions = regions
         self._graphs: dict[fx.Graph, str] = {}
         self._met: dict[str, None] = {}
-
-    def know(self, module: nn.Module, name: str) -> None:
-        """Take a module's name."""
-        self._names[str(id(module))] = name
 
     def suspect(self, caller: str) -> None:
         """Look at the graph that is being traced, once it is whole.
@@ -47,7 +44,7 @@ class HiddenWrites:
         Args:
             caller: Name of the module whose forward compares a layer's output with something.
         """
-        self._suspect(caller, self._number)
+        self._suspect(caller, self._regions.number)
 
     # The number is guarded on: a graph that was traced for another object is not used again.
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
@@ -69,9 +66,7 @@ class HiddenWrites:
                 x, mask, value = node.args
                 zero = isinstance(value, (int, float)) and value == 0
                 if zero and _gate_of(mask, x) == DROPS:
-                    inside = [self._names[key] for key in callers(node) if key in self._names]
-                    frame = inside[-1] if inside else caller
-                    yield f"{frame}.setitem" if frame else "setitem"
+                    yield self._regions.name(node, "setitem", caller)
 
 
 def _gate_of(mask: Any, x: Any) -> int:

@@ -58,12 +58,13 @@ class Regions:
 
     Attributes:
         met: Their names, in the order in which they were met.
+        number: Tells these regions from those of another object.
     """
 
     def __init__(self) -> None:
         self.met: dict[str, None] = {}
         # Dynamo guards on what it has read: a graph that was traced for others is not used again.
-        self._number = str(next(_NUMBERS))
+        self.number = str(next(_NUMBERS))
         self._modules: dict[str, tuple[str, Kind | None]] = {}
 
     def know(self, module: nn.Module, name: str, kind: Kind | None) -> None:
@@ -76,7 +77,7 @@ class Regions:
         Args:
             caller: Name of the module whose forward calls the operator.
         """
-        self._look(caller, self._number)
+        self._look(caller, self.number)
 
     @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
     def _look(self, caller: str, number: str) -> bool:
@@ -93,17 +94,27 @@ class Regions:
                 continue
             if function_kind(function, node.args, node.kwargs) in (None, "never"):
                 continue
-            stack = [self._modules[key] for key in callers(node) if key in self._modules]
+            stack = self._running(node)
             whole = next((name for name, kind in stack if kind is not None), None)
-            frame = stack[-1][0] if stack else caller
-            function_name = FUNCTION_NAMES[function]
-            yield whole or (f"{frame}.{function_name}" if frame else function_name)
+            yield whole or self.name(node, FUNCTION_NAMES[function], caller)
 
+    def name(self, node: fx.Node, function_name: str, caller: str) -> str:
+        """Return the name of a call in a graph: of the module that makes it, and the function's.
 
-def callers(node: fx.Node) -> list[str]:
-    """Return the ids of the modules that were running, the outermost first."""
-    # Of a module's second call Dynamo writes ``id@1``.
-    return [key.partition("@")[0] for key in node.meta.get("nn_module_stack") or ()]
+        Args:
+            node: The call.
+            function_name: What the function is called.
+            caller: Name of the module that calls what the graph is of.
+        """
+        stack = self._running(node)
+        frame = stack[-1][0] if stack else caller
+        return f"{frame}.{function_name}" if frame else function_name
+
+    def _running(self, node: fx.Node) -> list[tuple[str, Kind | None]]:
+        """Return the modules that were running, the outermost first: names and kinds."""
+        # Of a module's second call Dynamo writes ``id@1``.
+        keys = [key.partition("@")[0] for key in node.meta.get("nn_module_stack") or ()]
+        return [self._modules[key] for key in keys if key in self._modules]
 
 
 def _regions_of(graph: fx.Graph, modules: Any) -> Iterator[fx.Graph]:

@@ -82,7 +82,7 @@ class SiteMode(TorchFunctionMode):
         self._ran: dict[str, Kind] = {}
         self._marked = ExitStack()
         self._regions = Regions()
-        self._hidden_writes = HiddenWrites()
+        self._hidden_writes = HiddenWrites(self._regions)
         self._hooks: dict[nn.Module, ModuleHooks] = {}
         self._hooked: dict[nn.Module, str] = {}
 
@@ -357,7 +357,6 @@ class SiteMode(TorchFunctionMode):
     def _hook(self, module: nn.Module, name: str) -> None:
         frame = frame_of(module, name, self.layers)
         self._regions.know(module, name, frame.kind)
-        self._hidden_writes.know(module, name)
         if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):

@@ -310,6 +310,24 @@ def test_two_parameters_of_the_same_memory_count_as_tied() -> None:
     assert "is tied to" in report.refused["1"][1]
 
 
+class Joined(nn.Module):
+    """Has two dead units, and something done with what all of them say.
+
+    Args:
+        join: Does it, given the layer behind them and what they say.
+    """
+
+    def __init__(self, join: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.join = nn.Linear(6, 8), nn.Linear(8, 3), join
+        with torch.no_grad():
+            self.a.weight[:2], self.a.bias[:2] = 0.0, -1.0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.join(self.o, torch.relu(self.a(x)))
+
+
 COMPARED = {
     "the share above a threshold": lambda o, h: (o(h), (h >= 6).float().mean()),
     "a gate that one loud unit opens": lambda o, h: o(h) * (h > 3).any(-1, keepdim=True),
@@ -319,32 +337,12 @@ COMPARED = {
 
 @pytest.mark.parametrize("how", COMPARED)
 def test_what_compares_a_unit_with_more_than_the_example_has_is_noticed(how: str) -> None:
-    class Compared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
-            with torch.no_grad():
-                self.a.weight[:2], self.a.bias[:2] = 0.0, -1.0
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return COMPARED[how](self.o, torch.relu(self.a(x)))
-
-    report = reinit_dead_units(Compared(), {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
+    net = Joined(COMPARED[how])
+    report = reinit_dead_units(net, {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
     assert list(report.refused["relu"]) == [0, 1]
 
 
 def test_a_function_that_overflows_above_the_example_costs_no_unit() -> None:
-    class Exponential(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.a, self.o = nn.Linear(6, 8), nn.Linear(8, 3)
-            with torch.no_grad():
-                self.a.weight[:2], self.a.bias[:2] = 0.0, -1.0
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.o(torch.expm1(torch.relu(self.a(x))))
-
-    report = reinit_dead_units(Exponential(), {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
+    net = Joined(lambda o, h: o(torch.expm1(h)))
+    report = reinit_dead_units(net, {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
     assert report.reinitialised == {"relu": [0, 1]}

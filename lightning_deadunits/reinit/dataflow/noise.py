@@ -26,12 +26,13 @@ from lightning_deadunits.reinit.dataflow.passes import (
     UnitKey,
     Visitor,
     channel_of,
+    plain,
     replaced,
     silenced,
 )
-from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation
+from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation, tensors_of
 from lightning_deadunits.reinit.recording.functions import makes_data
-from lightning_deadunits.reinit.recording.tape import mapped
+from lightning_deadunits.reinit.recording.tape import Call, mapped
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
@@ -174,6 +175,7 @@ class _Noise(Visitor):
         seed: int = 0,
     ) -> None:
         self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
+        self._fixed = [tape.weight_values for tape in passes.tapes]
         self._nudge, self._masks, self.lost = nudge, masks, False
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
@@ -223,26 +225,28 @@ class _Noise(Visitor):
         ), kwargs
 
     def choice(self, value: Tensor) -> Tensor:
-        if value.dtype == torch.bool and self._masks == _WHERE_THEY_COME_FROM:
+        if value.dtype != torch.bool:
+            self._indices[id(value)] = value
+        elif self._masks == _WHERE_THEY_COME_FROM:
             return self._noted(self._drawn(value))
-        self._indices[id(value)] = value
         return value
 
-    def born(
-        self, function: Callable[..., Any], given: list[Tensor], out: Any, *, fixed: bool
-    ) -> Any:
+    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Noise what becomes floating point, and take note of masks and indices made of data."""
         if not isinstance(out, Tensor):
             return out
+        function = plain(call.function)
         if function is Tensor.new_tensor:  # of the type of its first argument
-            given = given[1:]
-        sources = given[:1] if function in _CASTS else given
+            args = args[1:]
+        sources = tensors_of(args[:1] if function in _CASTS else (args, kwargs))
         of_floats = any(map(_is_of_floats, sources))
         if _is_of_floats(out):
             of_python = makes_data(function) and out.numel() > 1
             return self._noisy(out) if not of_floats and (sources or of_python) else out
         if any(id(source) in self._of_masks for source in sources):
             return self._noted(out)
+        # What parameters and constants alone make is the same in every pass.
+        fixed = self._fixed[self.tape].issuperset(i for i in call.outs if i is not None)
         is_mask = out.dtype == torch.bool
         return out if fixed or (is_mask and (of_floats or not sources)) else self.choice(out)
 
@@ -267,7 +271,7 @@ class _Noise(Visitor):
 
     def _redrawn(self, index: Any, size: int) -> Any:
         """Return random indices in the place of those that come from data."""
-        if id(index) not in self._indices or index.dtype == torch.bool or not size:
+        if id(index) not in self._indices or not size:
             return index
         self.chose = True
         values = torch.randint(size, index.shape, generator=self._generator)

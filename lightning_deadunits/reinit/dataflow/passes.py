@@ -163,17 +163,8 @@ class Visitor:
         """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
         return value
 
-    def born(
-        self, function: Callable[..., Any], given: list[Tensor], out: Any, *, fixed: bool
-    ) -> Any:
-        """Receive what a call without weights returned; what is returned takes its place.
-
-        Args:
-            function: The function.
-            given: The tensors that it was given.
-            out: What it returned.
-            fixed: Whether that is the same in every pass.
-        """
+    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """Receive what a call without weights returned; what is returned takes its place."""
         return out
 
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
@@ -332,7 +323,7 @@ class _Driver(ReplayVisitor):
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> tuple[Operation, list[Tensor], Any] | None:
         """Return what a call does with weights, and what it was given; None if it has none."""
-        given = Given(_plain(call.function), args, kwargs, out, self.passes.parameters)
+        given = Given(plain(call.function), args, kwargs, out, self.passes.parameters)
         if not is_readable(out) or self.copies.follow(given):
             return None
         resolved = self.copies.resolved(args), self.copies.resolved(kwargs)
@@ -437,18 +428,16 @@ class _Running(_Driver):
             return self._aside(key, call, args, kwargs)
         index = self.recorded.call_at.get(key)
         known = None if index is None else self.recorded.calls[index]
-        args, kwargs = self.visitor.given(_plain(call.function), args, kwargs)
+        args, kwargs = self.visitor.given(plain(call.function), args, kwargs)
         if known is not None and self._is_clamped(known, call, kwargs):
             out: Any = known.out
         else:
             out = call.function(*args, **kwargs)
         if self.visitor.tags:
-            out = with_tags(_plain(call.function), out, tensors_of((args, kwargs)))
+            out = with_tags(plain(call.function), out, tensors_of((args, kwargs)))
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:
-            fixed = self.tape.weight_values.issuperset(i for i in call.outs if i is not None)
-            given = list(tensors_of((args, kwargs)))
-            return self.visitor.born(_plain(call.function), given, out, fixed=fixed)
+            return self.visitor.born(call, args, kwargs, out)
         if found is None or found[0].function is not known.operation.function:
             raise PathChangedError
         if known.out is not None and getattr(out, "shape", None) != known.out.shape:
@@ -461,7 +450,7 @@ class _Running(_Driver):
     def _is_clamped(self, known: WeightCall, call: Call, kwargs: Any) -> bool:
         if not self.visitor.clamps or known.out is None or "out" in kwargs:
             return False
-        return known.operation.kind == "contraction" and _plain(call.function) in PRODUCTS
+        return known.operation.kind == "contraction" and plain(call.function) in PRODUCTS
 
     def _aside(self, key: tuple[int, int], call: Call, args: Any, kwargs: Any) -> Any:
         """Return what a call returned before: gradients, or a penalty on the weights."""
@@ -495,7 +484,8 @@ class _Running(_Driver):
             self.visitor.result(index, value)
 
 
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that an operator of torch's is."""
     if isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return plain_function(function)
     return function

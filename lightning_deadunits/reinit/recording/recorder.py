@@ -114,10 +114,11 @@ class Recorder(SiteMode):
         """
         tape, self._tape = self._tape, None
         self._stack.close()
+        if tape is None or not tape.entries:
+            self._known.forget()
+            return None
         kept, doubtful = self._known.alive(self.model.modules())
         self._known.forget()
-        if tape is None or not tape.entries:
-            return None
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
         tape.modules = frozenset(self._modules)

@@ -116,9 +116,9 @@ class Tapes:
 
     def note_outputs(self, outputs: Any) -> None:
         """Take what the step of the batch that ended has returned."""
-        if self._fresh is not None:
-            self._fresh.keep(outputs)
-            self._fresh = None
+        tape, self._fresh = self._fresh, None
+        if tape is not None:
+            self._safely(lambda: tape.keep(outputs))
 
     def cancel(self) -> None:
         """Forget a batch that was begun; harmless otherwise."""
@@ -221,24 +221,23 @@ class Coverage:
     @property
     def missing_in_training(self) -> list[str]:
         """Those of which a training batch has shown it."""
-        used = (name.rpartition(".")[0] or name for name, _, _ in self._missing_parameters())
+        used = (name.rpartition(".")[0] or name for name, _ in self._missing_parameters())
         ran = (name for name, training in self._modules.items() if training)
         return sorted({*used, *(name for name in ran if name not in self._taped_modules)})
 
-    def _missing_parameters(self) -> Iterator[tuple[str, nn.Parameter, Rows]]:
+    def _missing_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, (parameter, rows) in self._parameters.items():
             if self._shows_scripts and name in self._scripted:
                 continue
-            if not _covers(self._taped.get(parameter, frozenset()), rows):
-                yield name, parameter, rows
+            if not _has(self._taped, parameter, rows):
+                yield name, parameter
 
     def is_wanted(self, tape: Tape) -> bool:
         """Tell whether a pass shows anything of what is missing."""
         used = used_parameters(tape)
         return not tape.modules.isdisjoint(self._modules.keys() - self._taped_modules) or any(
-            parameter in used
-            and not _covers(self._taped.get(parameter, frozenset()), used[parameter])
-            for _, parameter, _ in self._missing_parameters()
+            parameter in used and not _has(self._taped, parameter, used[parameter])
+            for _, parameter in self._missing_parameters()
         )
 
     def start(self, tapes: Iterable[Tape]) -> None:
@@ -260,7 +259,7 @@ class Coverage:
 
     def note_tape(self, tape: Tape) -> None:
         """Take what a pass has used, which is recorded now."""
-        self._taped = _joined([self._taped, used_parameters(tape)])
+        _add(self._taped, used_parameters(tape))
         self._taped_modules |= tape.modules
         # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
         self._shows_scripts |= bool(tape.obstacles)
@@ -275,9 +274,8 @@ class Coverage:
             # One of zeros may be left from an earlier batch.
             gradient = parameter.grad
             if gradient is not None and gradient.any():
-                before = {parameter: self._parameters.get(name, (parameter, frozenset()))[1]}
-                used = {parameter: _rows_with_values(gradient)}
-                self._parameters[name] = parameter, _joined([before, used])[parameter]
+                _, before = self._parameters.get(name, (parameter, frozenset()))
+                self._parameters[name] = parameter, _both(before, _rows_with_values(gradient))
 
     def note_module(self, name: str, training: bool) -> None:
         """Take a module that runs."""
@@ -325,17 +323,18 @@ Rows = frozenset[int] | None
 """Places along a parameter's first axis, None for all of them."""
 
 
-def _covers(rows: Rows, others: Rows) -> bool:
-    return rows is None or (others is not None and others <= rows)
+def _has(used: Mapping[nn.Parameter, Rows], parameter: nn.Parameter, rows: Rows) -> bool:
+    known = used.get(parameter, frozenset())
+    return known is None or (rows is not None and rows <= known)
 
 
-def _joined(used: Iterable[Mapping[nn.Parameter, Rows]]) -> dict[nn.Parameter, Rows]:
-    joined: dict[nn.Parameter, Rows] = {}
-    for each in used:
-        for parameter, rows in each.items():
-            before = joined.get(parameter, frozenset())
-            joined[parameter] = None if rows is None or before is None else before | rows
-    return joined
+def _both(rows: Rows, others: Rows) -> Rows:
+    return None if rows is None or others is None else rows | others
+
+
+def _add(used: dict[nn.Parameter, Rows], more: Mapping[nn.Parameter, Rows]) -> None:
+    for parameter, rows in more.items():
+        used[parameter] = _both(used.get(parameter, frozenset()), rows)
 
 
 def _rows_with_values(gradient: Tensor) -> Rows:
@@ -357,14 +356,16 @@ def used_parameters(tape: Tape) -> dict[nn.Parameter, Rows]:
         among = [weights[index] for index in call.given if index in weights]
         if not among:
             continue
-        sources = _joined(among)
+        sources: dict[nn.Parameter, Rows] = {}
+        for each in among:
+            _add(sources, each)
         if len(among) == len(call.given):
             row = _chosen_row(call, tape.parameters)
             if row is not None:
                 sources = dict.fromkeys(sources, frozenset([row]))
             weights |= {index: sources for index in call.outs if index is not None}
         elif call.gradients or not tape.training:
-            used = _joined([used, sources])
+            _add(used, sources)
     return used
 
 
@@ -374,19 +375,18 @@ def _chosen_row(call: Call, parameters: Mapping[int, nn.Parameter]) -> int | Non
     name = name_of(call.function)
     if parameter is None or call.kwargs or name not in ("__getitem__", "select"):
         return None
-    index = call.args[1:] if name == "select" else call.args[1]
-    if name == "select":
-        index = index[1] if index[0] == 0 else None
+    axis, index = call.args[1:] if name == "select" else (0, call.args[1])
     first = index[0] if isinstance(index, tuple) and index else index
-    return first % len(parameter) if isinstance(first, int) and first is not True else None
+    if axis != 0 or not isinstance(first, int) or isinstance(first, bool):
+        return None
+    return first % len(parameter)
 
 
 def shows_more(tape: Tape, than: Tape) -> bool:
     """Tell whether a pass ran modules, or used parameters, that another one did not."""
     known = used_parameters(than)
     return bool(tape.modules - than.modules) or any(
-        not _covers(known.get(parameter, frozenset()), rows)
-        for parameter, rows in used_parameters(tape).items()
+        not _has(known, parameter, rows) for parameter, rows in used_parameters(tape).items()
     )
 
 

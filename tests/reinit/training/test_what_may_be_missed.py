@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -205,9 +204,6 @@ class Keeps(Base):
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.log("loss", self.o(self.h(batch[0])).mean())
-
-    def __deepcopy__(self, memo: Any) -> Keeps:
-        return copy.copy(self)
 
 
 @pytest.mark.parametrize("how", ["returned", "as an attribute", "in a container"])
