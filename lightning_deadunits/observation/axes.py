@@ -8,7 +8,7 @@ None that nothing is known.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 Axes = tuple[int, ...]
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
+
+
+class Folded(NamedTuple):
+    """Unit axes of a tensor that has units and samples, or positions, on one axis.
+
+    As in ``conv(x).flatten(1)``, or where attention heads are merged with the batch.
+
+    Attributes:
+        sizes: The shape in which no axis has both, () if it is the tensor's own.
+        axes: The unit axes of the tensor reshaped to it.
+    """
+
+    sizes: tuple[int, ...]
+    axes: Axes
 
 
 class KnownAxes(Protocol):
@@ -38,5 +52,5 @@ class KnownAxes(Protocol):
 
 MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | None"]
 """``(known, args, kwargs, out) -> axes`` of a function that makes units."""
-Move = Callable[[Axes, Tensor, Args, Kwargs, Tensor], "Axes | None"]
+Move = Callable[[Axes, Tensor, Args, Kwargs, Tensor], "Axes | Folded | None"]
 """``(axes, source, args, kwargs, out) -> axes`` of one that carries them elsewhere."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, Kwargs
+from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
 
 
 def keep_same_rank(
@@ -29,30 +30,119 @@ def keep_rank(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tenso
     return axes if out.ndim == source.ndim else None
 
 
-def reshape(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def reshape(
+    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Axes | Folded | None:
     """Follow a view or a reshape, see :func:`reshaped`."""
     return reshaped(axes, tuple(source.shape), tuple(out.shape))
 
 
-def reshaped(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes | None:
+def reshaped(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes | Folded:
     """Map axes through a view: a new axis indexes units if it shares a stride range with them.
 
     Example:
-        >>> reshaped((1,), (2, 3, 4, 4), (2, 48))  # flatten: features of channel x position
-        (1,)
         >>> reshaped((2,), (2, 5, 12), (2, 5, 4, 3))  # split heads
         (2, 3)
         >>> reshaped((2,), (2, 5, 12), (10, 12))  # merge batch and positions
         (1,)
+        >>> reshaped((1,), (2, 3, 4, 4), (2, 48))  # flatten: features of channel x position
+        (1,)
+        >>> reshaped((2, 3), (2, 5, 4, 3), (5, 8, 3))  # merge batch and heads
+        Folded(sizes=(2, 5, 4, 3), axes=(2, 3))
     """
     spans = _spans(old)
     units = [spans[axis] for axis in axes]
-    moved = [
-        axis
-        for axis, (inner, outer) in enumerate(_spans(new))
-        if any(inner < high and low < outer for low, high in units) and inner < outer
-    ]
-    return tuple(moved) if moved or not axes else None
+    moved: list[int] = []
+    for axis, (inner, outer) in enumerate(_spans(new)):
+        held = 1  # by hand: Dynamo traces no `math.prod`
+        for low, high in units:
+            low, high = max(inner, low), min(outer, high)
+            if low < high:
+                held *= high // low
+        if held == 1:
+            continue
+        moved.append(axis)
+        flat = inner == 1 and outer == spans[0][0] and 0 not in axes
+        if held != outer // inner and not flat:
+            return Folded(old, axes)
+    return tuple(moved) if moved or not axes else Folded(old, axes)
+
+
+def carried(
+    move: Move, units: Folded, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Folded | None:
+    """Map axes through any move, those of a finer shape too."""
+    if not units.sizes:
+        moved = move(units.axes, source, args, kwargs, out)
+    elif move is reshape:
+        moved = reshaped(units.axes, units.sizes, tuple(out.shape))
+    elif move is keep_same_rank and out.shape == source.shape:
+        return units
+    else:
+        return _axis_by_axis(move, units, source, args, kwargs, out)
+    return moved if moved is None or isinstance(moved, Folded) else Folded((), moved)
+
+
+def _axis_by_axis(
+    move: Move, units: Folded, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Folded | None:
+    """Have each axis of a tensor take those of the finer shape along, if it stays whole."""
+    groups = groups_of(units.sizes, tuple(source.shape))
+    if groups is None:
+        return None
+    home: dict[int, list[int]] = {}
+    for axis, group in enumerate(groups):
+        moved = move((axis,), source, args, kwargs, out)
+        to = moved if moved is not None and not isinstance(moved, Folded) else ()
+        if len(to) == 1 and out.shape[to[0]] == source.shape[axis]:
+            home[to[0]] = group
+        elif any(own in units.axes for own in group):
+            return None
+    sizes: list[int] = []
+    axes: list[int] = []
+    for axis, size in enumerate(out.shape):
+        group = home.get(axis, [])
+        axes += [len(sizes) + place for place, own in enumerate(group) if own in units.axes]
+        sizes += [units.sizes[own] for own in group] or [size]
+    return Folded(tuple(sizes), tuple(axes))
+
+
+def groups_of(sizes: tuple[int, ...], shape: tuple[int, ...]) -> list[list[int]] | None:
+    """Return which axes of a finer shape each axis is made of, None if they do not fit.
+
+    Example:
+        >>> groups_of((2, 3, 4, 4), (2, 48))
+        [[0], [1, 2, 3]]
+    """
+    groups: list[list[int]] = []
+    at = 0
+    for size in shape:
+        group: list[int] = []
+        held = 1
+        while at < len(sizes) and (held < size or (not group and sizes[at] == size)):
+            group.append(at)
+            held *= sizes[at]
+            at += 1
+        if held != size:
+            return None
+        groups.append(group)
+    if groups:
+        groups[-1].extend(range(at, len(sizes)))  # of size one
+    return groups
+
+
+def spread_over(units: Folded, shape: tuple[int, ...], touched: Iterable[int]) -> Folded:
+    """Return unit axes after weights have been joined that are others along some axes.
+
+    Where these hold positions beside units, each position is a unit of its own from now on.
+    """
+    groups = groups_of(units.sizes, shape)
+    if groups is None:
+        return units
+    holds = [[own in units.axes for own in group] for group in groups]
+    if all(all(holds[axis]) or not any(holds[axis]) for axis in touched):
+        return units
+    return Folded((), tuple(axis for axis, own in enumerate(holds) if any(own)))
 
 
 def _spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -109,6 +199,16 @@ def movedim(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor)
     rest = iter(axis for axis in range(source.ndim) if axis not in places.values())
     order = [places[axis] if axis in places else next(rest) for axis in range(source.ndim)]
     return tuple(new for new, old in enumerate(order) if old in axes)
+
+
+def is_odd(move: Move, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
+    """Tell whether a permutation swaps axes an odd number of times, as a transpose does."""
+    order: list[int] = []
+    for axis in range(source.ndim):
+        moved = move((axis,), source, args, kwargs, out)
+        order += [to for to in moved or () if isinstance(to, int)]
+    swaps = [a > b for i, a in enumerate(order) for b in order[i + 1 :]]
+    return bool(sum(swaps) % 2)
 
 
 def reduce(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:

@@ -21,7 +21,7 @@ All of it is made of tuples and strings, which Dynamo traces as constants.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -42,6 +42,8 @@ class Producer(NamedTuple):
         name: Qualified name of the module or parameter.
         part: Which part of the units it makes are meant, "" for all: ``0`` of ``x.chunk(2)``.
         negative: Whether they are negated, as in CReLU's ``relu(-h)``.
+        columns: Whether the units are the columns of the weights, not their rows: ``h @ w`` beside
+            ``x @ w.t()``, as in an autoencoder with tied weights.
     """
 
     joined: bool
@@ -49,10 +51,11 @@ class Producer(NamedTuple):
     name: str
     part: str = ""
     negative: bool = False
+    columns: bool = False
 
     def __str__(self) -> str:
         part = f"[{self.part}]" if self.part else ""
-        return f"{'-' * self.negative}{'+' * self.joined}{self.name}{part}"
+        return f"{'-' * self.negative}{'+' * self.joined}{'^' * self.columns}{self.name}{part}"
 
 
 class Members(NamedTuple):
@@ -75,6 +78,8 @@ class Descent(NamedTuple):
 
     Attributes:
         axes: Axes that index the units, () if there are none, None where weights are concerned.
+        sizes: The finer shape that ``axes`` are about, () if it is the tensor's own, see
+            :class:`Folded`.
         producers: What makes them, sorted; () if unknown.
         way: What was done to them since, sorted, each once.
         calls: What was activated of the very values that each producer returned, by key.
@@ -86,7 +91,9 @@ class Descent(NamedTuple):
             as ``h > 0``; ``DROPS`` where it is true for those that are dropped; ``ZERO`` for zeros.
         mixed: Whether some rows (samples, positions) are made by other weights than others, and
             nothing tells which.
+        partial: Whether rows were added to some of a tensor of zeros: others may be made elsewhere.
         levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
+        turned: Whether these are weights transposed.
     """
 
     axes: Axes | None
@@ -100,9 +107,18 @@ class Descent(NamedTuple):
     gate: int = 0
     levels: tuple[int, ...] = ()
     mixed: bool = False
+    partial: bool = False
+    turned: bool = False
+    sizes: tuple[int, ...] = ()
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
+MIXED = (
+    "some of its rows are made by other weights than others, and nothing tells which; let what "
+    "each layer makes pass an activation of its own"
+)
+"""Why what has rows of several layers is not judged."""
+_SIGNS = "-+^"
 
 
 def joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -140,12 +156,19 @@ def _is_first(one: Any, other: Any) -> bool:
         return bool(one.name < other.name)
     if one.part != other.part:
         return bool(one.part < other.part)
+    if one.columns != other.columns:
+        return bool(other.columns)
     return not one.negative or bool(other.negative)
 
 
 def negated(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
     """Return producers of what is negated."""
     return tuple(producer._replace(negative=not producer.negative) for producer in producers)
+
+
+def across(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
+    """Return producers whose units are the columns of the weights."""
+    return tuple(producer._replace(columns=True) for producer in producers)
 
 
 def part_of(producers: tuple[Producer, ...], part: str) -> tuple[Producer, ...]:
@@ -201,7 +224,7 @@ class Call(NamedTuple):
     Attributes:
         base: The activation's name.
         producers: Names of what makes its units, without parts and signs.
-        parts: The same with them.
+        parts: The same with them: ``-`` if negated, ``+`` if joined, ``^`` for columns.
         way: What was done since, "" for nothing.
         number: Which call of the same values it is, from 1 on.
     """
@@ -211,6 +234,27 @@ class Call(NamedTuple):
     parts: tuple[str, ...]
     way: str
     number: int
+
+
+def partly_mixed(keys: Iterable[str], mixed: Iterable[str]) -> list[str]:
+    """Return those keys whose units have been counted in part only: elsewhere they are mixed.
+
+    Args:
+        keys: Keys of layers.
+        mixed: Keys of layers that have rows made by several weights.
+    """
+    calls = [read_key(key) for key in mixed]
+    return [
+        key
+        for key in keys
+        if any(
+            own.base == call.base
+            # Of more producers than a key holds, any may have been one.
+            and (len(call.parts) == MOST_PRODUCERS or set(own.producers) & set(call.producers))
+            for call in calls
+            for own in (read_key(key),)
+        )
+    ]
 
 
 def read_key(key: str) -> Call:
@@ -223,7 +267,7 @@ def read_key(key: str) -> Call:
     key, _, number = key.partition("#")
     base, producers, way, *_ = [*key.split("|"), "", ""]
     parts = tuple(producers.split(",")) if producers else ()
-    names = dict.fromkeys(part.lstrip("-+").partition("[")[0] for part in parts)
+    names = dict.fromkeys(part.lstrip(_SIGNS).partition("[")[0] for part in parts)
     return Call(base, tuple(names), parts, way, int(number or 1))
 
 

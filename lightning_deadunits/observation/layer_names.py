@@ -78,13 +78,14 @@ def aliases(key: str) -> set[str]:
     """
     call = read_key(key)
     stems = _stems(call)
-    return {*stems, *(f"{stem}{_way(call)}" for stem in stems)}
+    names = {*stems, *(f"{stem}{_way(call)}" for stem in stems)}
+    return names | {f"{name}-columns" for name in names} if _is_across(call) else names
 
 
 def _rank(call: Call) -> tuple[object, ...]:
     """Order layers such that of several ways the plain one comes first."""
     negative = sum(part[0] == "-" for part in call.parts)
-    return call.number, negative, len(call.way), call.way, call.base, call.parts
+    return call.number, negative, len(call.way), call.way, _is_across(call), call.base, call.parts
 
 
 def _candidates(own: Call, rivals: list[Call]) -> Iterable[str]:
@@ -100,7 +101,8 @@ def _candidates(own: Call, rivals: list[Call]) -> Iterable[str]:
         ] or stems[-1:]
     if not same or _rank(own) < min(map(_rank, same)):
         yield from stems
-    yield from (f"{stem}{_way(own)}" for stem in stems)
+    across = _is_across(own) and any(not _is_across(c) and c.way == own.way for c in same)
+    yield from (f"{stem}{_way(own)}{'-columns' * across}" for stem in stems)
     number = 2
     while True:
         yield f"{stems[-1]}-{number}"
@@ -112,7 +114,7 @@ def _stems(call: Call) -> list[str]:
     if not call.producers:
         return [call.base] * 4
     short = [_below(call.base, name) for name in call.producers]
-    alone = [part.lstrip("-")[0] != "+" for part in call.parts]
+    alone = [part.lstrip("-^")[0] != "+" for part in call.parts]
     weights = [n for n, one in zip(short, alone, strict=False) if one] or short
     levels = (_nearest(weights), _nearest(short), "-".join(short))
     return [call.base, *(f"{call.base}.{name}" for name in levels)]
@@ -129,6 +131,11 @@ def _below(base: str, name: str) -> str:
     while own and len(theirs) > 1 and own[0] == theirs[0]:
         own, theirs = own[1:], theirs[1:]
     return ".".join(theirs)
+
+
+def _is_across(call: Call) -> bool:
+    """Tell whether its units are the columns of the weights, not their rows."""
+    return any("^" in part.partition("[")[0] for part in call.parts)
 
 
 def _way(call: Call) -> str:

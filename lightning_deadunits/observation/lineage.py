@@ -14,20 +14,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, Kwargs, Move
-from lightning_deadunits.observation.axis_rules import keep_same_rank
+from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
+from lightning_deadunits.observation.axis_rules import carried, is_odd, keep_same_rank, spread_over
 from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.identity import (
     ZERO,
     Descent,
     Members,
     Producer,
+    across,
     added,
     joined,
     negated,
     part_of,
 )
-from lightning_deadunits.observation.moves import MOVES
+from lightning_deadunits.observation.moves import MOVES, PERMUTATIONS
 from lightning_deadunits.observation.producers import PRODUCERS, Maker
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.ways import (
@@ -36,6 +37,8 @@ from lightning_deadunits.observation.ways import (
     JOINS,
     PIECES,
     REPEATS,
+    ROW_ADDITIONS,
+    ROW_WRITES,
     WRITES,
     negated_by,
     way_of,
@@ -107,7 +110,7 @@ class Lineage:
     def axes(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes of a tensor, () if it is known to have none, None if unknown."""
         descent = self.descent(tensor)
-        return None if descent is None else descent.axes
+        return None if descent is None or descent.sizes else descent.axes
 
     def is_weight(self, tensor: Any) -> bool:
         """Tell whether a tensor is a parameter, or computed from parameters alone."""
@@ -183,19 +186,30 @@ class Lineage:
             else:
                 data.append((tensor, known))
         if not data:
-            self._follow_weights(function, weights, unknown, args, kwargs, out, piece)
+            self._follow_weights(function, rule, weights, unknown, args, kwargs, out, piece)
             return
         source, known = _like(data, out)
-        axes = rule.move(known.axes or (), source, args, kwargs, out)
-        if known.axes is None or axes is None:
+        units = Folded(known.sizes, known.axes or ())
+        moved = carried(rule.move, units, source, args, kwargs, out)
+        if known.axes is None or moved is None:
             return
+        if weights and moved.sizes and not rule.moves:
+            beside = weights[0][0]
+            last = range(-1, -1 - min(beside.ndim, out.ndim), -1)
+            touched = [axis % out.ndim for axis in last if beside.shape[axis] > 1]
+            moved = spread_over(moved, tuple(out.shape), touched)
+        sizes, axes = moved
+        if weights and function in FACTORS and not sizes:
+            axes = tuple(sorted((*axes, *_brought(weights[0][0], source, out))))
         chosen = _joining(data) if len(data) > 1 else [known]
-        descent = added(chosen, axes) if len(chosen) > 1 else known._replace(axes=axes)
+        descent = added(chosen, axes) if len(chosen) > 1 else chosen[0]._replace(axes=axes)
+        if descent.sizes != sizes:
+            descent = descent._replace(sizes=sizes)
         if len(chosen) > 1 and self._mixes_rows(function, args, chosen, source, known, axes, out):
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
-            if function in FACTORS and _scales_rows(weights[0][0], out, axes):
+            if function in FACTORS and not sizes and _scales_rows(weights[0][0], out, axes):
                 descent = descent._replace(axes=(0, *axes))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
@@ -203,9 +217,11 @@ class Lineage:
                 descent = descent._replace(members=None, mixed=True)
         if rule.moves:
             if function in CHOICES:
-                places = _chosen_units(function, args, kwargs, known.axes)
+                places = _chosen_units(function, args, kwargs, () if sizes else known.axes)
                 piece = self.word_for(places) if places else None
             descent = _moved(function, descent, known, source, args, out, piece)
+        if function in ROW_ADDITIONS and self._is_partial(args[0]):
+            descent = descent._replace(partial=True)
         gate = gate_after(function, known.gate, len(args) > 0 and source is args[0])
         if gate != descent.gate:
             descent = descent._replace(gate=gate)
@@ -213,15 +229,18 @@ class Lineage:
 
     def _made(self, maker: Maker, args: Args, kwargs: Kwargs, out: Tensor) -> Descent | None:
         """Return the descent of what a function makes by weights, None if it makes nothing here."""
-        axes = maker.axes(self, args, kwargs, out)
+        kept = None if maker.kept is None else maker.kept(self, args, kwargs, out)
+        axes = maker.axes(self, args, kwargs, out) if kept is None else kept
         if axes is None:
             return None
         given = maker.weights(args, kwargs)
         known = [own for own in (self.descent(tensor) for tensor in given) if own is not None]
-        weights = [own for own in known if own.weight]
+        weights = [own for own in known if own.weight and kept is None]
         if maker.mixes and weights and len(weights) == len(list(_tensors(args, kwargs))):
             return _of_weights(weights)  # such as LoRA's product of two parameters
         producers = weights[0].producers if weights else ()
+        if weights and weights[0].turned != maker.columns(self, args, kwargs):
+            producers = across(producers)
         for own in weights[1:]:
             if own.producers != weights[0].producers:  # its module's own bias is no other producer
                 producers = joined(producers, _beside(own))
@@ -232,10 +251,12 @@ class Lineage:
         if maker.grouped is not None and members is None:
             members = maker.grouped(args, kwargs)
         if not maker.mixes:
-            return self._normalised(args, kwargs, axes, producers)
+            return self._normalised(args, kwargs, axes, producers, out)
         if not weights:
             # Weights that are computed from data (a hypernetwork), or two activations.
             carriers = [own for own in known if own.axes]
+            if kept is not None:
+                return _rows_mixed(carriers[0], kept)
             if maker.spatial and _is_grouped(args, kwargs):
                 return Descent(None, ())  # samples are folded into the channels
             if len(carriers) > 1:
@@ -247,15 +268,20 @@ class Lineage:
         return Descent(axes, producers, (), ([],), members=members, levels=levels)
 
     def _normalised(
-        self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...]
+        self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...], out: Tensor
     ) -> Descent:
         source = self.descent(args[0] if args else kwargs["input"])
         if source is None or source.weight:
             return Descent(axes, producers, (), ([],))
+        if source.sizes:
+            units = Folded(source.sizes, source.axes or ())
+            if producers:
+                units = spread_over(units, tuple(out.shape), axes)
+            source, axes = source._replace(sizes=units.sizes), units.axes
         if not producers:  # no scale and shift of its own
             return source._replace(axes=axes, activated=False)
         if source.summed or source.mixed:
-            return Descent(axes, producers, (), ([],))
+            return Descent(axes, producers, (), ([],), sizes=source.sizes)
         return source._replace(
             axes=axes, producers=joined(source.producers, producers), activated=False
         )
@@ -263,6 +289,7 @@ class Lineage:
     def _follow_weights(
         self,
         function: Callable[..., Any],
+        rule: _Rule,
         weights: list[tuple[Tensor, Descent]],
         unknown: bool,
         args: Args,
@@ -298,6 +325,8 @@ class Lineage:
         if function in JOINS and len(weights) > 1:
             weights = _in_order(weights)
         descent = _of_weights([own for _, own in weights])
+        if rule.move in PERMUTATIONS and is_odd(rule.move, source, args, kwargs, out):
+            descent = descent._replace(turned=not descent.turned)
         if piece is not None and piece != "":
             named = tuple(p._replace(name=f"{p.name}.{piece}") for p in descent.producers)
             descent = descent._replace(producers=named)
@@ -314,14 +343,21 @@ class Lineage:
         out: Tensor,
     ) -> bool:
         """Tell whether a result has rows of one layer beside rows of another one."""
+        if function in ROW_WRITES:
+            return _differ(chosen) and (function not in ROW_ADDITIONS or self._is_partial(args[0]))
         if function in JOINS:
-            before = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
-            after = torch.Size([out.shape[axis] for axis in axes]).numel()
-            return before == after and _differ(chosen)
+            return _units_of(source, known) == _units_of(out, known._replace(axes=axes)) and (
+                _differ(chosen)
+            )
         if function in WHERE:
             branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
             return _differ([own for own in branches if own is not None and own.gate != ZERO])
         return False
+
+    def _is_partial(self, target: Any) -> bool:
+        """Tell whether a tensor was all zeros, but for what was added to some of its rows."""
+        known = self.descent(target)
+        return known is None or known.partial or known.gate == ZERO
 
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""
@@ -335,7 +371,9 @@ class Lineage:
         """``target[...] = value``: the units of the value are the target's from now on."""
         target, value = args[0], args[-1]
         known = self.descent(value) if isinstance(value, Tensor) else None
-        if known is None or known.weight or not known.axes or not isinstance(target, Tensor):
+        if known is None or known.weight or not known.axes or known.sizes:
+            return
+        if not isinstance(target, Tensor):
             return
         # Aligned at the end, as values are broadcast into what they are written to.
         axes = tuple(axis + target.ndim - value.ndim for axis in known.axes)
@@ -401,7 +439,20 @@ def _of_weights(weights: list[Descent]) -> Descent:
     levels: tuple[int, ...] = ()
     for own in weights:
         levels = joined(levels, own.levels)
-    return Descent(None, producers, weight=True, members=members, levels=levels)
+    turned = weights[0].turned
+    return Descent(None, producers, weight=True, members=members, levels=levels, turned=turned)
+
+
+def _rows_mixed(known: Descent, axes: Axes) -> Descent:
+    """Return the descent of units whose samples or positions were mixed, as by a graph's edges."""
+    return known._replace(
+        axes=axes,
+        way=joined(known.way, ("matmul",)),
+        calls=([],),
+        activated=False,
+        members=None,
+        mixed=known.mixed or known.members is not None,
+    )
 
 
 def _in_order(weights: list[tuple[Tensor, Descent]]) -> list[tuple[Tensor, Descent]]:
@@ -454,8 +505,7 @@ def _moved(
         keeps = function in _KEEP_ROWS and not (len(args) > 1 and _is_list(args[1]))
         if not keeps or out.shape[:rows] != source.shape[:rows]:
             descent = descent._replace(members=None, mixed=True)
-    units = torch.Size([source.shape[axis] for axis in known.axes or ()]).numel()
-    left = torch.Size([out.shape[axis] for axis in descent.axes or ()]).numel()
+    units, left = _units_of(source, known), _units_of(out, descent)
     if function in PIECES or function in CHOICES:
         if left < units or (piece is not None and function in CHOICES):
             part = str(piece) if piece is not None else _place(args)
@@ -465,6 +515,12 @@ def _moved(
             # says nothing of the others.
             return descent._replace(calls=tuple([list(calls) for calls in descent.calls]))
     return descent
+
+
+def _units_of(tensor: Tensor, known: Descent) -> int:
+    """Return how many units a tensor has."""
+    shape = known.sizes or tensor.shape
+    return torch.Size([shape[axis] for axis in known.axes or ()]).numel()
 
 
 def _is_grouped(args: Args, kwargs: Kwargs) -> bool:
@@ -523,6 +579,17 @@ def _scales_rows(weight: Tensor, out: Tensor, axes: Axes) -> bool:
     )
 
 
+def _brought(weight: Tensor, source: Tensor, out: Tensor) -> list[int]:
+    """Return the axes that only a factor has: ``h[..., None] * w`` makes products, to be summed."""
+    if out.shape == source.shape:
+        return []
+    return [
+        axis % out.ndim
+        for axis in range(-1, -1 - min(weight.ndim, source.ndim), -1)
+        if weight.shape[axis] == out.shape[axis] > source.shape[axis]
+    ]
+
+
 def _choice(function: Callable[..., Any], args: Args, kwargs: Kwargs) -> tuple[int, Any]:
     """Return along which axis a part is chosen, and which part: as an index, or a tuple of them."""
     if function not in _SELECTS and function not in _NARROWS:
@@ -540,11 +607,14 @@ def _part_of_weights(dim: int, index: Any, shape: torch.Size) -> str | None:
     """Say which part of weights an index chooses, "" for all, None if that cannot be said."""
     words: list[str] = ["all"] * dim
     axis = dim
-    for item in index if isinstance(index, tuple) else (index,):
+    items = list(index) if isinstance(index, tuple) else [index]
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
+        taken = sum(item is not None for item in items) - 1
+        items[at : at + 1] = [slice(None)] * (len(shape) - taken)
+    for item in items:
         if item is None:
             continue
-        if item is Ellipsis or axis >= len(shape):
-            return None
         if isinstance(item, slice):
             start, stop = _bounds(item, shape[axis])
             whole = start == 0 and stop == shape[axis] and item.step in (None, 1)

@@ -69,3 +69,6 @@ MOVES: dict[Callable[..., Any], Move] = {
     Tensor.__getitem__: rules.getitem,
     **dict.fromkeys(_KEEPS, rules.keep_rank),
 }
+
+PERMUTATIONS = {rules.permute, rules.transpose, rules.transpose_last, rules.reverse, rules.movedim}
+"""Moves that change nothing but the order of the axes."""

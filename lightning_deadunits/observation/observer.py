@@ -169,35 +169,36 @@ class Observer(SiteMode):
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
+        values = site.values(output).detach()
         if torch.compiler.is_compiling():
             if is_mapped(output):
                 self.unjudged[site.name] = COMPILED_TRANSFORM
             elif site.members is not None:
                 self.unjudged[site.name] = COMPILED_MEMBERS
             else:
-                self._count(site, output.detach(), self.padding())
+                self._count(site, values, self.padding())
             return output
         try:
             split = self._split and site.assumed  # what made it was a DTensor
-            if not (split or self._paddings) and self._postpone(site, output):
+            if not (split or self._paddings) and self._postpone(site, values):
                 return output
             refusal = REASON if split else uncountable(output)
             if is_wrapped(output) and site.levels is not None:
-                values, dims = unwrapped(output, site.unit_dims, site.levels)
+                values, dims = unwrapped(values, site.unit_dims, site.levels)
                 with outside_of_transforms():
-                    self._count(site._replace(unit_dims=dims), values.detach(), None)
+                    self._count(site._replace(unit_dims=dims), values, None)
             elif refusal is None:
-                self._count(site, output.detach(), self.padding())
+                self._count(site, values, self.padding())
             else:
                 self.unjudged[site.name] = refusal
         except Exception as error:
             self._give_up(site.name, error)
         return output
 
-    def _postpone(self, site: Site, output: Tensor) -> bool:
+    def _postpone(self, site: Site, values: Tensor) -> bool:
         """Leave to the end of the pass what need not be done in the middle of it."""
         atol = self._atols[site.kind]
-        columns = None if site.members else count_columns(output, site.unit_dims, atol)
+        columns = None if site.members else count_columns(values, site.unit_dims, atol)
         if columns is None:
             return False
         self._hold(site.name, Pending(site, columns))

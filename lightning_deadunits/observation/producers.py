@@ -7,6 +7,7 @@ ensembles, vectorised critics and batched experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from string import ascii_letters
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +18,23 @@ from lightning_deadunits.observation.axes import Args, Axes, KnownAxes, Kwargs, 
 from lightning_deadunits.observation.identity import Members
 
 
+def _rows(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
+    return False
+
+
+def _columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
+    return True
+
+
 class Maker(NamedTuple):
     """A function that makes units.
 
     Attributes:
         axes: Tells their axes.
         weights: Returns the arguments that may be the weights.
+        columns: Tells whether the units are the columns of the weights, not their rows.
+        kept: Tells where units are that are kept, because samples or positions are mixed only, as
+            by the edges of a graph; None where units are made.
         mixes: Whether it sums over what it reads, so that what came before makes nothing of it.
         spatial: Whether it is a convolution, whose channels may come in groups.
         grouped: Returns which of several stacked weights made each row, where an argument tells.
@@ -30,6 +42,8 @@ class Maker(NamedTuple):
 
     axes: MakerAxes
     weights: Callable[[Args, Kwargs], list[Tensor]]
+    columns: Callable[[KnownAxes, Args, Kwargs], bool] = _rows
+    kept: MakerAxes | None = None
     mixes: bool = True
     spatial: bool = False
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
@@ -63,19 +77,11 @@ def _normalised(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Ax
 
 def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     """``a @ b``: rows come from ``a``, columns from ``b``; what is unknown is the weight."""
-    named = (value for key, value in kwargs.items() if key != "out")
-    operands = [value for value in (*args, *named) if isinstance(value, Tensor)]
+    operands = _operands(args, kwargs)
     if len(operands) < 2 or out.ndim == 0:
         return None
     left, right = operands[-2:]
     of_left, of_right = known.axes(left), known.axes(right)
-    # A square weight on the left is taken for a learned adjacency; else it makes rows of its own.
-    square = left.ndim > 1 and left.shape[-1] == left.shape[-2]
-    makes = known.is_weight(right) or (known.is_weight(left) and not square)
-    if not of_left and of_right and right.ndim - 1 in of_right and not makes:
-        # The left one mixes rows only (a graph's neighbours): the features stay what they are.
-        shift = out.ndim - right.ndim
-        return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
     if known.is_weight(right) or (of_right is None and not known.is_weight(left)):
         return (*_stacked(known, right, out), out.ndim - 1)
     if known.is_weight(left) or of_left is None:
@@ -85,6 +91,41 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
     batch = {axis + out.ndim - left.ndim for axis in of_left if axis < left.ndim - 1}
     batch |= {axis + out.ndim - right.ndim for axis in of_right if axis != right.ndim - 2}
     return tuple(sorted(axis for axis in batch if 0 <= axis < out.ndim))
+
+
+def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    named = (value for key, value in kwargs.items() if key != "out")
+    return [value for value in (*args, *named) if isinstance(value, Tensor)]
+
+
+def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """A graph's edges mix nodes: ``A @ h`` of features, ``h @ A`` of what has its units elsewhere.
+
+    A square parameter is taken for learned edges; another one makes units of its own.
+    """
+    operands = _operands(args, kwargs)
+    if len(operands) < 2 or out.ndim == 0:
+        return None
+    left, right = operands[-2:]
+    of_left, of_right = known.axes(left), known.axes(right)
+    if of_right and not of_left and right.ndim - 1 in of_right and not _makes(known, left):
+        # Of units that are features of groups, those on the mixed axis are gone.
+        shift = out.ndim - right.ndim
+        return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
+    if of_left and not of_right and left.ndim - 1 not in of_left and not _makes(known, right):
+        shift = max(0, out.ndim - left.ndim)
+        return tuple(axis + shift for axis in of_left)
+    return None
+
+
+def _makes(known: KnownAxes, weight: Tensor) -> bool:
+    square = weight.ndim > 1 and weight.shape[-1] == weight.shape[-2]
+    return known.is_weight(weight) and not square
+
+
+def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
+    *_, left, right = _operands(args, kwargs)
+    return known.is_weight(right) or not known.is_weight(left)
 
 
 def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
@@ -102,13 +143,13 @@ def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
 
 def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     """Letters that a weight brings, or that index units already, index the units."""
-    if not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
+    spelled = _spelled(args)
+    if spelled is None:
         return None
-    inputs, result = args[0].replace(" ", "").split("->")
-    operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+    inputs, result, operands = spelled
     data: set[str] = set()
     units: set[str] = set()
-    for letters, operand in zip(inputs.split(","), operands, strict=True):
+    for letters, operand in zip(inputs, operands, strict=True):
         own = known.descent(operand)
         if own is not None and own.weight:
             rows = 0 if own.members is None else own.members.rows.ndim
@@ -121,10 +162,78 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
             data |= set(letters)
             units |= {letters[axis] for axis in axes}
     if not data:
-        given = zip(inputs.split(","), operands, strict=True)
+        given = zip(inputs, operands, strict=True)
         data = set(next((ls for ls, o in given if not known.is_weight(o)), ""))
     fresh = units | (set(result) - data)
     return tuple(index for index, letter in enumerate(result) if letter in fresh)
+
+
+def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """As in a product: ``nctv,vw->nctw`` mixes the nodes ``v`` of what has its units in ``c``."""
+    spelled = _spelled(args)
+    if spelled is None:
+        return None
+    inputs, result, operands = spelled
+    carried: set[str] = set()
+    units: set[str] = set()
+    for letters, operand in zip(inputs, operands, strict=True):
+        axes = known.axes(operand)
+        if axes:
+            carried |= set(letters)
+            units |= {letters[axis] for axis in axes}
+    if not units & set(result):
+        return None
+    mixes = False
+    for letters, operand in zip(inputs, operands, strict=True):
+        if known.axes(operand):
+            continue
+        sizes = dict(zip(letters, operand.shape, strict=True))
+        fresh = [letter for letter in letters if letter in result and letter not in carried]
+        summed = {sizes[x] for x in letters if x in carried - units and x not in result}
+        if known.is_weight(operand) and not (fresh and {sizes[x] for x in fresh} <= summed):
+            return None
+        mixes = mixes or bool(summed)
+    return tuple(i for i, letter in enumerate(result) if letter in units) if mixes else None
+
+
+def _einsum_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
+    spelled = _spelled(args)
+    if spelled is None:
+        return False
+    inputs, result, operands = spelled
+    for letters, operand in zip(inputs, operands, strict=True):
+        if known.is_weight(operand):
+            others = "".join(own for own in inputs if own is not letters)
+            made = [i for i, x in enumerate(letters) if x in result and x not in others]
+            summed = [i for i, x in enumerate(letters) if x not in result]
+            return bool(made and summed) and made[-1] > summed[0]
+    return False
+
+
+def _spelled(args: Args) -> tuple[list[str], str, Args] | None:
+    if not isinstance(args[0], str):
+        return None
+    operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+    return (*spelled_out(args[0], tuple(operands)), tuple(operands))
+
+
+def spelled_out(equation: str, operands: Args) -> tuple[list[str], str]:
+    """Return the letters of the operands and of the result, without dots or an implicit result.
+
+    Example:
+        >>> spelled_out("...i,io", (torch.zeros(2, 3, 4), torch.zeros(4, 5)))
+        (['ZYi', 'io'], 'ZYo')
+    """
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    parts = given.split(",")
+    spare = [letter for letter in reversed(ascii_letters) if letter not in equation]
+    free = [o.ndim - len(p) + 3 if "." in p else 0 for p, o in zip(parts, operands, strict=True)]
+    dots = "".join(spare[: max(free)])
+    if not arrow:
+        single = sorted(x for x in set(given) - {",", "."} if given.count(x) == 1)
+        result = "..." * ("." in given) + "".join(single)
+    parts = [p.replace("...", dots[len(dots) - n :]) for p, n in zip(parts, free, strict=True)]
+    return parts, result.replace("...", dots)
 
 
 def _of_value(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -179,7 +288,6 @@ _GROUPED = tuple(
     if hasattr(home, name)
 )
 
-_LINEAR = (F.linear, F.embedding, F.embedding_bag, F.bilinear)
 _RECURRENT = (
     *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell),
     *(torch.rnn_tanh_cell, torch.rnn_relu_cell, F.multi_head_attention_forward),
@@ -201,19 +309,22 @@ _PRODUCTS = (
 _SUMS_OF_PRODUCTS = (torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
 
 PRODUCERS: dict[Callable[..., Any], Maker] = {
-    **dict.fromkeys(_LINEAR, Maker(_last, _after_first)),
+    **dict.fromkeys((F.linear, F.bilinear), Maker(_last, _after_first)),
+    **dict.fromkeys((F.embedding, F.embedding_bag), Maker(_last, _after_first, _columns)),
     **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
     **{
-        function: Maker(_before_space(spatial), _after_first, spatial=True)
+        functions[transposed]: Maker(_before_space(spatial), _after_first, columns, spatial=True)
         for spatial, functions in _CONVOLUTIONS.items()
-        for function in functions
+        for transposed, columns in enumerate((_rows, _columns))
     },
     **dict.fromkeys(_CHANNEL_NORMS, Maker(_second, _after_first, mixes=False)),
     **dict.fromkeys(_LAYER_NORMS, Maker(_normalised, _after_first, mixes=False)),
-    **dict.fromkeys(_PRODUCTS, Maker(_product, _all)),
-    **dict.fromkeys(_SUMS_OF_PRODUCTS, Maker(_product, _product_first)),
-    **dict.fromkeys(_GROUPED, Maker(_last, _after_first, grouped=_groups)),
-    torch.einsum: Maker(_einsum, _all),
+    **dict.fromkeys(_PRODUCTS, Maker(_product, _all, _product_columns, _product_keeps)),
+    **dict.fromkeys(
+        _SUMS_OF_PRODUCTS, Maker(_product, _product_first, _product_columns, _product_keeps)
+    ),
+    **dict.fromkeys(_GROUPED, Maker(_last, _after_first, _columns, grouped=_groups)),
+    torch.einsum: Maker(_einsum, _all, _einsum_columns, _einsum_keeps),
     F.unfold: Maker(_second, _all),
     F.scaled_dot_product_attention: Maker(_of_value, _value),
 }

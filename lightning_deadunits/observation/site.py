@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.identity import Members
@@ -20,6 +22,7 @@ class Site(NamedTuple):
         assumed: True if nothing told which axis it is, and convention was followed.
         members: Which of several stacked weights made each row; each is a layer of its own.
         levels: Levels of ``torch.vmap`` that hide an axis of the units, None if nothing tells.
+        sizes: The shape that ``unit_dims`` are about, () if it is the activation's own.
     """
 
     name: str
@@ -28,3 +31,8 @@ class Site(NamedTuple):
     assumed: bool
     members: Members | None = None
     levels: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] = ()
+
+    def values(self, output: Tensor) -> Tensor:
+        """Return an activation in the shape that ``unit_dims`` are about."""
+        return output.reshape(self.sizes) if self.sizes else output

@@ -35,7 +35,7 @@ from lightning_deadunits.observation.gates import COMPARISONS, GATES, is_gated
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, HiddenWrites
 from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
 from lightning_deadunits.observation.hooks import ModuleHooks
-from lightning_deadunits.observation.identity import Descent, key_of, numbered, read_key
+from lightning_deadunits.observation.identity import MIXED, Descent, key_of, numbered, read_key
 from lightning_deadunits.observation.lineage import Lineage, mark_weights
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
@@ -231,7 +231,7 @@ class SiteMode(TorchFunctionMode):
                     site = site._replace(name=numbered(site.name, number))
                 self._ran[site.name] = kind
                 if descent is not None and descent.mixed:
-                    self.unjudged[site.name] = _MIXED
+                    self.unjudged[site.name] = MIXED
                 elif self._all or compiling or self._selects(site.name):
                     output = self.on_site(site, output)
         if descent is not None:
@@ -263,10 +263,12 @@ class SiteMode(TorchFunctionMode):
         if not axes:
             return None
         if descent is None or not descent.producers:
-            return Site(key_of(base, descent), kind, axes, assumed)
+            sizes = () if descent is None else descent.sizes
+            return Site(key_of(base, descent), kind, axes, assumed, sizes=sizes)
         site = Site(
-            key_of(base, descent), kind, axes, assumed, descent.members, descent.levels
-        )  # fmt: skip
+            *(key_of(base, descent), kind, axes, assumed, descent.members, descent.levels),
+            sizes=descent.sizes,
+        )
         if sites is not None and descent.members is None:
             sites[base, id(descent)] = site
         return site
@@ -397,10 +399,6 @@ def _alike(source: Any, output: Tensor) -> bool:
 
 
 keep_eager(SiteMode.__torch_function__, SiteMode._meet)
-_MIXED = (
-    "some of its rows are made by other weights than others, and nothing tells which; let what "
-    "each layer makes pass an activation of its own"
-)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 

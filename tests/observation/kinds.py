@@ -209,6 +209,79 @@ class Hyper(Noting):
         return out
 
 
+class Tied(Noting):
+    """An autoencoder with one matrix: its rows make the code's units, its columns what is rebuilt.
+
+    Square, so that sizes tell nothing.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(6, 6) - 0.5)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.note(F.relu(F.linear(x, self.w)), (1,), "w")
+        if self.how == "linear":
+            h = F.linear(h, self.w.t())
+        elif self.how == "einsum":
+            h = torch.einsum("...o,oi", h, self.w)
+        elif self.how == "convolution":
+            h = F.conv_transpose1d(h[..., None], self.w[..., None]).squeeze(-1)
+        else:
+            h = h @ self.w
+        return self.note(F.relu(h), (1,), "w", "columns")
+
+
+class Graph(Noting):
+    """Two layers that mix nodes by the same learned edges: the features make the units."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(1, 4, 1), nn.Conv1d(4, 4, 1)
+        self.edges = nn.Parameter(torch.rand(6, 6))
+        self.how = how
+
+    def mix(self, h: Tensor) -> Tensor:
+        if self.how == "left":
+            return (self.edges @ h.transpose(1, 2)).transpose(1, 2)
+        if self.how == "right":
+            return h @ self.edges
+        return torch.einsum("bcv,vw->bcw", h, self.edges)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unsqueeze(1)
+        for name in "ab":
+            x = self.note(F.relu(self.mix(getattr(self, name)(x)) - 0.5), (1,), name)
+        return x
+
+
+class HeadsInBatch(Noting):
+    """Linear attention's feature map, its heads merged with the batch; and a single output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.one = nn.Linear(6, 8), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.fc(x).view(-1, 2, 4).reshape(-1, 4)
+        heads = F.relu(heads + 0.1).unsqueeze(1).transpose(1, 2)
+        self.note(heads.reshape(len(x), 2, 4), (1, 2), "fc")
+        return self.note(F.relu(self.one(heads.squeeze(-1)).squeeze(-1)).unsqueeze(1), (1,), "one")
+
+
+class BroadcastProduct(Noting):
+    """A product with a parameter, written as factors and a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.w = nn.Linear(6, 4), nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.note(F.relu(self.fc(x)), (1,), "fc")
+        return self.note(F.relu((h[..., None] * self.w).sum(1)), (1,), "fc", "w")
+
+
 class Discriminator(Noting):
     """Called on real and on generated samples; its norm is spectral or by weight."""
 
@@ -345,6 +418,16 @@ KINDS = [
     Kind("concatenated ReLU", CReLU),
     Kind("residual blocks dropped at random", Blocks),
     Kind("a hypernetwork", Hyper),
+    *(
+        Kind(f"tied weights by {how}", lambda how=how: Tied(how))
+        for how in ("linear", "matmul", "einsum", "convolution")
+    ),
+    *(
+        Kind(f"a graph's edges by {how}", lambda how=how: Graph(how))
+        for how in ("left", "right", "einsum")
+    ),
+    Kind("heads merged with the batch", HeadsInBatch),
+    Kind("a product by broadcasting", BroadcastProduct),
     Kind("a discriminator with weight norm", lambda: Discriminator(parametrizations.weight_norm)),
     Kind("a discriminator with weight norm by hooks", lambda: Discriminator(weight_norm)),
     Kind("a discriminator, spectral", lambda: Discriminator(parametrizations.spectral_norm)),

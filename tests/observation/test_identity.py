@@ -16,7 +16,7 @@ from tests.observation.kinds import KINDS, Kind, Noting, Truth, untold
 def assert_equals(report: DeadUnitsReport, truth: Truth) -> None:
     told = {}
     for layer in report.layers.values():
-        way = ("neg",) if layer.name.endswith("-neg") else ()
+        way = tuple(word for word in ("neg", "columns") if layer.name.endswith(f"-{word}"))
         told[(*layer.made_by, *way)] = layer
         assert not layer.axis_assumed
         assert not layer.order_assumed

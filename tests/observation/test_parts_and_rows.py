@@ -104,12 +104,37 @@ def written(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
     return out
 
 
+def put(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def put_rows(a: Tensor, b: Tensor, first: Tensor) -> Tensor:
+        out = torch.zeros_like(a)
+        for rows, values in ((first, a), (~first, b)):
+            places = rows.nonzero().squeeze(1)
+            if name.startswith("scatter"):
+                places = places[:, None].expand(-1, a.shape[1])
+            if name == "index_put_":
+                out.index_put_((places,), values[rows])
+            elif name == "masked_scatter":
+                out = out.masked_scatter(rows[:, None].expand_as(a), values[rows])
+            else:
+                out = getattr(out, name)(0, places, values[rows])
+        return out
+
+    return put_rows
+
+
 TOGETHER: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cat over the batch": lambda a, b, first: torch.cat([a, b]),
     "vstack": lambda a, b, first: torch.vstack([a, b]),
     "stack": lambda a, b, first: torch.stack([a, b], 1),
     "where": lambda a, b, first: torch.where(first[:, None], a, b),
     "written": written,
+    **{
+        name: put(name)
+        for name in (
+            *("index_add_", "index_add", "index_copy_", "index_put_", "scatter", "scatter_add_"),
+            "masked_scatter",
+        )
+    },
 }
 
 
@@ -121,6 +146,32 @@ def test_rows_of_several_layers_in_one_activation_are_not_judged(kind: str) -> N
     report = find_dead_units(Net(forward, two_layers()), [X])
     assert not report.layers
     assert "made by other weights" in report.unjudged["relu"]
+
+
+def test_a_layer_whose_rows_are_mixed_in_some_batches_is_judged_by_none() -> None:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        first = x[:, 0] > 0.5
+        out = torch.zeros(len(x), 6)
+        for layer, rows in zip(layers, (first, ~first), strict=True):
+            if rows.any():
+                out[rows] = layer(x[rows])
+        return F.relu(out)
+
+    report = find_dead_units(
+        Net(forward, two_layers()), [torch.eye(4), torch.ones(2, 4), torch.zeros(2, 4)]
+    )
+    assert not report.layers
+    assert len(report.unjudged) == 3
+
+
+def test_what_is_added_to_all_rows_of_a_layer_joins_it() -> None:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        rows = torch.arange(3)
+        return F.relu(layers[1](x).index_add(0, rows, layers[0](x[rows])))
+
+    report = find_dead_units(Net(forward, two_layers()), [X])
+    assert [layer.num_units for layer in report.layers.values()] == [6]
+    assert not report.unjudged
 
 
 def test_units_of_several_layers_side_by_side_are_judged() -> None:

@@ -379,13 +379,13 @@ class _Recording(_Driver):
             return value
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
-            value = silenced(value, dims, units)
+            value = silenced(site.site.values(value), dims, units).reshape(value.shape)
         self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
         self.recorded.spots.append(
             Spot(
                 layer,
                 dims,
-                _kept(value),
+                _kept(site.site.values(value)),
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
                 len(self.recorded.calls),

@@ -6,12 +6,12 @@ read or made that bears a letter of the weight indexes it.
 
 from __future__ import annotations
 
-from string import ascii_letters
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_deadunits.observation.producers import spelled_out
 from lightning_deadunits.reinit.ops.operation import (
     Described,
     Given,
@@ -218,25 +218,6 @@ def einsum(given: Given) -> Described | None:
     weight = owned.index(True)
     letters, x = _merged(parts, operands, weight, result)
     return lettered(given, Letters(letters, parts[weight], result), x, operands[weight])
-
-
-def spelled_out(equation: str, operands: tuple[Any, ...]) -> tuple[list[str], str]:
-    """Return the letters of the operands and of the result, without dots or an implicit result.
-
-    Example:
-        >>> spelled_out("...i,io", (torch.zeros(2, 3, 4), torch.zeros(4, 5)))
-        (['ZYi', 'io'], 'ZYo')
-    """
-    given, arrow, result = equation.replace(" ", "").partition("->")
-    parts = given.split(",")
-    spare = [letter for letter in reversed(ascii_letters) if letter not in equation]
-    free = [o.ndim - len(p) + 3 if "." in p else 0 for p, o in zip(parts, operands, strict=True)]
-    dots = "".join(spare[: max(free)])
-    if not arrow:
-        single = sorted(x for x in set(given) - {",", "."} if given.count(x) == 1)
-        result = "..." * ("." in given) + "".join(single)
-    parts = [p.replace("...", dots[len(dots) - n :]) for p, n in zip(parts, free, strict=True)]
-    return parts, result.replace("...", dots)
 
 
 def _merged(

@@ -218,7 +218,7 @@ class Recorder(SiteMode):
             self._finish(None if call is not None and call.function in WRITES else output)
             value = self._known.number(output)
             if self._tape is not None and value is not None and not is_functorch_tensor(output):
-                sizes = [output.shape[axis] for axis in site.unit_dims]
+                sizes = [site.values(output).shape[axis] for axis in site.unit_dims]
                 self._samples.take(len(self._tape.entries), output)
                 self._tape.entries.append(SiteCall(site, value, math.prod(sizes)))
         return output

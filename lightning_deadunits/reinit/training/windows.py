@@ -109,8 +109,8 @@ class Magnitudes(TrainingObserver):
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Measure the mean magnitude of every unit."""
-        others = [axis for axis in range(output.ndim) if axis not in site.unit_dims]
-        values = output.detach().abs().double()
+        values = site.values(output).detach().abs().double()
+        others = [axis for axis in range(values.ndim) if axis not in site.unit_dims]
         mean = (values.mean(others) if others else values).flatten()
         if site.name in self._means:  # a layer may be called several times in a pass
             mean = self._means[site.name] + mean
