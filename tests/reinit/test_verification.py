@@ -332,6 +332,16 @@ COMPARED = {
     "the share above a threshold": lambda o, h: (o(h), (h >= 6).float().mean()),
     "a gate that one loud unit opens": lambda o, h: o(h) * (h > 3).any(-1, keepdim=True),
     "a histogram of what is loud": lambda o, h: (o(h), torch.histc(h, 4, 8, 100)),
+    "how many fire": lambda o, h: o(h) * ((h > 0).sum(-1, keepdim=True) > 7),
+    "whether most fire, by integers": lambda o, h: o(h) + ((h > 0).long().sum(1) // 8)[:, None],
+    "what is below the middle": lambda o, h: o(torch.where(h < h.median(), 0.0, h)),
+    "what is above the mean": lambda o, h: o(torch.where(h > h.mean(1, keepdim=True), h, 0.0)),
+    "the few that are loudest": lambda o, h: o(
+        torch.zeros_like(h).scatter(1, h.topk(6).indices, h.topk(6).values)
+    ),
+    "which is the loudest": lambda o, h: o(h) + h.argmax(1, keepdim=True),
+    "rows chosen by it": lambda o, h: o(h)[(h > 9).any(1).long()],
+    "a branch": lambda o, h: o(h) if (h > 9).sum() == 0 else o(-h),
 }
 
 

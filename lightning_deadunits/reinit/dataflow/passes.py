@@ -434,7 +434,7 @@ class _Running(_Driver):
         else:
             out = call.function(*args, **kwargs)
         if self.visitor.tags:
-            out = with_tags(plain(call.function), out, tensors_of((args, kwargs)))
+            out = with_tags(plain(call.function), out, args, kwargs)
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:
             return self.visitor.born(call, args, kwargs, out)

@@ -25,7 +25,13 @@ from lightning_deadunits.reinit.dataflow.passes import (
     mask_of,
     replaced,
 )
-from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
+from lightning_deadunits.reinit.dataflow.tags import (
+    LONGEST,
+    CellsLostError,
+    Codebook,
+    Item,
+    taint_of,
+)
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
 
@@ -207,7 +213,10 @@ class TagReplay(Visitor):
             only: The channels that matter, None for all.
         """
         if not tensor.is_floating_point():
-            return
+            taint = taint_of(tensor)
+            if taint is None:
+                return
+            tensor = torch.zeros(taint.shape).masked_fill(taint.cpu(), torch.nan)
         shown = self.book.read(tensor, axes, self.number)
         if shown is None:
             return
