@@ -342,6 +342,18 @@ COMPARED = {
     "which is the loudest": lambda o, h: o(h) + h.argmax(1, keepdim=True),
     "rows chosen by it": lambda o, h: o(h)[(h > 9).any(1).long()],
     "a branch": lambda o, h: o(h) if (h > 9).sum() == 0 else o(-h),
+    "how many are loud, as a size": lambda o, h: o(h) + (h > 9).nonzero().shape[0],
+    "the loud ones alone": lambda o, h: o(h) + h[h > 9].sum(),
+    "signs": lambda o, h: o(h) * torch.sign(h - 9).mean(1, keepdim=True),
+    "compared in place": lambda o, h: o(h) * h.clone().gt_(9.0).mean(1, keepdim=True),
+}
+ALIKE = {
+    "a product with its own sign": lambda o, h: o(h * (h > 0)),
+    "a choice by itself": lambda o, h: o(torch.where(h > 0.1, h, 0.0)),
+    "a mask of numbers": lambda o, h: o(h * (h > 0.1).float()),
+    "a mask in another shape": lambda o, h: o((h.view(8, 2, 4) * (h > 0).view(8, 2, 4)).flatten(1)),
+    "masks side by side": lambda o, h: o(h * torch.cat([(h > 0.1)[:, :4], (h > 0.2)[:, 4:]], 1)),
+    "its shape alone": lambda o, h: o(h) + torch.ones(8, dtype=torch.bool).expand_as(h)[:, :3],
 }
 
 
@@ -350,6 +362,13 @@ def test_what_compares_a_unit_with_more_than_the_example_has_is_noticed(how: str
     net = Joined(COMPARED[how])
     report = reinit_dead_units(net, {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
     assert list(report.refused["relu"]) == [0, 1]
+
+
+@pytest.mark.parametrize("how", ALIKE)
+def test_what_compares_a_unit_with_a_number_for_itself_alone_costs_none(how: str) -> None:
+    net = Joined(ALIKE[how])
+    report = reinit_dead_units(net, {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
+    assert report.reinitialised == {"relu": [0, 1]}
 
 
 def test_a_function_that_overflows_above_the_example_costs_no_unit() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
-from lightning_deadunits.reinit.dataflow.tags import is_readable, with_tags
+from lightning_deadunits.reinit.dataflow.tags import is_readable, sizes_by, with_tags
 from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
@@ -434,6 +434,8 @@ class _Running(_Driver):
         else:
             out = call.function(*args, **kwargs)
         if self.visitor.tags:
+            for order, sizing in enumerate(sizes_by(plain(call.function), args)):
+                self.visitor.read((position, order), sizing, "size")
             out = with_tags(plain(call.function), out, args, kwargs)
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:

@@ -197,23 +197,28 @@ _CHECKS = {
     **dict.fromkeys((torch.isfinite, Tensor.isfinite), True),
 }
 """What the model is told of a tagged tensor, for it may refuse to go on with one."""
-_DROPPING = {"where", "nan_to_num", "fmax", "fmin"}
-"""Value by value, these return what is no NaN although they are given one."""
-_RANKING = {
-    *("sort", "argsort", "msort", "topk", "kthvalue", "median", "nanmedian", "mode", "quantile"),
-    *("nanquantile", "unique", "histc", "searchsorted", "bucketize", "renorm"),
-}
-"""These put NaN in another place, or none."""
-_BY_VALUE = {
+_DROPPING = {
+    *("where", "nan_to_num", "fmax", "fmin", "sign", "sgn", "heaviside"),
     *("gt", "ge", "lt", "le", "eq", "ne", "greater", "greater_equal", "less", "less_equal"),
     *("not_equal", "isclose", "logical_and", "logical_or", "logical_xor", "logical_not"),
+}
+"""Value by value, these return what is no NaN although they are given one."""
+_BY_VALUE = {
+    *_DROPPING,
     *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "and", "or", "xor", "invert"),
     *("rand", "ror", "rxor", "iand", "ior", "ixor", "add", "radd", "iadd", "sub", "rsub", "isub"),
     *("mul", "rmul", "imul", "div", "truediv", "rtruediv", "to", "type", "type_as", "bool", "long"),
-    *("int", "float", "double", "half", "bfloat16", "byte", "short", "clone", "detach", "sign"),
-    *("contiguous", "masked_fill", "maximum", "minimum", "clamp", *_DROPPING),
+    *("int", "float", "double", "half", "bfloat16", "byte", "short", "clone", "detach"),
+    *("contiguous", "masked_fill", "maximum", "minimum", "clamp"),
 }
 """What each value of their result is like depends on the values at its own place alone."""
+_RANKING = {
+    *("sort", "argsort", "msort", "topk", "kthvalue", "median", "nanmedian", "mode", "quantile"),
+    *("nanquantile", "nanmean", "nansum", "histc", "searchsorted", "bucketize", "renorm"),
+}
+"""These put NaN in another place, or none."""
+_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
+"""How large their result is depends on the values; Python sees it."""
 _TAINT = "_deadunits_taint"
 
 
@@ -228,7 +233,10 @@ def with_tags(
     if function in _CHECKS:
         return torch.full_like(out, _CHECKS[function])
     name = getattr(function, "__name__", "").strip("_")
-    tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
+    if name.endswith("_like") or name.startswith("new_"):
+        return out
+    given = args[:1] if name == "to" or name.endswith("_as") else (args, kwargs)  # a shape, a type
+    tensors = [leaf for leaf in leaves_of(given) if isinstance(leaf, Tensor)]
     hides = name in _DROPPING or name in _RANKING
     if name == "setitem" and isinstance(args[0], Tensor):
         _write(args[0], args[1])
@@ -315,3 +323,16 @@ def is_readable(out: Any) -> bool:
     if isinstance(out, Tensor):
         return not is_functorch_tensor(out)
     return isinstance(out, (tuple, list, dict)) and type(out) is not torch.Size
+
+
+def sizes_by(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the tainted tensors by whose values the size of a result goes: Python sees that."""
+    name = getattr(function, "__name__", "").strip("_")
+    if name == "getitem":
+        given = [leaf for leaf in leaves_of(args[1]) if isinstance(leaf, Tensor)]
+        given = [mask for mask in given if mask.dtype == torch.bool]
+    elif name in _SIZED or (name == "where" and len(args) == 1):
+        given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
+    else:
+        return []
+    return [tensor for tensor in given if taint_of(tensor) is not None]
