@@ -57,6 +57,15 @@ def test_fit_with_no_argument(make_trainer: MakeTrainer) -> None:
     assert hooks_of(model) == 0
 
 
+@pytest.mark.filterwarnings("ignore:Dead units")
+def test_where_nothing_is_judged_nothing_is_logged(make_trainer: MakeTrainer) -> None:
+    model = Lit()
+    model.net = nn.Linear(8, 2)
+    trainer = make_trainer(callbacks=[DeadUnitCallback(every_n_train_steps=1)])
+    trainer.fit(model, loader(), loader())
+    assert not [name for name in trainer.callback_metrics if "dead" in name]
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "barebones": dict(barebones=True),
     "fast_dev_run": dict(fast_dev_run=True),

@@ -17,7 +17,12 @@ _BINS = 20
 
 
 def scalars(report: DeadUnitsReport) -> dict[str, float]:
-    """Return the scalars of a report, by the names under which they are logged."""
+    """Return the scalars of a report, by the names under which they are logged.
+
+    None where nothing was judged: a fraction of nothing is NaN, at which `EarlyStopping` stops.
+    """
+    if not report.num_units:
+        return {}
     values = {"dead_fraction/total": report.dead_fraction}
     values["dead_layers"] = float(len(report.dead_layers))
     for name, layer in report.layers.items():

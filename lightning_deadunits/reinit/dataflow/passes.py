@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
-from lightning_deadunits.reinit.dataflow.tags import is_readable, sizes_by, with_tags
+from lightning_deadunits.reinit.dataflow.taints import is_readable, sizes_by, with_tags
 from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,

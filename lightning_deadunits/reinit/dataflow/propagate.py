@@ -25,13 +25,8 @@ from lightning_deadunits.reinit.dataflow.passes import (
     mask_of,
     replaced,
 )
-from lightning_deadunits.reinit.dataflow.tags import (
-    LONGEST,
-    CellsLostError,
-    Codebook,
-    Item,
-    taint_of,
-)
+from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
+from lightning_deadunits.reinit.dataflow.taints import taint_of
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
 

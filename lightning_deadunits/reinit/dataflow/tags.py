@@ -11,19 +11,14 @@ for tags are few among those there could be; with one cell, replays alone tell t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import comb
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-
-from lightning_deadunits.observation import axis_rules as rules
-from lightning_deadunits.observation.moves import MOVES
-from lightning_deadunits.private_api import is_functorch_tensor
-from lightning_deadunits.reinit.recording.tape import leaves_of, mapped
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -188,151 +183,3 @@ def _some_codes(bits: int, count: int) -> Tensor:
         drawn = (1 << noise.topk(bits // 2, dim=1).indices).sum(1)
         found = torch.unique(torch.cat((found, drawn)))
     return found[torch.randperm(len(found), generator=generator)[:count]]
-
-
-# --- what calls make of tags --------------------------------------------------------------------
-
-_CHECKS = {
-    **dict.fromkeys((torch.isnan, Tensor.isnan, torch.isinf, Tensor.isinf), False),
-    **dict.fromkeys((torch.isfinite, Tensor.isfinite), True),
-}
-"""What the model is told of a tagged tensor, for it may refuse to go on with one."""
-_DROPPING = {
-    *("where", "nan_to_num", "fmax", "fmin", "sign", "sgn", "heaviside"),
-    *("gt", "ge", "lt", "le", "eq", "ne", "greater", "greater_equal", "less", "less_equal"),
-    *("not_equal", "isclose", "logical_and", "logical_or", "logical_xor", "logical_not"),
-}
-"""Value by value, these return what is no NaN although they are given one."""
-_BY_VALUE = {
-    *_DROPPING,
-    *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "and", "or", "xor", "invert"),
-    *("rand", "ror", "rxor", "iand", "ior", "ixor", "add", "radd", "iadd", "sub", "rsub", "isub"),
-    *("mul", "rmul", "imul", "div", "truediv", "rtruediv", "to", "type", "type_as", "bool", "long"),
-    *("int", "float", "double", "half", "bfloat16", "byte", "short", "clone", "detach"),
-    *("contiguous", "masked_fill", "maximum", "minimum", "clamp"),
-}
-"""What each value of their result is like depends on the values at its own place alone."""
-_RANKING = {
-    *("sort", "argsort", "msort", "topk", "kthvalue", "median", "nanmedian", "mode", "quantile"),
-    *("nanquantile", "nanmean", "nansum", "histc", "searchsorted", "bucketize", "renorm"),
-}
-"""These put NaN in another place, or none."""
-_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
-"""How large their result is depends on the values; Python sees it."""
-_TAINT = "_deadunits_taint"
-
-
-def with_tags(
-    function: Callable[..., Any], out: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Return a result as it should be for tags to get through.
-
-    NaN stays, and is not told of. Booleans and integers cannot be NaN: they are *tainted* where a
-    tag reached what they were computed from, as by ``h > 0``, and taint what they choose or scale.
-    """
-    if function in _CHECKS:
-        return torch.full_like(out, _CHECKS[function])
-    name = getattr(function, "__name__", "").strip("_")
-    if name.endswith("_like") or name.startswith("new_"):
-        return out
-    given = args[:1] if name == "to" or name.endswith("_as") else (args, kwargs)  # a shape, a type
-    tensors = [leaf for leaf in leaves_of(given) if isinstance(leaf, Tensor)]
-    hides = name in _DROPPING or name in _RANKING
-    if name == "setitem" and isinstance(args[0], Tensor):
-        _write(args[0], args[1])
-        return out
-
-    def marked(item: Any) -> Any:
-        if not isinstance(item, Tensor) or item.is_complex() or not is_readable(item):
-            return item
-        whole = not item.is_floating_point()
-        hidden = [(t, taint) for t in tensors if (taint := taint_of(t, whole or hides)) is not None]
-        if not hidden:
-            return item
-        pattern = _pattern(function, name, args, kwargs, dict(hidden), item)
-        if not whole and any(item is tensor for tensor in tensors):
-            return item.masked_fill_(pattern, torch.nan)
-        if not whole:
-            return item.masked_fill(pattern, torch.nan)
-        setattr(item, _TAINT, pattern)
-        return item
-
-    return mapped(out, marked)
-
-
-def taint_of(tensor: Tensor, tagged: bool = True) -> Tensor | None:
-    """Return where a tensor is tainted, or tagged; None if nowhere.
-
-    Args:
-        tensor: The tensor.
-        tagged: Whether NaN of floating point tensors counts.
-    """
-    if tensor.is_floating_point():
-        if not tagged or is_functorch_tensor(tensor) or not bool(tensor.sum().isnan()):
-            return None
-        return tensor.isnan()
-    taint: Tensor | None = getattr(tensor, _TAINT, None)
-    return taint
-
-
-def _pattern(
-    function: Callable[..., Any],
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    hidden: dict[Tensor, Tensor],
-    out: Tensor,
-) -> Tensor:
-    """Return where a result depends on what is tainted: by value, by place, or by sample."""
-    pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
-    if name in _BY_VALUE:
-        for taint in hidden.values():
-            pattern = pattern | taint
-        if pattern.shape == out.shape:
-            return pattern
-        pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
-    elif MOVES.get(function, rules.reduce) is not rules.reduce and args:
-
-        def as_numbers(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            return hidden[leaf].float() if leaf in hidden else torch.zeros(leaf.shape)
-
-        moved = function(mapped(args[0], as_numbers), *args[1:], **kwargs)
-        if isinstance(moved, Tensor) and moved.shape == out.shape:
-            return moved != 0
-    for taint in hidden.values():
-        if taint.ndim and out.ndim and taint.shape[0] == out.shape[0]:
-            taint = taint.flatten(1).any(1) if taint.ndim > 1 else taint
-            pattern = pattern | taint.reshape(-1, *[1] * (out.ndim - 1))
-        else:
-            pattern = pattern | taint.any()
-    return pattern
-
-
-def _write(target: Tensor, index: Any) -> None:
-    """Taint what is written where a tainted index says."""
-    for place in leaves_of(index):
-        taint = taint_of(place, tagged=False) if isinstance(place, Tensor) else None
-        if taint is not None and target.is_floating_point():
-            target.masked_fill_(taint if taint.shape == target.shape else taint.any(), torch.nan)
-
-
-def is_readable(out: Any) -> bool:
-    """Tell whether a result may hold values: no shape, and none of ``torch.vmap``'s, say."""
-    if isinstance(out, Tensor):
-        return not is_functorch_tensor(out)
-    return isinstance(out, (tuple, list, dict)) and type(out) is not torch.Size
-
-
-def sizes_by(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-    """Return the tainted tensors by whose values the size of a result goes: Python sees that."""
-    name = getattr(function, "__name__", "").strip("_")
-    if name == "getitem":
-        given = [leaf for leaf in leaves_of(args[1]) if isinstance(leaf, Tensor)]
-        given = [mask for mask in given if mask.dtype == torch.bool]
-    elif name in _SIZED or (name == "where" and len(args) == 1):
-        given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
-    else:
-        return []
-    return [tensor for tensor in given if taint_of(tensor) is not None]
