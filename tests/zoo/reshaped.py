@@ -44,6 +44,29 @@ def view_transpose() -> nn.Module:
     return net
 
 
+@case("heads merged with the batch", accepted={"relu": [0, 5]}, example=sequences)
+def heads_in_batch() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        n, t, _ = x.shape
+        heads = self.a(x).view(n, t, 2, 4).transpose(1, 2).reshape(n * 2, t, 4)
+        return self.b(F.relu(heads).view(n, 2, t, 4).transpose(1, 2).reshape(n, t, 8))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 3))
+    kill(net.a, 0, 5)
+    return net
+
+
+@case("one unit without an axis", accepted={"relu.b": [0]}, example=vectors)
+def one_unit() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        one = F.relu(self.b(F.relu(self.a(x))).squeeze(-1))
+        return self.c(one.unsqueeze(-1))
+
+    net = Net(forward, a=nn.Linear(12, 8), b=nn.Linear(8, 1), c=nn.Linear(1, 3))
+    kill(net.b, 0)
+    return net
+
+
 @case("mixer: transposed between layers", accepted={"relu": [0, 5]}, example=sequences)
 def mixer() -> nn.Module:
     def forward(self: Any, x: Tensor) -> Tensor:

@@ -470,10 +470,10 @@ class _Running(_Driver):
         number = self.recorded.spot_at.get((self.number, position))
         if number is None:
             return value
-        spot = self.recorded.spots[number]
-        if spot.activation.shape != value.shape:
+        spot, finer = self.recorded.spots[number], site.site.values(value)
+        if spot.activation.shape != finer.shape:
             raise PathChangedError
-        return self.visitor.spot(number, spot, value)
+        return self.visitor.spot(number, spot, finer).reshape(value.shape)
 
     def read(self, position: int, call: Call, given: list[Any]) -> None:
         for order, tensor in enumerate(given):
