@@ -344,6 +344,10 @@ COMPARED = {
     "a branch": lambda o, h: o(h) if (h > 9).sum() == 0 else o(-h),
     "how many are loud, as a size": lambda o, h: o(h) + (h > 9).nonzero().shape[0],
     "the loud ones alone": lambda o, h: o(h) + h[h > 9].sum(),
+    "rows of weights": lambda o, h: o(h) + o.weight[:, (h > 9).any(1).long()].t(),
+    "rows of an embedding": lambda o, h: (
+        o(h) + nn.functional.embedding((h > 9).any(1).long(), o.weight.t())
+    ),
     "signs": lambda o, h: o(h) * torch.sign(h - 9).mean(1, keepdim=True),
     "compared in place": lambda o, h: o(h) * h.clone().gt_(9.0).mean(1, keepdim=True),
 }

@@ -21,7 +21,10 @@ from lightning_deadunits.reinit.ops import Channel, Operation
 Fed = dict[Channel, set[UnitKey]]
 """Channels of calls, and which units feed them."""
 
-STEERS = "its values may steer the model (Python reads them): what it does then cannot be traced"
+STEERS = (
+    "its values may steer the model (Python reads them, or they choose what is used): what it does "
+    "then cannot be traced"
+)
 
 _REASONS = {
     "result": "the model's output depends on it without a layer in between, or what is logged or "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
-from lightning_deadunits.reinit.dataflow.taints import is_readable, sizes_by, with_tags
+from lightning_deadunits.reinit.dataflow.taints import is_readable, steering, with_tags
 from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
@@ -434,8 +434,9 @@ class _Running(_Driver):
         else:
             out = call.function(*args, **kwargs)
         if self.visitor.tags:
-            for order, sizing in enumerate(sizes_by(plain(call.function), args)):
-                self.visitor.read((position, order), sizing, "size")
+            looks_up = known is not None and known.operation.kind == "contraction"
+            for order, tensor in enumerate(steering(plain(call.function), args, looks_up)):
+                self.visitor.read((position, order), tensor, "choice")
             out = with_tags(plain(call.function), out, args, kwargs)
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:

@@ -112,7 +112,9 @@ def _pattern(
         if pattern.shape == out.shape:
             return pattern
         pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
-    elif MOVES.get(function, rules.reduce) is not rules.reduce and args:
+    elif MOVES.get(function, rules.reduce) is not rules.reduce and all(
+        any(tensor is leaf for leaf in leaves_of(args[0])) for tensor in hidden
+    ):
 
         def as_numbers(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
@@ -139,14 +141,25 @@ def _write(target: Tensor, index: Any) -> None:
             target.masked_fill_(taint if taint.shape == target.shape else taint.any(), torch.nan)
 
 
-def sizes_by(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Tensor]:
-    """Return the tainted tensors by whose values the size of a result goes: Python sees that."""
+def steering(function: Callable[..., Any], args: tuple[Any, ...], looks_up: bool) -> list[Tensor]:
+    """Return the tainted tensors by whose values a call steers the model.
+
+    They choose rows of weights, or the size of the result goes by them, which Python sees.
+
+    Args:
+        function: The function.
+        args: What it is given.
+        looks_up: Whether integers choose rows of weights, as in an embedding.
+    """
     name = getattr(function, "__name__", "").strip("_")
     if name == "getitem":
         given = [leaf for leaf in leaves_of(args[1]) if isinstance(leaf, Tensor)]
         given = [mask for mask in given if mask.dtype == torch.bool]
     elif name in _SIZED or (name == "where" and len(args) == 1):
         given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
+    elif looks_up:
+        given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
+        given = [index for index in given if not index.is_floating_point()]
     else:
         return []
     return [tensor for tensor in given if taint_of(tensor) is not None]
