@@ -17,6 +17,7 @@ from torch import Tensor
 from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import carried, is_odd, keep_same_rank, spread_over
 from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
+from lightning_deadunits.observation.hidden_attributes import WEIGHT, seen_through
 from lightning_deadunits.observation.identity import (
     ZERO,
     Descent,
@@ -54,7 +55,6 @@ _KEEP_ROWS = {
 }
 """Moves that leave the first axes as they are, if their sizes stay."""
 ATTRIBUTE = "_deadunits_descent"
-_WEIGHT = "_deadunits_weight"
 _ZERO = "_deadunits_zero"
 
 
@@ -65,6 +65,11 @@ class _Rule(NamedTuple):
     move: Move
     moves: bool
     way: str
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether weights make the units of its result whatever else it is given."""
+        return self.maker is not None and self.maker.mixes and self.maker.kept is None
 
 
 def rule_of(function: Callable[..., Any]) -> _Rule:
@@ -93,7 +98,7 @@ class Lineage:
     def descent(self, tensor: Any) -> Descent | None:
         """Return where the units of a tensor come from, None if nothing is known of it."""
         known: Descent | None = getattr(tensor, ATTRIBUTE, None)
-        if known is None and (named := getattr(tensor, _WEIGHT, None)) is not None:
+        if known is None and (named := getattr(tensor, WEIGHT, None)) is not None:
             return Descent(None, (Producer(*named),), weight=True)
         return known
 
@@ -126,11 +131,25 @@ class Lineage:
     def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
         """Take note of one call: work out where the units of what it returned come from."""
         if isinstance(out, Tensor):
-            self._follow(function, rule_of(function), args, kwargs, out, None)
+            rule = rule_of(function)
+            if self._is_lost(args) and not rule.starts_anew:
+                return
+            self._follow(function, rule, args, kwargs, out, None)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
             self._write(args)
+
+    def _is_lost(self, args: Args) -> bool:
+        """Tell whether units were given that nobody saw moved; see through what can be."""
+        for place, value in enumerate(args):
+            if isinstance(value, Tensor) and self.descent(value) is None:
+                known = seen_through(place)
+                if known is not None and not known.weight:
+                    return True
+                if known is not None:
+                    self.remember(value, known, made=False)
+        return False
 
     def recall(self, tensor: Any) -> tuple[Descent | None, tuple[list[str], ...]]:
         """Return where the units of a tensor come from, and its lists of calls."""
@@ -404,15 +423,15 @@ def mark_weights(named: Mapping[Tensor, Producer]) -> Iterator[None]:
         yield
         return
     # Those that another observer has marked are its own to clear: one records while one counts.
-    fresh = {weight: own for weight, own in named.items() if not hasattr(weight, _WEIGHT)}
+    fresh = {weight: own for weight, own in named.items() if not hasattr(weight, WEIGHT)}
     for weight, own in fresh.items():
-        setattr(weight, _WEIGHT, (False, own.order, own.name))
+        setattr(weight, WEIGHT, (False, own.order, own.name))
     try:
         yield
     finally:
         for weight in fresh:
-            if hasattr(weight, _WEIGHT):
-                delattr(weight, _WEIGHT)
+            if hasattr(weight, WEIGHT):
+                delattr(weight, WEIGHT)
 
 
 def _tensors(args: Args, kwargs: Kwargs) -> Iterator[Tensor]:

@@ -226,6 +226,8 @@ class Tied(Noting):
             h = F.linear(h, self.w.t())
         elif self.how == "einsum":
             h = torch.einsum("...o,oi", h, self.w)
+        elif self.how == "attribute":
+            h = h @ self.w.T.T
         elif self.how == "convolution":
             h = F.conv_transpose1d(h[..., None], self.w[..., None]).squeeze(-1)
         else:
@@ -420,7 +422,7 @@ KINDS = [
     Kind("a hypernetwork", Hyper),
     *(
         Kind(f"tied weights by {how}", lambda how=how: Tied(how))
-        for how in ("linear", "matmul", "einsum", "convolution")
+        for how in ("linear", "matmul", "einsum", "attribute", "convolution")
     ),
     *(
         Kind(f"a graph's edges by {how}", lambda how=how: Graph(how))
