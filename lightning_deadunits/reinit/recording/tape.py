@@ -208,12 +208,6 @@ class Tape:
         """Whether the step takes gradients itself (``torch.autograd.grad``)."""
         return any(call.function is GRADIENT for call in self.calls)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the copies that it holds."""
-        held = (leaf for leaf in self.leaves.values() if isinstance(leaf, Tensor))
-        return sum(leaf.numel() * leaf.element_size() for leaf in held if _is_dense(leaf))
-
     @cached_property
     def last_uses(self) -> list[list[int]]:
         """Per entry the values that nothing needs after it."""
@@ -335,10 +329,6 @@ def _values_of(entry: Call | SiteCall) -> Iterable[int]:
     if isinstance(entry, SiteCall):
         return (entry.value,)
     return (*entry.given, *(value for value in entry.outs if value is not None))
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -129,7 +129,8 @@ def test_no_intermediate_result_is_kept_alive() -> None:
         out = Big()(x)
         held.append(out.numel())
     assert box.tape is not None
-    assert box.tape.nbytes == x.numel() * x.element_size()
+    copies = [leaf for leaf in box.tape.leaves.values() if isinstance(leaf, Tensor)]
+    assert sum(copy.nbytes for copy in copies) == x.nbytes
 
 
 def test_it_records_beside_an_observer_that_counts() -> None:
