@@ -8,7 +8,7 @@ are not kept: a replay computes them anew, and each is dropped after its last us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_map
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
+    DRAWS,
     GRADIENT,
-    is_draw,
     makes_data,
     name_of,
     sets_attribute,
@@ -44,28 +44,33 @@ class Call:
         args: Its positional arguments, with references in the place of tensors.
         kwargs: Its keyword arguments, likewise.
         given: The values among them.
-        writes: The values that it wrote in place.
-        outs: Which value each item of its flattened result is, None for what is no tensor.
         module: Qualified name of the module whose forward made it.
-        reads_values: Whether Python read values by it, and nothing else came of it.
         gradients: Whether gradients were on.
-        scalar: Whether it returned a single number.
         autocast: Device types that were under autocast, each with its dtype.
         random_state: State of the default generators before it, if it may draw from them.
+        writes: The values that it wrote in place.
+        outs: Which value each item of its flattened result is, None for what is no tensor.
+        reads_values: Whether Python read values by it, and nothing else came of it.
+        scalar: Whether it returned a single number.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     given: tuple[int, ...]
-    writes: tuple[int, ...]
-    outs: tuple[int | None, ...]
     module: str
-    reads_values: bool
     gradients: bool
-    scalar: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     random_state: RandomState | None
+    writes: tuple[int, ...] = ()
+    outs: tuple[int | None, ...] = ()
+    reads_values: bool = False
+    scalar: bool = False
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """The values that it returned."""
+        return tuple(value for value in self.outs if value is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -213,8 +218,8 @@ class Tape:
         """Per entry the values that nothing needs after it."""
         last: dict[int, int] = {}
         for position, entry in enumerate(self.entries):
-            for value in _values_of(entry):
-                last[value] = position
+            uses = (entry.value,) if isinstance(entry, SiteCall) else (*entry.given, *entry.made)
+            last |= dict.fromkeys(uses, position)
         dropped: list[list[int]] = [[] for _ in self.entries]
         for value, position in last.items():
             dropped[position].append(value)
@@ -231,7 +236,7 @@ class Tape:
         final: set[int] = set()
         for call in self.calls:
             final -= set(call.given)
-            final |= {value for value in call.outs if value is not None} | set(call.writes)
+            final.update(call.made, call.writes)
         return (final | self.kept) - self.weight_values
 
     def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
@@ -249,7 +254,7 @@ class Tape:
         for position, entry in reversed(list(enumerate(self.entries))):
             if not isinstance(entry, Call):
                 continue
-            outs = {value for value in entry.outs if value is not None}
+            outs = set(entry.made)
             if not self.weight_values.issuperset(entry.given):
                 added = entry.scalar and entry.function in sums
                 (summands if added else spoilt).update(entry.given)
@@ -271,11 +276,10 @@ class Tape:
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
             made = makes_data(call.function) and not call.scalar
-            drawn = not of_weights and (made or is_draw(call.function))
+            drawn = not of_weights and (made or name_of(call.function).strip("_") in DRAWS)
             if found.issuperset(call.given) and not drawn:
-                outs = {value for value in call.outs if value is not None}
-                found |= outs
-                rooted |= outs if of_weights else set()
+                found.update(call.made)
+                rooted.update(call.made if of_weights else ())
             else:
                 found -= set(call.writes) - self.parameters.keys()
         return found
@@ -293,7 +297,7 @@ class Tape:
             if not isinstance(call, Call) or not self.weight_values.issuperset(call.given):
                 continue
             if call.given and call.given[0] in own and name_of(call.function) in _ALIASES:
-                own.update(value for value in call.outs if value is not None)
+                own.update(call.made)
                 found |= {position} if sets_attribute(call.function) else set()
             elif call.writes and own.issuperset(call.writes):
                 found.add(position)
@@ -315,20 +319,13 @@ class Tape:
             if name_of(call.function) in _ALIASES:
                 given = given[:1]
             if not replaces:
-                values = [*call.writes, *(index for index in call.outs if index is not None)]
-                own = self.parameters.keys()
-                made_of |= {i: set().union(*given) for i in values if i not in own}
+                values = {*call.writes, *call.made} - self.parameters.keys()
+                made_of |= {index: set().union(*given) for index in values}
         return found
 
 
 _ALIASES = ("data", "detach")
 _PLAIN = (int, float, complex, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
-
-
-def _values_of(entry: Call | SiteCall) -> Iterable[int]:
-    if isinstance(entry, SiteCall):
-        return (entry.value,)
-    return (*entry.given, *(value for value in entry.outs if value is not None))
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
