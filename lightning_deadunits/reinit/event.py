@@ -161,7 +161,7 @@ class Event:
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
-        planned.refused |= self.outcome.refused | self.outcome.stuck
+        planned.refused |= self.outcome.refused
         self.touched = touched(self.outcome, passes)
         made = (part for unit in self.outcome.units for part in planned.units[unit].makes)
         self._fresh = [part.weights for part in made]
