@@ -122,7 +122,7 @@ class Recorder(SiteMode):
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
         tape.modules = frozenset(self._modules)
-        self._check(tape)
+        self._samples.check(tape)
         tape.before.clear()
         return tape
 
@@ -130,12 +130,6 @@ class Recorder(SiteMode):
         """Stop, and forget what was recorded. Harmless if nothing was begun."""
         self._tape = None
         self.end()
-
-    def _check(self, tape: Tape) -> None:
-        """Replay what was recorded since weights were last stepped: it must be what it was."""
-        tape.forget_derived()
-        self._samples.check(tape)
-        tape.forget_derived()
 
     @contextmanager
     def recording(self, *, training: bool) -> Iterator[Box]:
@@ -166,9 +160,9 @@ class Recorder(SiteMode):
         self._inside_optimizer -= 1
 
     def _check_before_move(self, weights: Sequence[Tensor]) -> None:
-        """Check what was recorded: weights are about to be stepped."""
+        """Check what was recorded since weights were last stepped: they are about to be again."""
         if self._tape is not None:
-            self._check(self._tape)
+            self._samples.check(self._tape)
             with without_torch_function():
                 self._samples.move(len(self._tape.entries), weights)
 
@@ -228,9 +222,7 @@ class Recorder(SiteMode):
     ) -> _Pending | None:
         """Take down what a call is given, None for one that is no part of what is computed."""
         name = name_of(func)
-        if name in METADATA or func in BACKWARD:
-            return None
-        if sets_attribute(func) and name != "data":
+        if name in METADATA or func in BACKWARD or (sets_attribute(func) and name != "data"):
             return None
         if str(getattr(func, "__module__", "")).startswith("torch.distributed"):
             # A replay would wait for the other processes.

@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from lightning_deadunits.observation.sites import unobserved
+from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of, mapped
 
 
@@ -53,6 +54,7 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
     values: dict[int, Any] = {}
     dropped, final = tape.last_uses, tape.final_values
     skipped = set() if as_recorded else tape.upkeep
+    takes_gradients = any(call.function is GRADIENT for call in tape.calls)
 
     def value_of(item: Any) -> Any:
         if not isinstance(item, Ref):
@@ -83,7 +85,7 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
                         # No cache: it would hold on to weights that are edited between two replays.
                         autocast.enter_context(torch.autocast(kind, dtype, cache_enabled=False))
                     entered = entry.autocast
-                if tape.takes_gradients:
+                if takes_gradients:
                     torch.set_grad_enabled(entry.gradients)
                 if entry.reads_values:
                     given = [value_of(Ref(index)) for index in entry.given]

@@ -21,7 +21,6 @@ from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
     DRAWS,
-    GRADIENT,
     makes_data,
     name_of,
     sets_attribute,
@@ -147,10 +146,10 @@ class Tape:
 
     def keep(self, outputs: Any) -> None:
         """Take what the step returned, be it detached since, for results of the pass."""
-        tensors = [leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)]
-        found = {self.perhaps_kept.get(storage_of(tensor) or 0) for tensor in tensors}
-        if more := found - {None, *self.kept}:
-            self.kept = frozenset(self.kept | {index for index in more if index is not None})
+        homes = {storage_of(leaf) for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)}
+        found = {index for home, index in self.perhaps_kept.items() if home in homes}
+        if not found <= self.kept:
+            self.kept |= found
             self.forget_derived()
 
     def forget_derived(self) -> None:
@@ -163,11 +162,6 @@ class Tape:
     def calls(self) -> Iterator[Call]:
         """The calls alone."""
         return (entry for entry in self.entries if isinstance(entry, Call))
-
-    @property
-    def layers(self) -> frozenset[str]:
-        """Keys of the layers that ran, see :mod:`lightning_deadunits.observation.identity`."""
-        return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
 
     @cached_property
     def structure(self) -> list[Any]:
@@ -205,13 +199,8 @@ class Tape:
 
     @property
     def num_units(self) -> dict[str, int]:
-        """Number of units of each layer that ran."""
+        """Units per layer that ran, by key, see :mod:`lightning_deadunits.observation.identity`."""
         return {e.layer: e.num_units for e in self.entries if isinstance(e, SiteCall)}
-
-    @cached_property
-    def takes_gradients(self) -> bool:
-        """Whether the step takes gradients itself (``torch.autograd.grad``)."""
-        return any(call.function is GRADIENT for call in self.calls)
 
     @cached_property
     def last_uses(self) -> list[list[int]]:

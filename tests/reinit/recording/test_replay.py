@@ -140,7 +140,7 @@ def test_it_records_beside_an_observer_that_counts() -> None:
     with torch.no_grad(), observer.watching(), observer.one_pass(), recording as box:
         net(x)
     assert box.tape is not None
-    assert box.tape.layers == set(observer.counts)
+    assert box.tape.num_units.keys() == set(observer.counts)
     assert names_on([box.tape]) == {"1": 8}
     assert box.tape.modules == {"0", "1", "2"}
 
