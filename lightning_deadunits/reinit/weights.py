@@ -139,10 +139,6 @@ class Edit:
             part, values = self._backup.pop()
             part.write_(part.parameter, values)
 
-    def before(self) -> list[Tensor]:
-        """Return what was there before, in the order of :meth:`slices`."""
-        return [values for _, values in self._backup]
-
 
 def written(edits: Iterable[Edit]) -> list[WeightSlice]:
     """Return the elements that edits are about, each once."""
