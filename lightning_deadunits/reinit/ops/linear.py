@@ -42,16 +42,9 @@ def lettered(
     kind: Kind = "contraction",
     scales: bool = False,
 ) -> Described:
-    """Describe a product: the axes that bear a letter of the weight index it.
+    """Describe a product of an activation: the axes that bear a letter of the weight index it.
 
-    Args:
-        given: The call.
-        letters: Those of its axes; ``k`` and ``o`` are free besides :data:`ABC`.
-        x: The activation that it reads.
-        weight: The weight.
-        bias: The bias, if any.
-        kind: What it does with the weight.
-        scales: Whether it is a link that multiplies.
+    The letters ``k`` and ``o`` are free besides :data:`ABC`.
     """
     place = {letter: a for a, letter in enumerate(letters.weight) if weight.shape[a] > 1}
     read = _indexing(letters.x, x, place)

@@ -21,8 +21,6 @@ from lightning_deadunits.reinit.dataflow.passes import (
 from lightning_deadunits.reinit.ops import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan
 
-Statistics = dict[Channel, tuple[Tensor, Tensor]]
-
 
 class DisturbedError(Exception):
     """The model computes something else than before."""
@@ -112,7 +110,7 @@ class Settled(Observed):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.statistics: Statistics = {}
+        self.statistics: dict[Channel, tuple[Tensor, Tensor]] = {}
         self.shifts: dict[Channel, Tensor] = {}
         self._normed, self._biased, self._medians = _by_call(normed), _by_call(biased), biased
         self._bias_of = bias_of
