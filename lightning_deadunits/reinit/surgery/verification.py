@@ -93,7 +93,6 @@ class Settled(Observed):
         normed: Calls and channels of norms that fresh weights feed.
         biased: Calls and channels that have a fresh bias, and what their median is to be.
         bias_of: Which bias that is: one that several calls have gets one shift, by the first.
-        *args: As for :class:`Observed`.
         **kwargs: As for :class:`Observed`.
 
     Attributes:
@@ -106,10 +105,9 @@ class Settled(Observed):
         normed: set[Channel],
         biased: Mapping[Channel, float],
         bias_of: Mapping[Channel, Hashable],
-        *args: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(**kwargs)
         self.statistics: dict[Channel, tuple[Tensor, Tensor]] = {}
         self.shifts: dict[Channel, Tensor] = {}
         self._normed, self._biased, self._medians = _by_call(normed), _by_call(biased), biased
