@@ -85,11 +85,8 @@ class ReinitConfig:
 
     def __post_init__(self) -> None:
         """Check every option; what is not given follows from the schedule."""
-        at_validation = self.every_n_train_steps is None
-        for name, value in (
-            ("patience", 2 if at_validation else 1),
-            ("grace_period", 2 * at_validation),
-        ):
+        patience, grace_period = (2, 2) if self.every_n_train_steps is None else (1, 0)
+        for name, value in (("patience", patience), ("grace_period", grace_period)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         _check_int("patience", self.patience, 1)

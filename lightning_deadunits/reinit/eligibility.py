@@ -53,15 +53,7 @@ def eligible(
     *,
     guess: bool = True,
 ) -> Trace:
-    """Trace units and refuse those whose weights cannot be edited.
-
-    Args:
-        passes: The passes.
-        units: The units.
-        memory: What optimizers remember.
-        config: The options.
-        guess: Whether a candidate that is confirmed is enough, see :func:`trace`.
-    """
+    """Trace units, see :func:`trace`, and refuse those whose weights cannot be edited."""
     alive = passes.alive(units)
     found = trace(passes, [unit for unit in units if unit not in alive], guess=guess)
     planned = Trace(dict(sorted(found.units.items())), found.refused | alive)

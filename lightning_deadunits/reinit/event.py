@@ -65,7 +65,7 @@ class Event:
         self.report = ReinitReport(step=step)
         self.outcome = Outcome()
         self.touched: list[WeightSlice] = []
-        self._remember_: Callable[[], None] = _nothing
+        self._remember_: Callable[[], None] = lambda: None
 
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
@@ -93,7 +93,7 @@ class Event:
         """Take everything back, from the optimizers too; none may have stepped since."""
         self._remember_()
         self.outcome.undo_()
-        self._remember_, self.touched = _nothing, []
+        self._remember_, self.touched = (lambda: None), []
 
     def plan(self) -> Plan:
         """Return what was written, for other processes and for a checkpoint."""
@@ -119,12 +119,11 @@ class Event:
         self.outcome = Outcome([edit], keys)
         try:
             verify_plan(passes, plan, self._config.tolerance)
-        except (DisturbedError, PathChangedError) as error:
+        except BaseException as error:
             self.outcome.undo_()
+            if not isinstance(error, (DisturbedError, PathChangedError)):
+                raise
             return dict.fromkeys(keys, f"on another process {error}")
-        except BaseException:
-            self.outcome.undo_()
-            raise
         self.touched = touched(self.outcome, passes)
         return {}
 
@@ -161,7 +160,7 @@ class Event:
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
-        planned.refused |= self.outcome.refused | self.outcome.stuck
+        planned.refused |= self.outcome.refused
         self.touched = touched(self.outcome, passes)
         made = (part for unit in self.outcome.units for part in planned.units[unit].makes)
         self._fresh = [part.weights for part in made]
@@ -189,10 +188,6 @@ class Event:
 
 
 _BY_ROWS = "each row of the activation is made by another of several weights, which are not traced"
-
-
-def _nothing() -> None:
-    pass
 
 
 def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:

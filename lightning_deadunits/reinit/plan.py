@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.report import Units
@@ -56,8 +55,15 @@ class Plan:
         tensors, edit = tensors_of(model), Edit()
         for name, positions, values in self.writes:
             target = tensors[name]
-            edit.set(WeightSlice(target, positions.to(target.device)), values.to(target.device))
+            edit.set(WeightSlice(target, positions.to(target.device)), values)
         return edit
+
+    def made(self, model: nn.Module) -> list[WeightSlice]:
+        """Return which elements of a model's parameters are fresh, each once."""
+        tensors, edit = tensors_of(model), Edit()
+        for name, positions in self.fresh:
+            edit.set(WeightSlice(tensors[name], positions.to(tensors[name].device)), 0.0)
+        return written([edit])
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
@@ -72,14 +78,3 @@ class Plan:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of a model by name."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def masks(model: nn.Module, fresh: Iterable[tuple[str, Tensor]]) -> dict[int, Tensor]:
-    """Return per parameter, by its id, which elements are fresh, bool of its shape."""
-    tensors = tensors_of(model)
-    found: dict[int, Tensor] = {}
-    for name, positions in fresh:
-        parameter = tensors[name]
-        mask = found.setdefault(id(parameter), torch.zeros_like(parameter, dtype=torch.bool))
-        mask.view(-1)[positions.to(parameter.device)] = True
-    return found

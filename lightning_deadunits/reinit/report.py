@@ -66,9 +66,9 @@ class ReinitReport:
         Args:
             dead: Layer to which of its units are dead, bool of shape ``(U,)``.
         """
-        judged = {name: own for name, own in self.reinitialised.items() if name in dead}
-        self.died_again = _where(judged, dead, True)
-        self.alive = _where(judged, dead, False)
+        judged = [(n, u) for n, units in self.reinitialised.items() if n in dead for u in units]
+        self.died_again = by_layer((layer, unit) for layer, unit in judged if dead[layer][unit])
+        self.alive = by_layer((layer, unit) for layer, unit in judged if not dead[layer][unit])
 
     @property
     def outcome(self) -> str:
@@ -104,11 +104,6 @@ class ReinitReport:
         if self.outcome:
             lines.append(self.outcome)
         return "\n".join((*lines, *self.notes))
-
-
-def _where(units: Units, dead: Mapping[str, Tensor], state: bool) -> Units:
-    chosen = {n: [u for u in own if bool(dead[n][u]) is state] for n, own in units.items()}
-    return {name: own for name, own in chosen.items() if own}
 
 
 def by_layer(units: Iterable[tuple[str, int]]) -> Units:

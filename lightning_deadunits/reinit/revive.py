@@ -151,12 +151,8 @@ def _check_exist(tapes: list[Tape], units: Units) -> None:
 def as_units(units: DeadUnitsReport | Mapping[str, Iterable[int]]) -> Units:
     """Return units per layer as plain integers, layers without any left out."""
     if isinstance(units, DeadUnitsReport):
-        given: Mapping[str, Iterable[int]] = {
-            name: layer.dead.tolist() for name, layer in units.layers.items()
-        }
-    else:
-        given = units
-    plain = {layer: sorted({int(unit) for unit in of_layer}) for layer, of_layer in given.items()}
+        units = {name: layer.dead.tolist() for name, layer in units.layers.items()}
+    plain = {layer: sorted({int(unit) for unit in of_layer}) for layer, of_layer in units.items()}
     return {layer: of_layer for layer, of_layer in plain.items() if of_layer}
 
 

@@ -20,7 +20,7 @@ class WeightSlice:
     Args:
         parameter: The parameter that the elements belong to; held, never copied.
         positions: Places in row-major order, each once, int64 of shape ``(K,)``, on the
-            parameter's device. :meth:`along` and :meth:`of_mask` make them.
+            parameter's device. :meth:`along` makes them.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
@@ -61,23 +61,6 @@ class WeightSlice:
             taken = _indices(where.get(axis), size, axis, parameter.device)
             positions = positions.unsqueeze(-1) * size + taken
         return cls(parameter, positions.flatten())
-
-    @classmethod
-    def of_mask(cls, parameter: Tensor, mask: Tensor) -> WeightSlice:
-        """Take the elements where a boolean mask of the parameter's shape is True.
-
-        Returns:
-            The slice.
-
-        Raises:
-            ValueError: If the mask is of another shape.
-        """
-        if mask.shape != parameter.shape:
-            raise ValueError(
-                f"Expected `mask` to be of shape {tuple(parameter.shape)}, "
-                f"but got {tuple(mask.shape)}."
-            )
-        return cls(parameter, mask.to(parameter.device).flatten().nonzero().squeeze(1))
 
     def read(self, tensor: Tensor) -> Tensor:
         """Copy these elements out of a tensor of the parameter's shape, to shape ``(K,)``."""
@@ -155,10 +138,6 @@ class Edit:
         while self._backup:
             part, values = self._backup.pop()
             part.write_(part.parameter, values)
-
-    def before(self) -> list[Tensor]:
-        """Return what was there before, in the order of :meth:`slices`."""
-        return [values for _, values in self._backup]
 
 
 def written(edits: Iterable[Edit]) -> list[WeightSlice]:

@@ -42,16 +42,9 @@ def lettered(
     kind: Kind = "contraction",
     scales: bool = False,
 ) -> Described:
-    """Describe a product: the axes that bear a letter of the weight index it.
+    """Describe a product of an activation: the axes that bear a letter of the weight index it.
 
-    Args:
-        given: The call.
-        letters: Those of its axes; ``k`` and ``o`` are free besides :data:`ABC`.
-        x: The activation that it reads.
-        weight: The weight.
-        bias: The bias, if any.
-        kind: What it does with the weight.
-        scales: Whether it is a link that multiplies.
+    The letters ``k`` and ``o`` are free besides :data:`ABC`.
     """
     place = {letter: a for a, letter in enumerate(letters.weight) if weight.shape[a] > 1}
     read = _indexing(letters.x, x, place)
@@ -176,7 +169,7 @@ def _contracted(
     for a, b in zip(of_left, of_right, strict=True):
         letters[1] = letters[1].replace(letters[1][b], letters[0][a])
     out = "".join(letter for letter in "".join(letters) if "".join(letters).count(letter) == 1)
-    return _of_two(given, left, right, letters[0], letters[1], out)
+    return _of_two(given, left, right, Letters(letters[0], letters[1], out))
 
 
 def _product(given: Given, left: Tensor, right: Tensor, bias: Any = None) -> Described | None:
@@ -184,24 +177,21 @@ def _product(given: Given, left: Tensor, right: Tensor, bias: Any = None) -> Des
     of_left = batch[len(batch) - max(0, left.ndim - 2) :] + ("xk" if left.ndim > 1 else "k")
     of_right = batch[len(batch) - max(0, right.ndim - 2) :] + ("ky" if right.ndim > 1 else "k")
     out = batch + "x" * (left.ndim > 1) + "y" * (right.ndim > 1)
-    return _of_two(given, left, right, of_left, of_right, out, bias)
+    return _of_two(given, left, right, Letters(of_left, of_right, out), bias)
 
 
 def _of_two(
-    given: Given,
-    left: Tensor,
-    right: Tensor,
-    of_left: str,
-    of_right: str,
-    out: str,
-    bias: Any = None,
+    given: Given, left: Tensor, right: Tensor, letters: Letters, bias: Any = None
 ) -> Described | None:
-    """Describe a product of an activation with a parameter, None if it is of anything else."""
+    """Describe a product of an activation with a parameter, None if it is of anything else.
+
+    The letters are those of both as if the right one were the parameter.
+    """
     if given.owns(left) == given.owns(right):
         return None
     if given.owns(right):
-        return lettered(given, Letters(of_left, of_right, out), left, right, bias)
-    return lettered(given, Letters(of_right, of_left, out), right, left, bias)
+        return lettered(given, letters, left, right, bias)
+    return lettered(given, Letters(letters.weight, letters.x, letters.out), right, left, bias)
 
 
 def einsum(given: Given) -> Described | None:

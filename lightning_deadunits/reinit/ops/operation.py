@@ -14,15 +14,7 @@ from lightning_deadunits.reinit.recording.tape import leaves_of
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """One call.
-
-    Attributes:
-        function: The function that was called.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        out: What it returned.
-        parameters: Those of the model.
-    """
+    """One call of a function, what it returned, and the parameters of the model."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]

@@ -17,7 +17,7 @@ def _words(*groups: str) -> frozenset[str]:
     return frozenset(word for group in groups for word in group.split())
 
 
-_METADATA = _words(
+METADATA = _words(
     # What a tensor is.
     """
     shape size dim ndim ndimension dtype device layout numel nelement stride is_contiguous
@@ -40,9 +40,9 @@ _METADATA = _words(
     _use_cudnn_rnn_flatten_weight get_default_dtype is_autocast_enabled seed_everything
     """,
 )
-"""What returns no value of a tensor, or nothing of its own."""
+"""What returns no value of a tensor, or nothing of its own: it looks at no value either."""
 
-_RANDOM = _words(
+RANDOM = _words(
     """
     rand rand_like randn randn_like randint randint_like randperm normal normal_ uniform_ bernoulli
     bernoulli_ multinomial exponential_ geometric_ cauchy_ log_normal_ random_ poisson binomial
@@ -55,20 +55,24 @@ _RANDOM = _words(
     trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ orthogonal_
     """
 )
+"""What may draw random numbers."""
 
-_DRAWS = _words(
+DRAWS = _words(
     """
     rand rand_like randn randn_like randint randint_like randperm normal uniform random bernoulli
     exponential cauchy log_normal geometric poisson multinomial
     """
 )
-"""Without their underscores: what returns nothing but random numbers."""
+"""Without their underscores: what returns random numbers, whatever it is given."""
 
 _FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, torch.linspace, torch.logspace}
 _FROM_PYTHON.add(Tensor.new_tensor)
-_EMPTY = _words("empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize_")
 
-_SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}
+EMPTY = _words("empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize_")
+"""What returns memory that nobody has written yet."""
+
+SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}
+"""A gradient scaler's own: a loss scale is no value of the model's."""
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -84,39 +88,14 @@ def sets_attribute(function: Callable[..., Any]) -> bool:
     return getattr(function, "__name__", "") == "__set__"
 
 
-def is_metadata(name: str) -> bool:
-    """Tell whether a function that returns no tensor looks at no value either."""
-    return name in _METADATA
-
-
-def scales_gradients(name: str) -> bool:
-    """Tell whether it is a gradient scaler's own: a loss scale is no value of the model's."""
-    return name in _SCALERS
-
-
-def is_random(name: str) -> bool:
-    """Tell whether a function may draw random numbers."""
-    return name in _RANDOM
-
-
 def makes_data(function: Callable[..., Any]) -> bool:
     """Tell whether a function makes data of what is no tensor: lists, arrays, a grid."""
     return function in _FROM_PYTHON
 
 
-def is_draw(function: Callable[..., Any]) -> bool:
-    """Tell whether a function returns random numbers, whatever it is given."""
-    return str(getattr(function, "__name__", "")).strip("_") in _DRAWS
-
-
 def writes_in_place(name: str) -> bool:
     """Tell by a function's name whether it writes into what it is given."""
     return (name.endswith("_") and not name.endswith("__")) or name.startswith(("__i", "__set"))
-
-
-def is_empty(name: str) -> bool:
-    """Tell whether a function returns memory that nobody has written yet."""
-    return name in _EMPTY
 
 
 BACKWARD = {Tensor.backward, torch.autograd.backward}

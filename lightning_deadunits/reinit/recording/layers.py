@@ -14,11 +14,8 @@ def keys_of(
 ) -> dict[str, str]:
     """Return the names that are wanted, by the keys of the layers on the tapes that bear them.
 
-    Args:
-        tapes: The tapes.
-        wanted: Names of layers.
-        names: The names that were given to layers, if a training keeps them; by default those that
-            the layers of the tapes would be given.
+    They are the names that a training has given to layers; by default those that the layers of the
+    tapes would be given.
     """
     keys = list(dict.fromkeys(key for tape in tapes for key in tape.num_units))
     local = LayerNames()

@@ -34,11 +34,11 @@ from lightning_deadunits.private_api import (
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
     BACKWARD,
-    is_empty,
-    is_metadata,
-    is_random,
+    EMPTY,
+    METADATA,
+    RANDOM,
+    SCALERS,
     name_of,
-    scales_gradients,
     sets_attribute,
     writes_in_place,
 )
@@ -122,7 +122,7 @@ class Recorder(SiteMode):
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
         tape.modules = frozenset(self._modules)
-        self._check(tape)
+        self._samples.check(tape)
         tape.before.clear()
         return tape
 
@@ -130,12 +130,6 @@ class Recorder(SiteMode):
         """Stop, and forget what was recorded. Harmless if nothing was begun."""
         self._tape = None
         self.end()
-
-    def _check(self, tape: Tape) -> None:
-        """Replay what was recorded since weights were last stepped: it must be what it was."""
-        tape.forget_derived()
-        self._samples.check(tape)
-        tape.forget_derived()
 
     @contextmanager
     def recording(self, *, training: bool) -> Iterator[Box]:
@@ -166,9 +160,9 @@ class Recorder(SiteMode):
         self._inside_optimizer -= 1
 
     def _check_before_move(self, weights: Sequence[Tensor]) -> None:
-        """Check what was recorded: weights are about to be stepped."""
+        """Check what was recorded since weights were last stepped: they are about to be again."""
         if self._tape is not None:
-            self._check(self._tape)
+            self._samples.check(self._tape)
             with without_torch_function():
                 self._samples.move(len(self._tape.entries), weights)
 
@@ -228,9 +222,7 @@ class Recorder(SiteMode):
     ) -> _Pending | None:
         """Take down what a call is given, None for one that is no part of what is computed."""
         name = name_of(func)
-        if is_metadata(name) or func in BACKWARD:
-            return None
-        if sets_attribute(func) and name != "data":
+        if name in METADATA or func in BACKWARD or (sets_attribute(func) and name != "data"):
             return None
         if str(getattr(func, "__module__", "")).startswith("torch.distributed"):
             # A replay would wait for the other processes.
@@ -243,7 +235,7 @@ class Recorder(SiteMode):
             return None
         if name == "grad" and getattr(func, "__name__", "") == "__get__":
             return _Pending(None)
-        if scales_gradients(name) or self._known.are_of_gradients(tensors):
+        if name in SCALERS or self._known.are_of_gradients(tensors):
             stepped = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
             if stepped and writes_in_place(name):  # an optimizer of the user's own
                 self._check_before_move(stepped)
@@ -257,14 +249,10 @@ class Recorder(SiteMode):
             mapped(args, lambda leaf: refs.get(id(leaf), leaf)),
             mapped(kwargs, lambda leaf: refs.get(id(leaf), leaf)),
             tuple(ref.index for ref in refs.values()),
-            (),
-            (),
             self.running,
-            False,
             torch.is_grad_enabled(),
-            False,
             _autocast(),
-            RandomState(tape.devices) if is_random(name) else None,
+            RandomState(tape.devices) if name in RANDOM else None,
         )
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
@@ -293,7 +281,7 @@ class Recorder(SiteMode):
             self._obstacle(problem)
         index = known.add(leaf)
         if isinstance(leaf, Generator):
-            tape.leaves[index] = _copy_of_generator(leaf)
+            tape.leaves[index] = leaf.clone_state()
         elif isinstance(leaf, nn.Parameter):
             tape.leaves[index] = tape.parameters[index] = leaf
         else:
@@ -339,12 +327,11 @@ class Recorder(SiteMode):
             # No version moves, and a replay must not write to the parameter itself.
             tape.written |= {index for index in call.given[:1] if index in tape.leaves}
         call.writes = tuple(known.add(tensor) for tensor, _ in wrote)
-        self._check_written(pending, made, position)
+        self._check_written(pending, made)
         for tensor in made:
-            (known.note_empty if is_empty(name) else known.note_made)(tensor)
+            (known.note_empty if name in EMPTY else known.note_made)(tensor)
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
-        values = {*call.writes, *(index for index in call.outs if index is not None)}
-        known.note_plain(values, call.given, (tensor for tensor, _ in wrote))
+        known.note_plain({*call.writes, *call.made}, call.given, (tensor for tensor, _ in wrote))
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
             known.seen(tensor, position)
         call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()
@@ -354,13 +341,12 @@ class Recorder(SiteMode):
         tape.entries.append(call)
         return None
 
-    def _check_written(self, pending: _Pending, made: list[Tensor], position: int) -> None:
+    def _check_written(self, pending: _Pending, made: list[Tensor]) -> None:
         """Note an obstacle if a call reads memory that came from ``empty``, but to view it."""
         for tensor, _ in pending.versions:
-            if self._known.is_unwritten(tensor):
-                views = {storage_of(other) for other in made}
-                if storage_of(tensor) not in views:
-                    self._obstacle("reads memory that no torch call has written")
+            views = map(storage_of, made)
+            if self._known.is_unwritten(tensor) and storage_of(tensor) not in views:
+                self._obstacle("reads memory that no torch call has written")
 
     def _obstacle(self, what: str) -> None:
         if self._tape is not None:
@@ -397,12 +383,6 @@ _FUNCTORCH = "runs inside of a torch.func transform (vmap, grad and the like)"
 def _copied(tensor: Tensor) -> Tensor:
     copy = tensor.detach().clone()
     return copy.requires_grad_() if tensor.requires_grad and tensor.is_leaf else copy
-
-
-def _copy_of_generator(generator: Generator) -> Generator:
-    copy = Generator(generator.device)
-    copy.set_state(generator.get_state())
-    return copy
 
 
 _DEVICE_TYPES = ("cpu", "cuda")

@@ -6,14 +6,14 @@ random state. A :class:`Visitor` may look at every value of the pass, and put ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from lightning_deadunits.observation.sites import unobserved
+from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.tape import Call, Ref, SiteCall, Tape, leaves_of, mapped
 
 
@@ -54,6 +54,7 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
     values: dict[int, Any] = {}
     dropped, final = tape.last_uses, tape.final_values
     skipped = set() if as_recorded else tape.upkeep
+    takes_gradients = any(call.function is GRADIENT for call in tape.calls)
 
     def value_of(item: Any) -> Any:
         if not isinstance(item, Ref):
@@ -62,21 +63,29 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
             values[item.index] = visitor.leaf(item.index, _leaf(tape, item.index, as_recorded))
         return values[item.index]
 
-    with _quietly(tape), ExitStack() as autocast:
+    # Nobody observes, records or differentiates; random states are as they were afterwards.
+    with (
+        unobserved(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=list(tape.devices)),
+        ExitStack() as autocast,
+    ):
         entered: tuple[tuple[str, torch.dtype], ...] = ()
         for position, entry in enumerate(tape.entries):
             if isinstance(entry, SiteCall):
                 values[entry.value] = visitor.site(position, entry, values[entry.value])
             elif position in skipped:
-                for index in entry.outs:
-                    if index is not None and index not in tape.leaves:
-                        values[index] = value_of(Ref(entry.given[0]))
+                for made in set(entry.made) - tape.leaves.keys():
+                    values[made] = value_of(Ref(entry.given[0]))
             else:
                 if entry.autocast != entered:
                     autocast.close()
-                    _enter(autocast, entry.autocast)
+                    for kind, dtype in entry.autocast:
+                        # No cache: it would hold on to weights that are edited between two replays.
+                        autocast.enter_context(torch.autocast(kind, dtype, cache_enabled=False))
                     entered = entry.autocast
-                if tape.takes_gradients:
+                if takes_gradients:
                     torch.set_grad_enabled(entry.gradients)
                 if entry.reads_values:
                     given = [value_of(Ref(index)) for index in entry.given]
@@ -99,9 +108,7 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
 def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:
     leaf = tape.leaves[index]
     if isinstance(leaf, Generator):
-        copy = Generator(leaf.device)
-        copy.set_state(leaf.get_state())
-        return copy
+        return leaf.clone_state()
     if index in tape.parameters and index not in tape.written:
         return leaf
     if as_recorded:
@@ -111,21 +118,3 @@ def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:
         leaf = tape.buffers[index]
     value = leaf.detach().clone()
     return value.requires_grad_() if leaf.requires_grad else value
-
-
-def _enter(stack: ExitStack, autocast: tuple[tuple[str, torch.dtype], ...]) -> None:
-    for kind, dtype in autocast:
-        # No cache: it would hold on to weights that are edited between two replays.
-        stack.enter_context(torch.autocast(kind, dtype, cache_enabled=False))
-
-
-@contextmanager
-def _quietly(tape: Tape) -> Iterator[None]:
-    """Have nobody observe, record or differentiate, and the random state as it was afterwards."""
-    with (
-        unobserved(),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.random.fork_rng(devices=list(tape.devices)),
-    ):
-        yield

@@ -42,7 +42,7 @@ class Samples:
         self._values[position] = _sample(value)
 
     def check(self, tape: Tape) -> None:
-        """Replay a tape and note an obstacle where it differs; then begin anew."""
+        """Replay a tape and note an obstacle where it differs since the last check; begin anew."""
         values, self._values = self._values, {}
         if not values:
             return
@@ -53,18 +53,11 @@ class Samples:
             checker.problem = f"cannot be replayed ({type(error).__name__}: {error})"
         if checker.problem is not None:
             tape.obstacles.append(Obstacle(len(tape.entries), checker.problem))
+        tape.forget_derived()  # the recording may go on
 
 
 class _Checker(Visitor):
-    """Compares values with those that were made.
-
-    Args:
-        values: Samples, by the entries that made them.
-        moved: How many entries came before weights were last stepped, by the storage of these.
-
-    Attributes:
-        problem: The first difference.
-    """
+    """Compares values with samples of those that were made; the first difference is a problem."""
 
     def __init__(self, values: Mapping[int, Tensor], moved: Mapping[int, int]) -> None:
         self._values, self._moved = values, moved
@@ -147,18 +140,13 @@ def refuse_unsound(
     """
     reasons: dict[str, str] = {}
     for number, tape in enumerate(tapes):
-        for layer, position in _first_calls(tape, layers).items():
+        for position, entry in enumerate(tape.entries):
+            layer = layers.get(entry.layer) if isinstance(entry, SiteCall) else None
+            if layer is None or layer in reasons:
+                continue
             later = [o.reason for o in tape.obstacles if o.position > position]
             if number in broken:
-                reasons.setdefault(layer, broken[number])
+                reasons[layer] = broken[number]
             elif later:
-                reasons.setdefault(layer, f"what it flows into cannot be followed: {later[0]}")
+                reasons[layer] = f"what it flows into cannot be followed: {later[0]}"
     return {(layer, unit): reasons[layer] for layer, unit in units if layer in reasons}
-
-
-def _first_calls(tape: Tape, layers: Mapping[str, str]) -> dict[str, int]:
-    first: dict[str, int] = {}
-    for position, entry in enumerate(tape.entries):
-        if isinstance(entry, SiteCall) and entry.layer in layers:
-            first.setdefault(layers[entry.layer], position)
-    return first

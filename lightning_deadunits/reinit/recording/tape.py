@@ -8,7 +8,7 @@ are not kept: a replay computes them anew, and each is dropped after its last us
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,8 +20,7 @@ from torch.utils._pytree import tree_map
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
-    GRADIENT,
-    is_draw,
+    DRAWS,
     makes_data,
     name_of,
     sets_attribute,
@@ -44,28 +43,33 @@ class Call:
         args: Its positional arguments, with references in the place of tensors.
         kwargs: Its keyword arguments, likewise.
         given: The values among them.
-        writes: The values that it wrote in place.
-        outs: Which value each item of its flattened result is, None for what is no tensor.
         module: Qualified name of the module whose forward made it.
-        reads_values: Whether Python read values by it, and nothing else came of it.
         gradients: Whether gradients were on.
-        scalar: Whether it returned a single number.
         autocast: Device types that were under autocast, each with its dtype.
         random_state: State of the default generators before it, if it may draw from them.
+        writes: The values that it wrote in place.
+        outs: Which value each item of its flattened result is, None for what is no tensor.
+        reads_values: Whether Python read values by it, and nothing else came of it.
+        scalar: Whether it returned a single number.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     given: tuple[int, ...]
-    writes: tuple[int, ...]
-    outs: tuple[int | None, ...]
     module: str
-    reads_values: bool
     gradients: bool
-    scalar: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
     random_state: RandomState | None
+    writes: tuple[int, ...] = ()
+    outs: tuple[int | None, ...] = ()
+    reads_values: bool = False
+    scalar: bool = False
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """The values that it returned."""
+        return tuple(value for value in self.outs if value is not None)
 
 
 @dataclass(slots=True, eq=False)
@@ -142,10 +146,10 @@ class Tape:
 
     def keep(self, outputs: Any) -> None:
         """Take what the step returned, be it detached since, for results of the pass."""
-        tensors = [leaf for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)]
-        found = {self.perhaps_kept.get(storage_of(tensor) or 0) for tensor in tensors}
-        if more := found - {None, *self.kept}:
-            self.kept = frozenset(self.kept | {index for index in more if index is not None})
+        homes = {storage_of(leaf) for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)}
+        found = {index for home, index in self.perhaps_kept.items() if home in homes}
+        if not found <= self.kept:
+            self.kept |= found
             self.forget_derived()
 
     def forget_derived(self) -> None:
@@ -158,11 +162,6 @@ class Tape:
     def calls(self) -> Iterator[Call]:
         """The calls alone."""
         return (entry for entry in self.entries if isinstance(entry, Call))
-
-    @property
-    def layers(self) -> frozenset[str]:
-        """Keys of the layers that ran, see :mod:`lightning_deadunits.observation.identity`."""
-        return frozenset(e.layer for e in self.entries if isinstance(e, SiteCall))
 
     @cached_property
     def structure(self) -> list[Any]:
@@ -200,27 +199,16 @@ class Tape:
 
     @property
     def num_units(self) -> dict[str, int]:
-        """Number of units of each layer that ran."""
+        """Units per layer that ran, by key, see :mod:`lightning_deadunits.observation.identity`."""
         return {e.layer: e.num_units for e in self.entries if isinstance(e, SiteCall)}
-
-    @cached_property
-    def takes_gradients(self) -> bool:
-        """Whether the step takes gradients itself (``torch.autograd.grad``)."""
-        return any(call.function is GRADIENT for call in self.calls)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the copies that it holds."""
-        held = (leaf for leaf in self.leaves.values() if isinstance(leaf, Tensor))
-        return sum(leaf.numel() * leaf.element_size() for leaf in held if _is_dense(leaf))
 
     @cached_property
     def last_uses(self) -> list[list[int]]:
         """Per entry the values that nothing needs after it."""
         last: dict[int, int] = {}
         for position, entry in enumerate(self.entries):
-            for value in _values_of(entry):
-                last[value] = position
+            uses = (entry.value,) if isinstance(entry, SiteCall) else (*entry.given, *entry.made)
+            last |= dict.fromkeys(uses, position)
         dropped: list[list[int]] = [[] for _ in self.entries]
         for value, position in last.items():
             dropped[position].append(value)
@@ -237,7 +225,7 @@ class Tape:
         final: set[int] = set()
         for call in self.calls:
             final -= set(call.given)
-            final |= {value for value in call.outs if value is not None} | set(call.writes)
+            final.update(call.made, call.writes)
         return (final | self.kept) - self.weight_values
 
     def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
@@ -255,7 +243,7 @@ class Tape:
         for position, entry in reversed(list(enumerate(self.entries))):
             if not isinstance(entry, Call):
                 continue
-            outs = {value for value in entry.outs if value is not None}
+            outs = set(entry.made)
             if not self.weight_values.issuperset(entry.given):
                 added = entry.scalar and entry.function in sums
                 (summands if added else spoilt).update(entry.given)
@@ -277,11 +265,10 @@ class Tape:
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
             made = makes_data(call.function) and not call.scalar
-            drawn = not of_weights and (made or is_draw(call.function))
+            drawn = not of_weights and (made or name_of(call.function).strip("_") in DRAWS)
             if found.issuperset(call.given) and not drawn:
-                outs = {value for value in call.outs if value is not None}
-                found |= outs
-                rooted |= outs if of_weights else set()
+                found.update(call.made)
+                rooted.update(call.made if of_weights else ())
             else:
                 found -= set(call.writes) - self.parameters.keys()
         return found
@@ -299,7 +286,7 @@ class Tape:
             if not isinstance(call, Call) or not self.weight_values.issuperset(call.given):
                 continue
             if call.given and call.given[0] in own and name_of(call.function) in _ALIASES:
-                own.update(value for value in call.outs if value is not None)
+                own.update(call.made)
                 found |= {position} if sets_attribute(call.function) else set()
             elif call.writes and own.issuperset(call.writes):
                 found.add(position)
@@ -321,24 +308,13 @@ class Tape:
             if name_of(call.function) in _ALIASES:
                 given = given[:1]
             if not replaces:
-                values = [*call.writes, *(index for index in call.outs if index is not None)]
-                own = self.parameters.keys()
-                made_of |= {i: set().union(*given) for i in values if i not in own}
+                values = {*call.writes, *call.made} - self.parameters.keys()
+                made_of |= {index: set().union(*given) for index in values}
         return found
 
 
 _ALIASES = ("data", "detach")
 _PLAIN = (int, float, complex, str, type(None), type(...), torch.dtype, torch.device, torch.layout)
-
-
-def _values_of(entry: Call | SiteCall) -> Iterable[int]:
-    if isinstance(entry, SiteCall):
-        return (entry.value,)
-    return (*entry.given, *(value for value in entry.outs if value is not None))
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:

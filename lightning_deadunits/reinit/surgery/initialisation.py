@@ -48,16 +48,13 @@ class Draws:
         }
         self._modules: dict[tuple[int, str, int], dict[str, tuple[Tensor, Tensor]]] = {}
 
-    def fresh(
-        self, layer: str, attempt: int, parts: Sequence[Part], revived: Iterable[int]
-    ) -> list[Tensor]:
+    def fresh(self, layer: str, attempt: int, parts: Sequence[Part]) -> list[Tensor]:
         """Return fresh values for the parts of one call that belong to units of one layer.
 
         Args:
             layer: Name of the layer whose units are revived.
             attempt: How often they were drawn before.
             parts: Parts of one call, all of one role.
-            revived: Channels of the call that are revived: they are no example of live ones.
 
         Returns:
             Values per part, float32 on the CPU.
@@ -70,7 +67,7 @@ class Draws:
         drawn = [sign * self._drawn(part, layer, attempt // 2) for part in parts]
         if role == "bias" or self._init is None:
             return drawn
-        live = self._live(parts[0], set(revived))
+        live = self._live(parts[0], {part.channel for part in parts})
         generator = torch.Generator().manual_seed(self._number(layer, attempt))
         changed = self._init(torch.stack(drawn), live, generator)
         if not isinstance(changed, Tensor) or changed.shape != (len(parts), len(drawn[0])):
@@ -146,11 +143,8 @@ class Draws:
         channels = range(torch.Size(operation.made_sizes).numel())
         live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]
         parameters = self._passes.parameters
-        rows = [
-            weights.read(weights.parameter).float().cpu()
-            for channel in live
-            for weights in (parameters.part(operation.weight, operation.makes(channel)),)
-        ]
+        own = (parameters.part(operation.weight, operation.makes(channel)) for channel in live)
+        rows = [weights.read(weights.parameter).float().cpu() for weights in own]
         return torch.stack(rows) if rows else torch.zeros(0, len(part.weights.positions))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,14 +39,12 @@ class Outcome:
         units: The units that were re-initialised.
         refused: The others, with the reason.
         silent: Those units that do not fire on the example.
-        stuck: Units that do not fire without the weights that had to be left, and why these had.
     """
 
     edits: list[Edit] = field(default_factory=list)
     units: list[UnitKey] = field(default_factory=list)
     refused: dict[UnitKey, str] = field(default_factory=dict)
     silent: list[UnitKey] = field(default_factory=list)
-    stuck: dict[UnitKey, str] = field(default_factory=dict)
 
     def undo_(self) -> None:
         """Take everything back."""
@@ -54,11 +53,7 @@ class Outcome:
 
 
 class StuckError(Exception):
-    """Units do not fire without weights that had to be left.
-
-    Attributes:
-        units: The units, and why.
-    """
+    """Units do not fire without weights that had to be left: these units, and why these weights."""
 
     def __init__(self, units: dict[UnitKey, str]) -> None:
         super().__init__()
@@ -76,22 +71,25 @@ class Surgeon:
         """Re-initialise units; those that disturb the model are found by halving, and refused."""
         outcome = Outcome()
         try:
-            if traces:
-                self._operate_on(traces, outcome)
+            self._operate_on(traces, outcome)
         except BaseException:
             outcome.undo_()
             raise
         return outcome
 
     def _operate_on(self, traces: Traces, outcome: Outcome) -> None:
+        if not traces:
+            return
         edits: list[Edit] = []
         try:
             silent = self._write_and_verify_(traces, edits)
         except BaseException as error:
-            for edit in reversed(edits):
-                edit.undo_()
+            Outcome(edits).undo_()
             if isinstance(error, StuckError):
-                self._leave_out(error.units, traces, outcome)
+                outcome.refused |= error.units
+                rest = {unit: trace for unit, trace in traces.items() if unit not in error.units}
+                refuse_with_group(rest, outcome.refused, traces)
+                self._operate_on(rest, outcome)
             elif isinstance(error, (DisturbedError, PathChangedError)):
                 self._halve(traces, str(error) or "the model took another path afterwards", outcome)
             else:
@@ -115,19 +113,11 @@ class Surgeon:
         for half in (together[:middle], together[middle:]):
             self._operate_on({unit: traces[unit] for group in half for unit in group}, outcome)
 
-    def _leave_out(self, stuck: dict[UnitKey, str], traces: Traces, outcome: Outcome) -> None:
-        """Refuse units, and operate on the others anew."""
-        outcome.stuck |= stuck
-        rest = {unit: trace for unit, trace in traces.items() if unit not in stuck}
-        refuse_with_group(rest, outcome.stuck, traces)
-        if rest:
-            self._operate_on(rest, outcome)
-
     def _write_and_verify_(self, traces: Traces, edits: list[Edit]) -> list[UnitKey]:
         """Write fresh weights until every unit fires or there are no attempts left."""
         pending = dict(traces)
         for attempt in range(self._config.attempts):
-            edit = self._edit(traces, pending, attempt, first=attempt == 0)
+            edit = self._edit(traces, pending, attempt)
             edits.append(edit)
             edit.apply_()
             firing = self._settle_(traces, pending, edits)
@@ -146,16 +136,15 @@ class Surgeon:
             raise StuckError(stuck)
         return list(pending)
 
-    def _edit(self, traces: Traces, fresh: Traces, attempt: int, first: bool) -> Edit:
+    def _edit(self, traces: Traces, fresh: Traces, attempt: int) -> Edit:
         edit = Edit()
-        if first:
+        if not attempt:
             for trace in traces.values():
                 for part in reversed(trace.reads):  # the first call's value wins
                     edit.set(part.weights, self._silence(part))
         # After the silencing: what one unit reads of another one is fresh, for it is silent itself.
         for (layer, _), parts in parts_by_call(fresh).items():
-            revived = {part.channel for part in parts}
-            drawn = self._draws.fresh(layer, attempt, parts, revived)
+            drawn = self._draws.fresh(layer, attempt, parts)
             for part, values in zip(parts, drawn, strict=True):
                 edit.set(part.weights, values)
         clear_gradients(edit)
@@ -179,14 +168,10 @@ class Surgeon:
         """
         recorded, biases = self._passes.recorded, biases_of(fresh)
         visitor = Settled(
-            statistics_of(traces),
+            {norm for trace in traces.values() for norm in trace.statistics},
             self._centres(fresh),
             {channel: weights_key(bias) for channel, bias in biases.items()},
-            recorded,
-            self._made | made_by(traces),
-            by_layer(traces),
-            self._config.tolerance,
-            varying=left_in(traces),
+            **self._observed(traces),
         )
         in_training = self._config.every_n_train_steps is not None
         for tape in self._passes.numbers(training=in_training) or self._passes.numbers():
@@ -203,7 +188,18 @@ class Surgeon:
                 edit.set(WeightSlice.along(buffer, {0: [number]}), value)
         edits.append(edit)
         edit.apply_()
-        return visitor.units_firing
+        return visitor.firing
+
+    def _observed(self, traces: Traces) -> dict[str, Any]:
+        """Return what :class:`Observed` is given for some units."""
+        return {
+            "recorded": self._passes.recorded,
+            "made": self._made | made_by(traces),
+            "units": by_layer(traces),
+            "tolerance": self._config.tolerance,
+            # They must do without some of what made them.
+            "varying": {unit for unit, trace in traces.items() if trace.left},
+        }
 
     def _run(self, visitor: Observed, tape: int) -> None:
         try:
@@ -228,18 +224,12 @@ class Surgeon:
         Only units that had to do without some weights are looked at.
         """
         tapes = self._passes.numbers(training=True) or self._passes.numbers()
-        visitor = Stressed(
-            self._passes.recorded,
-            self._made | made_by(traces),
-            by_layer(traces),
-            self._config.tolerance,
-            varying=left_in(traces),
-        )
+        visitor = Stressed(**self._observed(traces))
         for tape in tapes:
             self._run(visitor, tape)
         of_layer = self._passes.recorded.of_layer
         absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
-        return visitor.units_firing | absent
+        return visitor.firing | absent
 
 
 def clear_gradients(edit: Edit) -> None:
@@ -306,13 +296,3 @@ def weights_key(weights: WeightSlice) -> tuple[int, int, int]:
     """Return what tells some weights, whichever call uses them."""
     places = weights.positions
     return id(weights.parameter), int(places[0]) if len(places) else -1, len(places)
-
-
-def left_in(traces: Traces) -> set[UnitKey]:
-    """Return the units that must do without some of what made them."""
-    return {unit for unit, trace in traces.items() if trace.left}
-
-
-def statistics_of(traces: Traces) -> set[Channel]:
-    """Return the norms whose running statistics are to be those of fresh weights."""
-    return {channel for trace in traces.values() for channel in trace.statistics}

@@ -19,9 +19,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     replaced,
 )
 from lightning_deadunits.reinit.ops import Channel, Operation
-from lightning_deadunits.reinit.plan import Plan, masks
-
-Statistics = dict[Channel, tuple[Tensor, Tensor]]
+from lightning_deadunits.reinit.plan import Plan
 
 
 class DisturbedError(Exception):
@@ -39,7 +37,7 @@ class Observed(Visitor):
         varying: Units that fire only if their values differ: what makes them may be a constant.
 
     Attributes:
-        firing: Layer to the units that fired.
+        firing: The units that fired.
     """
 
     def __init__(
@@ -53,24 +51,18 @@ class Observed(Visitor):
     ) -> None:
         self.recorded, self.made, self.units = recorded, made, units
         self.tolerance, self.varying = tolerance, varying
-        self.firing: dict[str, set[int]] = {}
+        self.firing: set[UnitKey] = set()
 
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """See :class:`Visitor`."""
-        units = self.units.get(spot.layer, ())
-        for unit in units:
+        for unit in self.units.get(spot.layer, ()):
             values = channel_of(output, spot.dims, unit)
             fires = (values.abs() > spot.fires_above).any()
             if (spot.layer, unit) in self.varying:
                 fires &= values.max() > values.min()
             if bool(fires):
-                self.firing.setdefault(spot.layer, set()).add(unit)
+                self.firing.add((spot.layer, unit))
         return output
-
-    @property
-    def units_firing(self) -> set[UnitKey]:
-        """The units that fired."""
-        return {(layer, unit) for layer, units in self.firing.items() for unit in units}
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
@@ -81,9 +73,8 @@ class Observed(Visitor):
 
     def result(self, key: Any, value: Tensor) -> None:
         """See :class:`Visitor`."""
-        check_same(
-            "the model's output", self.recorded.results[(self.tape, key)], value, self.tolerance
-        )
+        before = self.recorded.results[(self.tape, key)]
+        check_same("the model's output", before, value, self.tolerance)
 
     def read(self, key: Any, value: Tensor, name: str) -> None:
         """See :class:`Visitor`."""
@@ -102,7 +93,6 @@ class Settled(Observed):
         normed: Calls and channels of norms that fresh weights feed.
         biased: Calls and channels that have a fresh bias, and what their median is to be.
         bias_of: Which bias that is: one that several calls have gets one shift, by the first.
-        *args: As for :class:`Observed`.
         **kwargs: As for :class:`Observed`.
 
     Attributes:
@@ -115,11 +105,10 @@ class Settled(Observed):
         normed: set[Channel],
         biased: Mapping[Channel, float],
         bias_of: Mapping[Channel, Hashable],
-        *args: Any,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.statistics: Statistics = {}
+        super().__init__(**kwargs)
+        self.statistics: dict[Channel, tuple[Tensor, Tensor]] = {}
         self.shifts: dict[Channel, Tensor] = {}
         self._normed, self._biased, self._medians = _by_call(normed), _by_call(biased), biased
         self._bias_of = bias_of
@@ -233,19 +222,12 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     Raises:
         DisturbedError: If a pass comes to something else.
     """
-    made = _made_by(passes, plan)
+    fresh = plan.made(passes.model)
+    made = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"} | {
+        use.call
+        for use in passes.recorded.uses
+        for part in fresh
+        if part.parameter is use.parameter and passes.parameters.meet(use.view, part)
+    }
     for tape in passes.numbers():
         passes.run(Stressed(passes.recorded, made, plan.units, tolerance), tape)
-
-
-def _made_by(passes: Passes, plan: Plan) -> set[int]:
-    """Return the calls that fresh weights feed: those that are given them, and norms."""
-    fresh = masks(passes.model, plan.fresh)
-    norms = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"}
-    found = set(norms)
-    for use in passes.recorded.uses:
-        if (mask := fresh.get(id(use.parameter))) is not None:
-            first = int(use.view.storage_offset() - use.parameter.storage_offset())
-            if bool(mask.as_strided(use.view.shape, use.view.stride(), first).any()):
-                found.add(use.call)
-    return found

@@ -129,7 +129,8 @@ def test_no_intermediate_result_is_kept_alive() -> None:
         out = Big()(x)
         held.append(out.numel())
     assert box.tape is not None
-    assert box.tape.nbytes == x.numel() * x.element_size()
+    copies = [leaf for leaf in box.tape.leaves.values() if isinstance(leaf, Tensor)]
+    assert sum(copy.nbytes for copy in copies) == x.nbytes
 
 
 def test_it_records_beside_an_observer_that_counts() -> None:
@@ -139,7 +140,7 @@ def test_it_records_beside_an_observer_that_counts() -> None:
     with torch.no_grad(), observer.watching(), observer.one_pass(), recording as box:
         net(x)
     assert box.tape is not None
-    assert box.tape.layers == set(observer.counts)
+    assert box.tape.num_units.keys() == set(observer.counts)
     assert names_on([box.tape]) == {"1": 8}
     assert box.tape.modules == {"0", "1", "2"}
 
