@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits import reinit_dead_units
-from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, memory_of, reset_
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, reset_
 from lightning_deadunits.reinit.weights import WeightSlice
 from tests.benchmarks.result_file import mean_and_ci, write_results
 
@@ -97,7 +97,8 @@ def mean_moments(learner: Learner, units: Tensor, seen: Tensor) -> None:
     for weights in revive(learner, units):
         others = torch.ones(weights.parameter.numel(), dtype=torch.bool)
         others[weights.positions] = False
-        for tensor in memory_of([learner.optimizer], weights.parameter):
+        state = learner.optimizer.state[weights.parameter]
+        for tensor in (state["exp_avg"], state["exp_avg_sq"]):
             weights.write_(tensor, float(tensor.flatten()[others].mean()))
 
 

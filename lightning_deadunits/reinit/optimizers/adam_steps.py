@@ -164,13 +164,12 @@ class StepCorrection:
         Args:
             optimizer: The optimizer that this correction is :meth:`of`, after it loaded its state.
         """
-        self._restore(
-            {
-                parameter: fresh
-                for parameter, fresh in self._fresh.items()
-                if fresh.was_last_seen_at(optimizer.state.get(parameter, {}).get("step"))
-            }
-        )
+        kept = {}
+        for parameter, fresh in self._fresh.items():
+            step = optimizer.state.get(parameter, {}).get("step")
+            if isinstance(step, Tensor) and float(step) == float(fresh.seen):
+                kept[parameter] = fresh
+        self._restore(kept)
 
     def backup(self) -> Callable[[], None]:
         """Return what brings back the weights that are under correction now."""
@@ -233,14 +232,6 @@ class FreshWeights:
             newborn.horizon,
         )
 
-    def was_last_seen_at(self, step: object) -> bool:
-        """Tell whether a parameter's `step` is where these weights left it; waits for the device.
-
-        Args:
-            step: The optimizer's `step` of the parameter, None if it has not stepped it.
-        """
-        return isinstance(step, Tensor) and float(step) == float(self.seen)
-
     def without_expired(self) -> FreshWeights | None:
         """Drop elements past the horizon, which get no correction in any case; None if all are.
 
@@ -261,11 +252,6 @@ class FreshWeights:
         """Take back the step that the optimizer made by its own count, make the one that was due.
 
         Never waits for the device: whether a correction is due is decided there.
-
-        Args:
-            rule: How the optimizer's updates depend on the steps.
-            state: The optimizer's state of the parameter, after its step.
-            group: The options that it was stepped with.
 
         Returns:
             The same elements, with this step seen.

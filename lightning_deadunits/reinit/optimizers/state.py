@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
@@ -89,15 +89,12 @@ class OptimizerMemory:
         """
         return [StepCorrection.of(each).state_dict(names) for each in self._optimizers]
 
-    def drop_outdated(self) -> None:
-        """Forget resumed weights of optimizers that were made anew and never stepped them."""
-        for optimizer in self._optimizers:
-            StepCorrection.of(optimizer).drop_outdated(optimizer)
-
     def load_state_dict(
         self, state: Sequence[Mapping[str, Any]], parameters: Mapping[str, Tensor]
     ) -> None:
-        """Resume from :meth:`state_dict`; before or after the optimizers load theirs.
+        """Resume from :meth:`state_dict`, after the optimizers load theirs.
+
+        Weights of optimizers that were made anew and never stepped them are forgotten.
 
         Raises:
             ValueError: If optimizers or parameters are not those of the state.
@@ -108,7 +105,9 @@ class OptimizerMemory:
                 f"optimizers, but got {len(state)}. Resume with the optimizers it was saved with."
             )
         for optimizer, entry in zip(self._optimizers, state, strict=True):
-            StepCorrection.of(optimizer).load_state_dict(optimizer, entry, parameters)
+            correction = StepCorrection.of(optimizer)
+            correction.load_state_dict(optimizer, entry, parameters)
+            correction.drop_outdated(optimizer)
 
     def detach(self) -> None:
         """Remove every hook from the optimizers; fresh weights count with the others then."""
@@ -147,13 +146,13 @@ def optimizers_inside(optimizer: Any) -> list[Optimizer]:
         raise TypeError(
             f"Expected `optimizer` to be a torch.optim.Optimizer, but got {type(optimizer)}."
         )
-    return list({id(each): each for each in found}.values())
+    return list(dict.fromkeys(found))
 
 
 def optimizers_of(trainer: Any, pl_module: Any) -> list[Any]:
     """Return the Trainer's optimizers, and those that a module steps without it knowing."""
     own = [each for each in held_by(pl_module) if isinstance(each, Optimizer)]
-    return list({id(each): each for each in (*trainer.optimizers, *own)}.values())
+    return list(dict.fromkeys((*trainer.optimizers, *own)))
 
 
 def held_by(outer: Any) -> list[Any]:
@@ -173,25 +172,24 @@ def _is_optimizer(value: Any) -> bool:
     )
 
 
-def refusal(optimizer: Any, parameter: Tensor) -> str | None:
-    """Say why the memory of part of a parameter cannot be reset.
+def refusal(optimizer: Optimizer, parameter: Tensor) -> str | None:
+    """Say why what one optimizer remembers of part of a parameter cannot be reset.
 
     A parameter that the optimizer does not have, or has not stepped yet, has no memory to reset.
 
     Returns:
         The reason in words, None if there is none.
     """
-    for inside in optimizers_inside(optimizer):
-        name = type(inside).__name__
-        if group_of(inside, parameter) is None:
-            continue
-        if isinstance(inside, LBFGS):
-            return f"{name} remembers all parameters in one flat vector"
-        if any(kind.__name__ in _SHARDED for kind in type(inside).__mro__):
-            return f"{name} holds the state of some parameters on other ranks"
-        for key, value in inside.state.get(parameter, {}).items():
-            if reason := _why_not(key, value, parameter):
-                return f"{name}'s state `{key}` {reason}"
+    name = type(optimizer).__name__
+    if group_of(optimizer, parameter) is None:
+        return None
+    if isinstance(optimizer, LBFGS):
+        return f"{name} remembers all parameters in one flat vector"
+    if any(kind.__name__ in _SHARDED for kind in type(optimizer).__mro__):
+        return f"{name} holds the state of some parameters on other ranks"
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if reason := _why_not(key, value, parameter):
+            return f"{name}'s state `{key}` {reason}"
     return None
 
 
@@ -218,25 +216,6 @@ def _why_not(key: str, value: object, parameter: Tensor) -> str | None:
 def _counts_steps(key: str, value: Tensor, parameter: Tensor) -> bool:
     """Whether a tensor is one number for the whole parameter, such as Adam's step."""
     return key == "step" or (value.numel() == 1 and value.shape != parameter.shape)
-
-
-def memory_of(optimizers: Iterable[Any], parameter: Tensor) -> Iterator[Tensor]:
-    """Yield every state tensor of the parameter's shape: what :func:`reset_` writes to.
-
-    Yields:
-        The tensors themselves, so that a caller can back up its slices of them.
-    """
-    for optimizer in optimizers:
-        for inside in optimizers_inside(optimizer):
-            for _, tensor in _memory(inside, parameter):
-                yield tensor
-
-
-def _memory(optimizer: Optimizer, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    # `get`: the state is a defaultdict, and an empty entry would hide that nothing was stepped.
-    for key, value in optimizer.state.get(parameter, {}).items():
-        if isinstance(value, Tensor) and not _counts_steps(key, value, parameter):
-            yield key, value
 
 
 def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
@@ -267,9 +246,12 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
     for each in slices:
         for optimizer in inside:
             group = group_of(optimizer, each.parameter) or {}
-            for key, tensor in _memory(optimizer, each.parameter):
-                part = WeightSlice(tensor, each.positions)
-                edit.set(part, _initial_value(key, group, each))
+            # `get`: the state is a defaultdict, and an empty entry would hide that nothing was
+            # stepped.
+            for key, value in optimizer.state.get(each.parameter, {}).items():
+                if isinstance(value, Tensor) and not _counts_steps(key, value, each.parameter):
+                    part = WeightSlice(value, each.positions)
+                    edit.set(part, _initial_value(key, group, each))
     edit.apply_()
     return edit
 

@@ -53,9 +53,7 @@ class TrainerMemory:
             saved, self._saved = self.state_dict(), []
             self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
             if any(saved):
-                parameters = dict(pl_module.named_parameters())
-                self._memory.load_state_dict(saved, parameters)
-                self._memory.drop_outdated()
+                self._memory.load_state_dict(saved, dict(pl_module.named_parameters()))
         self._names = {p: name for name, p in pl_module.named_parameters()}
         return self._memory
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
-from lightning_deadunits.reinit.optimizers.state import OptimizerMemory, memory_of
+from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.weights import WeightSlice
 
 
@@ -56,7 +56,8 @@ def test_a_backup_of_the_tensors_restores_the_memory_bit_for_bit():
     weight, optimizer = stepped(lambda p: optim.Adam(p, amsgrad=True))
     memory, rows = OptimizerMemory([optimizer]), WeightSlice.along(weight, {0: [1]})
     before = {k: v.clone() for k, v in optimizer.state[weight].items()}
-    backup = [(tensor, rows.read(tensor)) for tensor in memory_of([optimizer], weight)]
+    moments = [v for v in optimizer.state[weight].values() if v.shape == weight.shape]
+    backup = [(tensor, rows.read(tensor)) for tensor in moments]
     memory.forget_([rows])
     for tensor, values in backup:
         rows.write_(tensor, values)

@@ -7,12 +7,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import optim
 
-from lightning_deadunits.reinit.optimizers.state import (
-    memory_of,
-    optimizers_inside,
-    refusal,
-    reset_,
-)
+from lightning_deadunits.reinit.optimizers.state import optimizers_inside, refusal, reset_
 from lightning_deadunits.reinit.weights import WeightSlice
 
 
@@ -175,14 +170,6 @@ def test_a_wrapper_with_a_memory_of_its_own_forgets_too():
 def test_what_is_no_optimizer_is_an_error():
     with pytest.raises(TypeError, match=r"Expected `optimizer` to be a torch\.optim\.Optimizer"):
         optimizers_inside(torch.nn.Linear(1, 1))
-
-
-def test_memory_of_lists_exactly_what_a_reset_writes_to():
-    params, optimizer = params_after_steps(RESETTABLE["Adam amsgrad"])
-    state = optimizer.state[params[0]]
-    expected = [state["exp_avg"], state["exp_avg_sq"], state["max_exp_avg_sq"]]
-    listed = list(memory_of([optimizer], params[0]))
-    assert {id(t) for t in listed} == {id(t) for t in expected}
 
 
 def with_state(**state):

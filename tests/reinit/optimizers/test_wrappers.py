@@ -134,7 +134,5 @@ def test_corrections_resume_only_where_the_optimizer_counted_those_steps(same: b
     again = optim.Adam([weight], lr=0.1)
     if same:
         again.load_state_dict(optimizer.state_dict())
-    resumed = OptimizerMemory([again])
-    resumed.load_state_dict(saved, {"w": weight})
-    resumed.drop_outdated()
+    OptimizerMemory([again]).load_state_dict(saved, {"w": weight})
     assert bool(len(StepCorrection.of(again))) is same
