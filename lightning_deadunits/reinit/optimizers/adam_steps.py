@@ -126,7 +126,7 @@ class StepCorrection:
 
     def _drop_expired(self) -> None:
         kept = {p: fresh.without_expired() for p, fresh in self._fresh.items()}
-        self._fresh = {p: fresh for p, fresh in kept.items() if fresh is not None}
+        self._fresh = {p: fresh for p, fresh in kept.items() if len(fresh.event)}
 
     def state_dict(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
         """Take down what is under correction, as tensors and primitives only.
@@ -232,16 +232,14 @@ class FreshWeights:
             newborn.horizon,
         )
 
-    def without_expired(self) -> FreshWeights | None:
-        """Drop elements past the horizon, which get no correction in any case; None if all are.
+    def without_expired(self) -> FreshWeights:
+        """Drop elements past the horizon, which get no correction in any case.
 
         Waits for the device.
         """
         keep = (self.births + self.horizon >= self.seen)[self.event]
         if bool(keep.all()):
             return self
-        if not bool(keep.any()):
-            return None
         births, event = torch.unique(self.births[self.event[keep]], return_inverse=True)
         weights = WeightSlice(self.weights.parameter, self.weights.positions[keep])
         return FreshWeights(weights, event, births, self.seen, self.horizon)

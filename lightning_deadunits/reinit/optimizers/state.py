@@ -258,16 +258,11 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
 
 def _initial_value(key: str, group: Mapping[str, Any], weights: WeightSlice) -> Tensor | float:
     """What an optimizer puts into a new state tensor."""
-    if _copies_weights(key, group):
+    # Schedule-free optimizers call their copy `z`.
+    if key.startswith(_WEIGHT_COPIES) or key == "ax" or (key == "z" and "weight_sum" in group):
         return weights.read(weights.parameter)
     if key == "sum":
         return float(group.get("initial_accumulator_value", 0.0))
     if key == "step_size":
         return float(group.get("lr", 0.0))
     return 0.0
-
-
-def _copies_weights(key: str, group: Mapping[str, Any]) -> bool:
-    if key == "z" and "weight_sum" in group:  # schedule-free optimizers
-        return True
-    return key == "ax" or key.startswith(_WEIGHT_COPIES)
