@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
+from lightning_deadunits.reinit.plan import tensors_of
 from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 Copy = dict[int, Tensor]
@@ -66,7 +67,7 @@ def _copy(value: Any, pl_module: nn.Module, inside: set[nn.Module]) -> Copy | No
         return None if original is None else pair_of(original, value)
     if isinstance(value, Mapping):
         names = {name for name, _ in pl_module.named_parameters()}
-        return _fitting(_tensors(pl_module), value) if names <= value.keys() else None
+        return _fitting(tensors_of(pl_module), value) if names <= value.keys() else None
     for parameters in (
         list(pl_module.parameters()),
         [p for p in pl_module.parameters() if p.requires_grad],
@@ -95,11 +96,7 @@ def shapes_of(module: nn.Module) -> dict[str, torch.Size] | None:
 
 def pair_of(original: nn.Module, copy: nn.Module) -> Copy | None:
     """Pair the tensors of a module and a copy, None if they are the same or do not fit."""
-    return _fitting(_tensors(original), _tensors(copy))
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return _fitting(tensors_of(original), tensors_of(copy))
 
 
 def _fitting(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Copy | None:

@@ -103,8 +103,7 @@ class Magnitudes(TrainingObserver):
 
     def fold(self) -> None:
         """Add what the last pass has measured."""
-        for name, mean in self._means.items():
-            self._totals[name] = self._totals[name] + mean if name in self._totals else mean
+        _add_to(self._totals, self._means)
         self._means.clear()
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
@@ -121,8 +120,7 @@ class Magnitudes(TrainingObserver):
         """Return which units of each layer are due, by what all processes have seen."""
         total: dict[str, Tensor] = {}
         for sums in processes.gather(self.saved()):
-            for name, values in sums.items():
-                total[name] = total[name] + values if name in total else values
+            _add_to(total, sums)
         names = self.watch.names
         names.settle(total)
         return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
@@ -133,8 +131,12 @@ class Magnitudes(TrainingObserver):
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """See :class:`TrainingObserver`."""
-        for name, own in _moved(saved, device).items():
-            self._totals[name] = self._totals[name] + own if name in self._totals else own
+        _add_to(self._totals, _moved(saved, device))
+
+
+def _add_to(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, own in more.items():
+        sums[name] = sums[name] + own if name in sums else own
 
 
 def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]:
