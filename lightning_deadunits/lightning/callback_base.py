@@ -309,7 +309,7 @@ class DeadUnitMonitor:
         self._take_note(trainer, pl_module, report)
         # Not guarded: on every process alike, or one would wait for the others later.
         if self._active_reviver is not None and trainer.state.fn == "fit":
-            told = self._active_reviver.after_validation(trainer, pl_module, report)
+            told = self._active_reviver.judge(trainer, pl_module, report, of_validation=True)
             self._tell_outcome(trainer, told)
 
     def _judge(self, trainer: Any, pl_module: Any) -> DeadUnitsReport | None:
@@ -478,7 +478,7 @@ class DeadUnitMonitor:
             self._speaker.keep(report)
         # Not guarded: on every process alike, or one would wait for the others later.
         if self._active_reviver is not None:
-            told = self._active_reviver.after_window(trainer, pl_module, report)
+            told = self._active_reviver.judge(trainer, pl_module, report, of_validation=False)
             self._tell_outcome(trainer, told)
 
     @warns_beside_bar

@@ -69,8 +69,7 @@ class Callback(Policy):
             scales=self._scales[run],
         )
         event.operate_(due)
-        self._schedules[run].revived(event.report.reinitialised)
-        self._schedules[run].refused(event.report.refused)
+        self._schedules[run].note(event.report)
         self.revived += event.report.num_reinitialised
         return module
 

@@ -22,7 +22,7 @@ from lightning_deadunits.reinit.training.events import Events
 from lightning_deadunits.reinit.training.first_batches import SPOILT
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
-from lightning_deadunits.reinit.training.tapes import Tapes
+from lightning_deadunits.reinit.training.tapes import TRAINING, Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -93,27 +93,15 @@ class Reviver:
     def record_validation_batch(
         self, trainer: Any, pl_module: Any, loader: int, *, wanted: bool
     ) -> None:
-        """Record a batch of a validation loader, one of each at least.
-
-        Args:
-            trainer: The Trainer.
-            pl_module: The module.
-            loader: Number of the loader.
-            wanted: Whether it may be the one that stands for its loader.
-        """
+        """Record a batch of a validation loader, one of each at least, if it is wanted for that."""
         if self._records_validation(trainer):
-            self._tapes_of(pl_module).begin_validation_batch(loader, wanted=wanted)
+            self._tapes_of(pl_module).begin_batch(loader, wanted=wanted)
 
     def record_training_batch(self, pl_module: Any, *, ends_window: bool) -> None:
-        """Record a training batch, one at least.
-
-        Args:
-            pl_module: The module.
-            ends_window: Whether a window of training batches is judged after it.
-        """
+        """Record a training batch, one at least; the one that ends a window in any case."""
         if self._records:
             last = ends_window and not self.at_validation
-            self._tapes_of(pl_module).begin_training_batch(last=last)
+            self._tapes_of(pl_module).begin_batch(TRAINING, last=last)
 
     def end_recording(self, *, training: bool) -> None:
         """The step has ended; harmless if it was not recorded."""
@@ -147,32 +135,17 @@ class Reviver:
         if self.at_validation and self._measures:
             self._window.end()
 
-    def after_validation(
-        self, trainer: Any, pl_module: Any, report: DeadUnitsReport
+    def judge(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport, *, of_validation: bool
     ) -> ReinitReport | None:
-        """Take the report of a validation, the same on every process.
+        """Take a report of a validation or a window of training batches, alike on every process.
 
         Returns:
             The last event, if this is the first verdict after it.
         """
-        return self._judge(trainer, pl_module, report, decides=self.at_validation)
-
-    def after_window(
-        self, trainer: Any, pl_module: Any, report: DeadUnitsReport
-    ) -> ReinitReport | None:
-        """Take the report of a window of training batches, the same on every process.
-
-        Returns:
-            The last event, if this is the first verdict after it.
-        """
-        return self._judge(trainer, pl_module, report, decides=not self.at_validation)
-
-    def _judge(
-        self, trainer: Any, pl_module: Any, report: DeadUnitsReport, decides: bool
-    ) -> ReinitReport | None:
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
         told = self._events.take_verdict(dead)
-        if decides and not self._impossible:
+        if of_validation == self.at_validation and not self._impossible:
             if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending = self._schedule.judge(dead)
@@ -212,28 +185,19 @@ class Reviver:
         report = self._events.act_(trainer, tapes, units)
         self._drop_tapes()
         if report is not None:
-            self._schedule.revived(report.reinitialised)
-            self._schedule.refused(report.refused)
+            self._schedule.note(report)
         return report
 
     def take_back_(self, trainer: Any, optimizer: Any = None) -> ReinitReport | None:
         """Give up the last event if weights of its units became NaN in their first batches.
-
-        Args:
-            trainer: The Trainer.
-            optimizer: One that is about to step.
 
         Returns:
             Its units, refused; None if all is well.
         """
         report = self._events.take_back_(trainer, optimizer)
         if report is not None:
-            self._schedule.give_up(
-                {
-                    n: [u for u, why in own.items() if why == SPOILT]
-                    for n, own in report.refused.items()
-                }
-            )
+            for layer, reasons in report.refused.items():
+                self._schedule.give_up(layer, [u for u, why in reasons.items() if why == SPOILT])
         return report
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.report import Units
+from lightning_deadunits.reinit.report import ReinitReport, Units
 
 _LONGEST_PAUSE = 64
 
@@ -86,28 +86,24 @@ class Schedule:
             ready &= layer.revivals < self.config.max_per_unit
         return ready
 
-    def revived(self, units: Mapping[str, list[int]]) -> None:
-        """Take note of what was re-initialised."""
-        for name, of_layer in units.items():
+    def note(self, event: ReinitReport) -> None:
+        """Take note of an event; what it refused is tried again, but ever more rarely."""
+        for name, revived in event.reinitialised.items():
             layer = self._layers[name]
-            layer.revivals[of_layer] += 1
-            layer.refusals[of_layer] = 0
-            layer.streak[of_layer] = 0
-            layer.pause[of_layer] = self.config.grace_period or 0
-
-    def give_up(self, units: Units) -> None:
-        """Take note of units that are not to be tried again for as long as can be."""
-        for name, of_layer in units.items():
-            self._layers[name].refusals[of_layer] = _LONGEST_PAUSE.bit_length()
-            self._layers[name].pause[of_layer] = _LONGEST_PAUSE
-
-    def refused(self, units: Mapping[str, Mapping[int, str]]) -> None:
-        """Take note of what was refused: it is tried again, but ever more rarely."""
-        for name, of_layer in units.items():
+            layer.revivals[revived] += 1
+            layer.refusals[revived] = 0
+            layer.streak[revived] = 0
+            layer.pause[revived] = self.config.grace_period or 0
+        for name, refused in event.refused.items():
             layer = self._layers[name]
-            for unit in of_layer:
+            for unit in refused:
                 layer.refusals[unit] += 1
                 layer.pause[unit] = min(2 ** int(layer.refusals[unit]), _LONGEST_PAUSE)
+
+    def give_up(self, layer: str, units: list[int]) -> None:
+        """Take note of units that are not to be tried again for as long as can be."""
+        self._layers[layer].refusals[units] = _LONGEST_PAUSE.bit_length()
+        self._layers[layer].pause[units] = _LONGEST_PAUSE
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors by layer."""

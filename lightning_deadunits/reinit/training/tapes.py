@@ -30,6 +30,9 @@ from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.recording.functions import name_of
 from lightning_deadunits.reinit.recording.tape import Call
 
+TRAINING = -1
+"""Stands for the training loader among the numbers of validation loaders."""
+
 _MOST_SEARCHES = 32
 """How many batches are recorded in the hope that they run what is on no tape, per event."""
 
@@ -69,48 +72,47 @@ class Tapes:
         """Drop the tapes of the last validation."""
         self.cancel()
         self.evaluation = []
-        self._recorded &= {_TRAINING}
+        self._recorded &= {TRAINING}
         self._coverage.start(self.training)
 
     def drop(self, *, evaluation: bool) -> None:
         """Drop the tapes of training, and perhaps those of validation, with their batches."""
         self.cancel()
         self.training, self._searches = [], 0
-        self._recorded.discard(_TRAINING)
+        self._recorded.discard(TRAINING)
         if evaluation:
             self.evaluation, self._recorded = [], set()
         self._coverage.unwatch()
         self._coverage.forget()
         self._coverage.start(self.evaluation)
 
-    def begin_training_batch(self, *, last: bool) -> None:
-        """Record a training batch, if there is none or something is missing.
+    def begin_batch(self, loader: int, *, wanted: bool = True, last: bool = False) -> None:
+        """Record a batch, if there is none of its loader or something is missing.
 
         Args:
+            loader: Number of the validation loader, or ``TRAINING``.
+            wanted: Whether it may be the first one of its loader.
             last: Whether it is the last one before a verdict on training batches. That is recorded
                 in any case, and others are kept only for what it does not show: a training that is
                 resumed in between has this one as well, and comes to the same weights.
         """
+        if self._failed:
+            return
         self._last = last
         if last:
-            self._recorded.discard(_TRAINING)
-        self._begin(_TRAINING, wanted=True)
-
-    def begin_validation_batch(self, loader: int, *, wanted: bool) -> None:
-        """Record a batch of a validation loader, if there is none or something is missing.
-
-        Args:
-            loader: Number of the loader.
-            wanted: Whether it may be the first one of its loader.
-        """
-        self._last = False
-        self._begin(loader, wanted=wanted)
+            self._recorded.discard(loader)
+        if loader in self._recorded or not wanted:
+            if not self.missing or self._searches >= _MOST_SEARCHES:
+                return
+            self._searches += 1
+        self._begun, self._fresh = loader, None
+        self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
     def end_batch(self, *, training: bool) -> None:
         """Keep the tape, if one was begun and shows anything new; take note of what ran."""
-        source, self._begun = self._begun, None
-        if source is not None:
-            self._safely(lambda: self._keep(source))
+        loader, self._begun = self._begun, None
+        if loader is not None:
+            self._safely(lambda: self._keep(loader))
         elif training and self.training:
             self._safely(self._coverage.note_gradients)
 
@@ -130,23 +132,13 @@ class Tapes:
         self.cancel()
         self._coverage.unwatch()
 
-    def _begin(self, source: int, wanted: bool) -> None:
-        if self._failed:
-            return
-        if source in self._recorded or not wanted:
-            if not self.missing or self._searches >= _MOST_SEARCHES:
-                return
-            self._searches += 1
-        self._begun, self._fresh = source, None
-        self._safely(lambda: self._recorder.begin(training=source == _TRAINING))
-
-    def _keep(self, source: int) -> None:
+    def _keep(self, loader: int) -> None:
         tape = self._recorder.end()
         if tape is None:
             return
         self._fresh = tape
-        first = source not in self._recorded
-        self._recorded.add(source)
+        first = loader not in self._recorded
+        self._recorded.add(loader)
         wanted = self._last or first or self._coverage.is_wanted(tape)
         if self._last:
             self.training = [tape, *(other for other in self.training if shows_more(other, tape))]
@@ -168,10 +160,6 @@ class Tapes:
                 f"training goes on. Please report this.\n{trace}",
                 stacklevel=3,
             )
-
-
-_TRAINING = -1
-"""Stands for the training loader among the numbers of validation loaders."""
 
 
 def is_in_step(model: nn.Module) -> bool:
