@@ -337,9 +337,8 @@ def adam_update(
     """
     first, second = _bias_corrections(group, steps)
     square = moments.get("max_exp_avg_sq", moments["exp_avg_sq"])
-    denominator = square.sqrt() / spread(second.sqrt()) + group["eps"]
-    update: Tensor = moments["exp_avg"] / spread(first) / denominator
-    return update
+    denominator: Tensor = square.sqrt() / spread(second.sqrt()) + group["eps"]
+    return moments["exp_avg"] / spread(first) / denominator
 
 
 def radam_update(
@@ -357,10 +356,9 @@ def radam_update(
     # Too few steps for an estimate of the variance: plain momentum.
     tractable = length > 5
     scale = spread(torch.where(tractable, (rectified * second).sqrt(), 0.0))
-    adaptive = scale / (moments["exp_avg_sq"].sqrt() + group["eps"])
+    adaptive: Tensor = scale / (moments["exp_avg_sq"].sqrt() + group["eps"])
     plain = spread(1.0 - tractable.to(steps))
-    update: Tensor = moments["exp_avg"] / spread(first) * (adaptive + plain)
-    return update
+    return moments["exp_avg"] / spread(first) * (adaptive + plain)
 
 
 def adamax_update(

@@ -90,6 +90,7 @@ class Events:
         self.done: list[ReinitReport] = []
         self.summary = Summary()
         self._config, self._names = config, names
+        self._at_validation = config.every_n_train_steps is None
         self._memory = TrainerMemory()
         self._scales: dict[str, float] | None = None
         self._planned: tuple[Plan, ReinitReport] | None = None
@@ -183,10 +184,6 @@ class Events:
         last.tell_outcome(dead)
         self.summary.add_outcome(last)
         return last
-
-    @property
-    def _at_validation(self) -> bool:
-        return self._config.every_n_train_steps is None
 
     def lacks_validation(self, trainer: Any, tapes: Tapes) -> bool:
         """Tell whether a validation decided of which no process has recorded anything.

@@ -28,10 +28,16 @@ from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 class Reviver:
-    """Decides at validation, or every so many training batches, and acts before the next batch."""
+    """Decides at validation, or every so many training batches, and acts before the next batch.
+
+    Attributes:
+        config: The options.
+        at_validation: Whether validation decides, rather than training batches.
+    """
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
+        self.at_validation = config.every_n_train_steps is None
         self._watch = watch
         self._schedule = Schedule(config)
         self._pending: Units = {}
@@ -53,11 +59,6 @@ class Reviver:
     def told(self) -> str:
         """Say in one line what came of all of it."""
         return self.summary.told(due=sum(map(len, self._pending.values())))
-
-    @property
-    def at_validation(self) -> bool:
-        """Whether validation decides, rather than training batches."""
-        return self.config.every_n_train_steps is None
 
     def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""
