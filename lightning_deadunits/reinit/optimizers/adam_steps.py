@@ -159,11 +159,7 @@ class StepCorrection:
         self._attach(optimizer)
 
     def drop_outdated(self, optimizer: Optimizer) -> None:
-        """Forget weights whose steps this optimizer did not count: it was made anew.
-
-        Args:
-            optimizer: The optimizer that this correction is :meth:`of`, after it loaded its state.
-        """
+        """Forget weights whose steps the optimizer, after it loaded its state, did not count."""
         kept = {}
         for parameter, fresh in self._fresh.items():
             step = optimizer.state.get(parameter, {}).get("step")

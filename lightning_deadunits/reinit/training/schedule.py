@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,12 +108,8 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors by layer."""
-        return {
-            name: {k: v.clone() for k, v in vars(own).items()} for name, own in self._layers.items()
-        }
+        return {name: deepcopy(vars(own)) for name, own in self._layers.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self._layers = {
-            name: _Layer(**{k: v.clone() for k, v in own.items()}) for name, own in state.items()
-        }
+        self._layers = {name: _Layer(**deepcopy(own)) for name, own in state.items()}
