@@ -36,6 +36,7 @@ from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.reviver import Reviver
+from lightning_deadunits.reinit.training.tapes import TRAINING
 from lightning_deadunits.reinit.training.windows import Watch
 from lightning_deadunits.reporting.gaps import of_sample
 from lightning_deadunits.reporting.history import History
@@ -251,9 +252,7 @@ class DeadUnitMonitor:
         self._begin_batch(batch_idx)
         if self._active_reviver is not None and trainer.state.fn == "fit":
             wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
-            self._active_reviver.record_validation_batch(
-                trainer, pl_module, dataloader_idx, wanted=wanted
-            )
+            self._active_reviver.record_batch(trainer, pl_module, dataloader_idx, wanted=wanted)
 
     def _is_counted(self, batch_idx: int) -> bool:
         return self._observer is not None and batch_idx % self.every_n_batches == 0
@@ -424,8 +423,8 @@ class DeadUnitMonitor:
         if self._windows is not None:
             self._windows.begin_batch(pl_module)
         if self._active_reviver is not None:
-            ends_window = self._windows is not None and self._windows.ends_next
-            self._active_reviver.record_training_batch(pl_module, ends_window=ends_window)
+            ends = self._windows is not None and self._windows.ends_next
+            self._active_reviver.record_batch(trainer, pl_module, TRAINING, ends_window=ends)
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:

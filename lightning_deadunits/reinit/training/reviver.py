@@ -22,7 +22,7 @@ from lightning_deadunits.reinit.training.events import Events
 from lightning_deadunits.reinit.training.first_batches import SPOILT
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
-from lightning_deadunits.reinit.training.tapes import TRAINING, Tapes
+from lightning_deadunits.reinit.training.tapes import Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -72,14 +72,11 @@ class Reviver:
 
     # --- recording ----------------------------------------------------------------------------
 
-    @property
-    def _records(self) -> bool:
-        """Whether batches are recorded, for a unit may be due at the next verdict."""
-        return not self._impossible and (bool(self._pending) or self._schedule.may_be_due())
-
-    def _records_validation(self, trainer: Any) -> bool:
-        """Tell whether a validation is; the sanity check is none that decides."""
-        return self._records and not (trainer.sanity_checking and self.at_validation)
+    def _records(self, trainer: Any) -> bool:
+        """Tell whether batches are recorded, for a unit may be due at the next verdict."""
+        if self._impossible or (trainer.sanity_checking and self.at_validation):
+            return False  # the sanity check is no validation that decides
+        return bool(self._pending) or self._schedule.may_be_due()
 
     def _tapes_of(self, pl_module: Any) -> Tapes:
         if self._tapes is None or self._tapes.model is not pl_module:
@@ -88,21 +85,22 @@ class Reviver:
 
     def start_validation(self, trainer: Any, pl_module: Any) -> None:
         """Make room for batches of a validation."""
-        if self._records_validation(trainer):
+        if self._records(trainer):
             self._tapes_of(pl_module).start_validation()
 
-    def record_validation_batch(
-        self, trainer: Any, pl_module: Any, loader: int, *, wanted: bool
+    def record_batch(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        loader: int,
+        *,
+        wanted: bool = True,
+        ends_window: bool = False,
     ) -> None:
-        """Record a batch of a validation loader, one of each at least, if it is wanted for that."""
-        if self._records_validation(trainer):
-            self._tapes_of(pl_module).begin_batch(loader, wanted=wanted)
-
-    def record_training_batch(self, pl_module: Any, *, ends_window: bool) -> None:
-        """Record a training batch, one at least; the one that ends a window in any case."""
-        if self._records:
+        """Record a batch of a loader, see :meth:`Tapes.begin_batch`; one of each at least."""
+        if self._records(trainer):
             last = ends_window and not self.at_validation
-            self._tapes_of(pl_module).begin_batch(TRAINING, last=last)
+            self._tapes_of(pl_module).begin_batch(loader, wanted=wanted, last=last)
 
     def end_recording(self, *, training: bool) -> None:
         """The step has ended; harmless if it was not recorded."""
