@@ -29,7 +29,9 @@ def copies_of(trainer: Any, pl_module: nn.Module) -> list[Copy]:
     """Return the averages that callbacks, optimizers and the module itself keep."""
     own = [m for name, m in pl_module.named_modules() if name and _is_average(name, m)]
     inside = {part for average in own for part in average.modules()}
-    holders = (*trainer.callbacks, *trainer.optimizers, *_objects_of(pl_module))
+    # What the module keeps apart from its submodules may be an average of them, or hold one.
+    apart = (v for k, v in vars(pl_module).items() if hasattr(v, "__dict__") and k[0] != "_")
+    holders = (*trainer.callbacks, *trainer.optimizers, pl_module, *apart)
     kept = [value for holder in holders for value in _averages_held_by(holder)]
     found = (_copy(value, pl_module, inside) for value in (*own, *kept))
     return [copy for copy in found if copy]
@@ -38,14 +40,6 @@ def copies_of(trainer: Any, pl_module: nn.Module) -> list[Copy]:
 def _is_average(name: str, value: Any) -> bool:
     words = (name.rpartition(".")[2], type(value).__name__)
     return isinstance(value, AveragedModel) or any(map(_AN_AVERAGE.search, words))
-
-
-def _objects_of(pl_module: nn.Module) -> Iterator[Any]:
-    """Yield the module and what it keeps apart from its submodules, averages of them perhaps."""
-    yield pl_module
-    yield from (
-        v for name, v in vars(pl_module).items() if hasattr(v, "__dict__") and name[0] != "_"
-    )
 
 
 def _averages_held_by(holder: Any) -> Iterator[Any]:
