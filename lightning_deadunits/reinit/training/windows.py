@@ -44,38 +44,25 @@ class Watch:
     names: LayerNames = field(default_factory=LayerNames)
 
 
-class TrainingObserver(ForwardObserver):
-    """Observes training batches; what it has seen can be saved in the middle of a window."""
+class Zeros(ForwardObserver):
+    """Counts zeros: whoever asks for its counts judges by them."""
 
     def __init__(self, model: Any, watch: Watch) -> None:
         super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
-        self.watch = watch
 
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
-        raise NotImplementedError
-
-    def load(self, saved: dict[str, Any], device: torch.device) -> None:
-        """Add what was seen before, see :meth:`saved`."""
-        raise NotImplementedError
-
-
-class Zeros(TrainingObserver):
-    """Counts zeros: whoever asks for its counts judges by them."""
-
-    def saved(self) -> dict[str, Any]:
-        """See :class:`TrainingObserver`."""
         counts = {name: _moved(counts._asdict(), "cpu") for name, counts in self.counts.items()}
         return {"counts": counts, "unjudged": dict(self.unjudged)}
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
-        """See :class:`TrainingObserver`."""
+        """Add what was seen before, see :meth:`saved`."""
         counts = saved["counts"].items()
         self._add({name: LayerCounts(**_moved(own, device)) for name, own in counts})
         self.unjudged.update(saved["unjudged"])
 
 
-class Magnitudes(TrainingObserver):
+class Magnitudes(ForwardObserver):
     """Sums mean magnitudes: a unit is due if it is dormant (Sokar et al. 2023).
 
     Args:
@@ -85,8 +72,8 @@ class Magnitudes(TrainingObserver):
     """
 
     def __init__(self, model: Any, watch: Watch, tau: float) -> None:
-        super().__init__(model, watch)
-        self._tau = tau
+        super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
+        self._names, self._tau = watch.names, tau
         self._totals: dict[str, Tensor] = {}
         self._means: dict[str, Tensor] = {}
 
@@ -121,17 +108,21 @@ class Magnitudes(TrainingObserver):
         total: dict[str, Tensor] = {}
         for sums in processes.gather(self.saved()):
             _add_to(total, sums)
-        names = self.watch.names
+        names = self._names
         names.settle(total)
         return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
 
     def saved(self) -> dict[str, Any]:
-        """See :class:`TrainingObserver`."""
+        """Return what was seen so far, tensors and primitives only."""
         return _moved(self._totals, "cpu")
 
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
-        """See :class:`TrainingObserver`."""
+        """Add what was seen before, see :meth:`saved`."""
         _add_to(self._totals, _moved(saved, device))
+
+
+TrainingObserver = Zeros | Magnitudes
+"""Observes training batches; what it has seen can be saved in the middle of a window."""
 
 
 def _add_to(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
