@@ -35,11 +35,11 @@ def seen_through(place: int) -> Descent | None:
     return Descent(None, producers, weight=bool(name), turned=turned)
 
 
-# Plain Python at the time of tracing. None of what it reads is public: without it such a tensor is
-# one of which nothing is known.
+# Plain Python at the time of tracing. None of what it reads is public, and what it raises would end
+# the user's compilation: without it such a tensor is one of which nothing is known.
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's
 def _source(place: int) -> tuple[str | None, int, bool]:
-    with suppress(AttributeError, IndexError):
+    with suppress(Exception):
         given: Any = next(reversed(translator().output.graph.nodes)).args[place]
         swaps = 0
         while _is_transpose(given):
