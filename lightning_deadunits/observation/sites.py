@@ -137,12 +137,16 @@ class SiteMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         if torch.compiler.is_compiling():
+            if func is Tensor.unflatten:
+                # The method calls its superclass's, which Dynamo cannot trace inside of a mode.
+                func = torch.unflatten
+            out = func(*args, **kwargs)
             if isinstance(func, OPERATORS):
                 self._regions.look(self._frame().name)
                 return out
             return self._meet(func, args, kwargs, out)
+        out = func(*args, **kwargs)
         if not torch._C._len_torch_function_stack():
             return self._meet(func, args, kwargs, out)
         # Modes below, another callback's that records, say, must not see what this one computes.

@@ -29,9 +29,8 @@ def _named(name: str) -> list[Callable[..., Any]]:
     return [function for function in found if callable(function)]
 
 
-_WAYS = {function: word for name, word in _WORDS.items() for function in _named(name)}
-_NEGATIONS = {f for name in ("neg", "negative", "rsub") for f in _named(name)}
-_SUBTRACTIONS = {f for name in ("sub", "subtract", "isub") for f in _named(name)}
+_NEGATIONS = {"neg", "negative", "rsub"}
+_SUBTRACTIONS = {"sub", "subtract", "isub"}
 TIMES = {f for name in ("mul", "multiply", "imul", "rmul") for f in _named(name)}
 """Functions that multiply value by value."""
 
@@ -75,14 +74,21 @@ WRITES = {Tensor.__setitem__}
 
 def way_of(function: Callable[..., Any]) -> str:
     """Return what a function does to units, in a word, "" for nothing that matters."""
-    return _WAYS.get(function, "")
+    return _WORDS.get(_plain_name(function), "")
+
+
+def _plain_name(function: Callable[..., Any]) -> str:
+    # Not by the function itself: Dynamo fails at its own guard where a table has one that is
+    # wrapped in Python, as ``Tensor.__rsub__`` is.
+    return str(getattr(function, "__name__", "")).strip("_")
 
 
 def negated_by(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Return the argument whose sign a function changes, None if there is none."""
-    if function in _NEGATIONS:
+    name = _plain_name(function)
+    if name in _NEGATIONS:
         return args[0]  # 1 - x, too: it is x.__rsub__(1)
-    if function in _SUBTRACTIONS:
+    if name in _SUBTRACTIONS:
         return args[1] if len(args) > 1 else None
     if function in FACTORS and any(isinstance(a, (int, float)) and a < 0 for a in args):
         return next((arg for arg in args if isinstance(arg, Tensor)), None)

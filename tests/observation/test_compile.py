@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 
 import pytest
@@ -104,6 +104,42 @@ def test_blocks_that_share_their_code_are_told_apart_beyond_dynamos_limit() -> N
         observer = Observer(net)
         for _ in range(2):
             assert_same(epoch(observer, net, inputs), truth)
+
+
+SPELLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a number minus it": lambda h: 1 - h,
+    "a number over it": lambda h: 1 / (h * h + 1),
+    "a number times it": lambda h: -2.0 * h + 1,
+    "a power": lambda h: 2**h - h**2,
+    "a rest": lambda h: h % 2 - h // 2,
+    "unflattened": lambda h: h.unflatten(1, (2, 4)),
+    "transposed": lambda h: h.transpose(0, 1),
+    "masks": lambda h: h * ((h > 0) | (h < -1)),
+    "absolute": lambda h: h.abs() - 1,
+    "in place": lambda h: h.clone().sub_(1).mul_(2),
+    "chosen": lambda h: h[..., :4],
+}
+
+
+@pytest.mark.skipif(not COUNTS_IN_GRAPHS, reason="before torch 2.13 it runs eagerly")
+@pytest.mark.parametrize("how", SPELLINGS)
+def test_however_arithmetic_is_spelled_it_compiles_in_one_graph(how: str) -> None:
+    class Spelled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc = nn.Linear(6, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(SPELLINGS[how](self.fc(x)))
+
+    net, batches = Spelled().eval(), [torch.randn(8, 6)]
+    truth = find_dead_units(net, batches)
+    report = find_dead_units(torch.compile(net, fullgraph=True, backend="eager"), batches)
+    assert list(report.layers) == list(truth.layers)
+    for mine, its in zip(report.layers.values(), truth.layers.values(), strict=True):
+        assert torch.equal(mine.zeros, its.zeros)
+        assert mine.axis_assumed is its.axis_assumed is False
 
 
 def test_a_second_instance_of_a_compiled_class_is_seen() -> None:
