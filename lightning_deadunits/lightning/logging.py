@@ -19,7 +19,8 @@ _BINS = 20
 def scalars(report: DeadUnitsReport) -> dict[str, float]:
     """Return the scalars of a report, by the names under which they are logged.
 
-    None where nothing was judged: a fraction of nothing is NaN, at which `EarlyStopping` stops.
+    There are none where nothing was judged: a fraction of nothing is NaN, and stops an
+    `EarlyStopping`.
     """
     if not report.num_units:
         return {}

@@ -23,7 +23,7 @@ Kwargs = Mapping[str, Any]
 class Folded(NamedTuple):
     """Unit axes of a tensor that has units and samples, or positions, on one axis.
 
-    As in ``conv(x).flatten(1)``, or where attention heads are merged with the batch.
+    As where attention heads are merged with the batch.
 
     Attributes:
         sizes: The shape in which no axis has both, () if it is the tensor's own.

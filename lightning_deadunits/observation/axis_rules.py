@@ -30,9 +30,7 @@ def keep_rank(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tenso
     return axes if out.ndim == source.ndim else None
 
 
-def reshape(
-    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
-) -> Axes | Folded | None:
+def reshape(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | Folded:
     """Follow a view or a reshape, see :func:`reshaped`."""
     return reshaped(axes, tuple(source.shape), tuple(out.shape))
 
@@ -49,17 +47,19 @@ def reshaped(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes | F
         (1,)
         >>> reshaped((2, 3), (2, 5, 4, 3), (5, 8, 3))  # merge batch and heads
         Folded(sizes=(2, 5, 4, 3), axes=(2, 3))
+        >>> reshaped((1,), (2, 3), (3, 2))  # across samples
+        Folded(sizes=(2, 3), axes=(1,))
     """
     spans = _spans(old)
     units = [spans[axis] for axis in axes]
     moved: list[int] = []
     for axis, (inner, outer) in enumerate(_spans(new)):
-        held = 1  # by hand: Dynamo traces no `math.prod`
+        shared, held = False, 1  # by hand: Dynamo traces no `math.prod`
         for low, high in units:
             low, high = max(inner, low), min(outer, high)
             if low < high:
-                held *= high // low
-        if held == 1:
+                shared, held = True, held * (high // low)
+        if not shared:
             continue
         moved.append(axis)
         flat = inner == 1 and outer == spans[0][0] and 0 not in axes

@@ -169,16 +169,16 @@ class Observer(SiteMode):
 
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Count one activation; a failure of ours costs the verdict, never the forward pass."""
-        values = site.values(output).detach()
         if torch.compiler.is_compiling():
             if is_mapped(output):
                 self.unjudged[site.name] = COMPILED_TRANSFORM
             elif site.members is not None:
                 self.unjudged[site.name] = COMPILED_MEMBERS
             else:
-                self._count(site, values, self.padding())
+                self._count(site, site.values(output).detach(), self.padding())
             return output
         try:
+            values = site.values(output)
             split = self._split and site.assumed  # what made it was a DTensor
             if not (split or self._paddings) and self._postpone(site, values):
                 return output
@@ -186,9 +186,9 @@ class Observer(SiteMode):
             if is_wrapped(output) and site.levels is not None:
                 values, dims = unwrapped(values, site.unit_dims, site.levels)
                 with outside_of_transforms():
-                    self._count(site._replace(unit_dims=dims), values, None)
+                    self._count(site._replace(unit_dims=dims), values.detach(), None)
             elif refusal is None:
-                self._count(site, values, self.padding())
+                self._count(site, values.detach(), self.padding())
             else:
                 self.unjudged[site.name] = refusal
         except Exception as error:
