@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from lightning_deadunits.observation.identity import Descent, Producer
+from lightning_deadunits.observation.identity import WEIGHT, Descent, Producer
 from lightning_deadunits.observation.regions import translator
 
-WEIGHT = "_deadunits_weight"
-"""Attribute by which parameters tell their names to what Dynamo traces."""
 _TRANSPOSES = ("T", "mT", "H", "mH")
 _LOST = ("", 0, False)
 

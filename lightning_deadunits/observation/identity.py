@@ -119,6 +119,8 @@ MIXED = (
 )
 """Why what has rows of several layers is not judged."""
 _SIGNS = "-+^"
+WEIGHT = "_deadunits_weight"
+"""Attribute by which parameters tell their names to what Dynamo traces."""
 
 
 def joined(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -244,17 +246,13 @@ def partly_mixed(keys: Iterable[str], mixed: Iterable[str]) -> list[str]:
         mixed: Keys of layers that have rows made by several weights.
     """
     calls = [read_key(key) for key in mixed]
-    return [
-        key
-        for key in keys
-        if any(
-            own.base == call.base
-            # Of more producers than a key holds, any may have been one.
-            and (len(call.parts) == MOST_PRODUCERS or set(own.producers) & set(call.producers))
-            for call in calls
-            for own in (read_key(key),)
-        )
-    ]
+
+    def shares(own: Call, call: Call) -> bool:
+        # Of more producers than a key holds, any may have been one.
+        many = len(call.parts) == MOST_PRODUCERS
+        return own.base == call.base and (many or not set(own.producers).isdisjoint(call.producers))
+
+    return [key for key in keys if any(shares(read_key(key), call) for call in calls)]
 
 
 def read_key(key: str) -> Call:

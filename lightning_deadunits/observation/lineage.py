@@ -17,8 +17,9 @@ from torch import Tensor
 from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import carried, is_odd, keep_same_rank, spread_over
 from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
-from lightning_deadunits.observation.hidden_attributes import WEIGHT, seen_through
+from lightning_deadunits.observation.hidden_attributes import seen_through
 from lightning_deadunits.observation.identity import (
+    WEIGHT,
     ZERO,
     Descent,
     Members,
@@ -566,20 +567,23 @@ def _chosen_units(
 ) -> list[Any]:
     """Return the lists and tensors of places that choose among the units, in any order."""
     dim, index = _choice(function, args, kwargs)
-    items = list(index) if isinstance(index, tuple) else [index]
-    if not any(isinstance(item, (list, Tensor)) for item in items):
-        return []
-    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
-    if at is not None:
-        taken = sum(_axes_taken(item) for item in items) - 1
-        items[at : at + 1] = [slice(None)] * (args[0].ndim - taken)
     found = []
-    for item in items:
+    for item in _items(index, args[0].ndim):
         taken = _axes_taken(item)
         if isinstance(item, (list, Tensor)) and any(dim + i in (axes or ()) for i in range(taken)):
             found.append(item)
         dim += taken
     return found
+
+
+def _items(index: Any, ndim: int) -> list[Any]:
+    """Return the items of an index of a tensor, dots spelled out."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
+        taken = sum(_axes_taken(item) for item in items) - 1
+        items[at : at + 1] = [slice(None)] * (ndim - taken)
+    return items
 
 
 def _axes_taken(item: Any) -> int:
@@ -626,12 +630,7 @@ def _part_of_weights(dim: int, index: Any, shape: torch.Size) -> str | None:
     """Say which part of weights an index chooses, "" for all, None if that cannot be said."""
     words: list[str] = ["all"] * dim
     axis = dim
-    items = list(index) if isinstance(index, tuple) else [index]
-    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
-    if at is not None:
-        taken = sum(item is not None for item in items) - 1
-        items[at : at + 1] = [slice(None)] * (len(shape) - taken)
-    for item in items:
+    for item in _items(index, len(shape)):
         if item is None:
             continue
         if isinstance(item, slice):

@@ -77,10 +77,10 @@ def _normalised(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Ax
 
 def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     """``a @ b``: rows come from ``a``, columns from ``b``; what is unknown is the weight."""
-    operands = _operands(args, kwargs)
-    if len(operands) < 2 or out.ndim == 0:
+    factors = _factors(args, kwargs)
+    if factors is None or out.ndim == 0:
         return None
-    left, right = operands[-2:]
+    left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
     if known.is_weight(right) or (of_right is None and not known.is_weight(left)):
         return (*_stacked(known, right, out), out.ndim - 1)
@@ -93,9 +93,11 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
     return tuple(sorted(axis for axis in batch if 0 <= axis < out.ndim))
 
 
-def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
+def _factors(args: Args, kwargs: Kwargs) -> tuple[Tensor, Tensor] | None:
+    """Return what is multiplied, which stands behind what is added."""
     named = (value for key, value in kwargs.items() if key != "out")
-    return [value for value in (*args, *named) if isinstance(value, Tensor)]
+    operands = [value for value in (*args, *named) if isinstance(value, Tensor)]
+    return (operands[-2], operands[-1]) if len(operands) > 1 else None
 
 
 def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -103,10 +105,10 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
 
     A square parameter is taken for learned edges; another one makes units of its own.
     """
-    operands = _operands(args, kwargs)
-    if len(operands) < 2 or out.ndim == 0:
+    factors = _factors(args, kwargs)
+    if factors is None or out.ndim == 0:
         return None
-    left, right = operands[-2:]
+    left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
     if of_right and not of_left and right.ndim - 1 in of_right and not _makes(known, left):
         # Of units that are features of groups, those on the mixed axis are gone.
@@ -124,8 +126,8 @@ def _makes(known: KnownAxes, weight: Tensor) -> bool:
 
 
 def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
-    *_, left, right = _operands(args, kwargs)
-    return known.is_weight(right) or not known.is_weight(left)
+    factors = _factors(args, kwargs)
+    return factors is None or known.is_weight(factors[1]) or not known.is_weight(factors[0])
 
 
 def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
@@ -146,10 +148,10 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     spelled = _spelled(args)
     if spelled is None:
         return None
-    inputs, result, operands = spelled
+    factors, result = spelled
     data: set[str] = set()
     units: set[str] = set()
-    for letters, operand in zip(inputs, operands, strict=True):
+    for letters, operand in factors:
         own = known.descent(operand)
         if own is not None and own.weight:
             rows = 0 if own.members is None else own.members.rows.ndim
@@ -162,8 +164,7 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
             data |= set(letters)
             units |= {letters[axis] for axis in axes}
     if not data:
-        given = zip(inputs, operands, strict=True)
-        data = set(next((ls for ls, o in given if not known.is_weight(o)), ""))
+        data = set(next((ls for ls, o in factors if not known.is_weight(o)), ""))
     fresh = units | (set(result) - data)
     return tuple(index for index, letter in enumerate(result) if letter in fresh)
 
@@ -173,10 +174,10 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
     spelled = _spelled(args)
     if spelled is None:
         return None
-    inputs, result, operands = spelled
+    factors, result = spelled
     carried: set[str] = set()
     units: set[str] = set()
-    for letters, operand in zip(inputs, operands, strict=True):
+    for letters, operand in factors:
         axes = known.axes(operand)
         if axes:
             carried |= set(letters)
@@ -184,7 +185,7 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
     if not units & set(result):
         return None
     mixes = False
-    for letters, operand in zip(inputs, operands, strict=True):
+    for letters, operand in factors:
         if known.axes(operand):
             continue
         sizes = dict(zip(letters, operand.shape, strict=True))
@@ -200,21 +201,23 @@ def _einsum_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
     spelled = _spelled(args)
     if spelled is None:
         return False
-    inputs, result, operands = spelled
-    for letters, operand in zip(inputs, operands, strict=True):
+    factors, result = spelled
+    for letters, operand in factors:
         if known.is_weight(operand):
-            others = "".join(own for own in inputs if own is not letters)
+            others = "".join(own for own, other in factors if other is not operand)
             made = [i for i, x in enumerate(letters) if x in result and x not in others]
             summed = [i for i, x in enumerate(letters) if x not in result]
             return bool(made and summed) and made[-1] > summed[0]
     return False
 
 
-def _spelled(args: Args) -> tuple[list[str], str, Args] | None:
+def _spelled(args: Args) -> tuple[list[tuple[str, Tensor]], str] | None:
+    """Return the factors of an einsum with their letters, and those of the result."""
     if not isinstance(args[0], str):
         return None
-    operands = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
-    return (*spelled_out(args[0], tuple(operands)), tuple(operands))
+    operands = tuple(args[1]) if isinstance(args[1], (list, tuple)) else args[1:]
+    letters, result = spelled_out(args[0], operands)
+    return list(zip(letters, operands, strict=True)), result
 
 
 def spelled_out(equation: str, operands: Args) -> tuple[list[str], str]:

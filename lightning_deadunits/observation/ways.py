@@ -57,13 +57,11 @@ REPEATS = {
 }
 """Functions that return a tensor several times over."""
 
-ROW_WRITES = {
-    getattr(home, f"{name}{in_place}")
-    for name in ("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce",
-                 "masked_scatter", "slice_scatter", "select_scatter")
-    for home, in_place in ((torch, ""), (Tensor, ""), (Tensor, "_"))
-    if hasattr(home, f"{name}{in_place}")
-}  # fmt: skip
+_ROW_WRITES = (
+    *("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce"),
+    *("masked_scatter", "slice_scatter", "select_scatter"),
+)
+ROW_WRITES = {function for name in _ROW_WRITES for function in _named(name)}
 """Functions that put rows of a tensor in the place of some of another one, or add them to these."""
 
 ROW_ADDITIONS = {f for f in ROW_WRITES if "add" in f.__name__}

@@ -15,6 +15,7 @@ from torch import Tensor
 from lightning_deadunits.observation import axis_rules as rules
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.private_api import is_functorch_tensor
+from lightning_deadunits.reinit.recording.functions import name_of
 from lightning_deadunits.reinit.recording.tape import leaves_of, mapped
 
 _CHECKS = {
@@ -53,7 +54,7 @@ def with_tags(
     """Return a result as it should be for tags to get through: NaN stays, and is not told of."""
     if function in _CHECKS:
         return torch.full_like(out, _CHECKS[function])
-    name = getattr(function, "__name__", "").strip("_")
+    name = name_of(function).strip("_")
     if name.endswith("_like") or name.startswith("new_"):
         return out
     given = args[:1] if name == "to" or name.endswith("_as") else (args, kwargs)  # a shape, a type
@@ -64,19 +65,18 @@ def with_tags(
         return out
 
     def marked(item: Any) -> Any:
-        if not isinstance(item, Tensor) or item.is_complex() or not is_readable(item):
+        if not isinstance(item, Tensor) or item.is_complex() or is_functorch_tensor(item):
             return item
         whole = not item.is_floating_point()
         hidden = [(t, taint) for t in tensors if (taint := taint_of(t, whole or hides)) is not None]
         if not hidden:
             return item
         pattern = _pattern(function, name, args, kwargs, dict(hidden), item)
-        if not whole and any(item is tensor for tensor in tensors):
-            return item.masked_fill_(pattern, torch.nan)
-        if not whole:
-            return item.masked_fill(pattern, torch.nan)
-        setattr(item, _TAINT, pattern)
-        return item
+        if whole:
+            setattr(item, _TAINT, pattern)
+            return item
+        in_place = any(item is tensor for tensor in tensors)
+        return (item.masked_fill_ if in_place else item.masked_fill)(pattern, torch.nan)
 
     return mapped(out, marked)
 
@@ -105,13 +105,12 @@ def _pattern(
     out: Tensor,
 ) -> Tensor:
     """Return where a result depends on what is tainted: by value, by place, or by sample."""
-    pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
+    nowhere = pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
     if name in _BY_VALUE:
         for taint in hidden.values():
             pattern = pattern | taint
         if pattern.shape == out.shape:
             return pattern
-        pattern = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
     elif MOVES.get(function, rules.reduce) is not rules.reduce and all(
         any(tensor is leaf for leaf in leaves_of(args[0])) for tensor in hidden
     ):
@@ -119,11 +118,12 @@ def _pattern(
         def as_numbers(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            return hidden[leaf].float() if leaf in hidden else torch.zeros(leaf.shape)
+            return hidden[leaf].float() if leaf in hidden else torch.zeros_like(leaf).float()
 
         moved = function(mapped(args[0], as_numbers), *args[1:], **kwargs)
         if isinstance(moved, Tensor) and moved.shape == out.shape:
             return moved != 0
+    pattern = nowhere
     for taint in hidden.values():
         if taint.ndim and out.ndim and taint.shape[0] == out.shape[0]:
             taint = taint.flatten(1).any(1) if taint.ndim > 1 else taint
@@ -151,17 +151,14 @@ def steering(function: Callable[..., Any], args: tuple[Any, ...], looks_up: bool
         args: What it is given.
         looks_up: Whether integers choose rows of weights, as in an embedding.
     """
-    name = getattr(function, "__name__", "").strip("_")
-    if name == "getitem":
-        given = [leaf for leaf in leaves_of(args[1]) if isinstance(leaf, Tensor)]
-        given = [mask for mask in given if mask.dtype == torch.bool]
-    elif name in _SIZED or (name == "where" and len(args) == 1):
-        given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
-    elif looks_up:
-        given = [leaf for leaf in leaves_of(args) if isinstance(leaf, Tensor)]
-        given = [index for index in given if not index.is_floating_point()]
-    else:
+    name = name_of(function).strip("_")
+    masks = name == "getitem"
+    sized = name in _SIZED or (name == "where" and len(args) == 1)
+    if not (masks or sized or looks_up):
         return []
+    given = [t for t in leaves_of(args[1] if masks else args) if isinstance(t, Tensor)]
+    if not sized:
+        given = [t for t in given if t.dtype == torch.bool or not (masks or t.is_floating_point())]
     return [tensor for tensor in given if taint_of(tensor) is not None]
 
 
