@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_deadunits.counting.columns import Columns
 from lightning_deadunits.counting.device import DeviceColumns, columns_on_device
-from lightning_deadunits.counting.host import columns_on_cpu
+from lightning_deadunits.counting.host import columns_of_small, columns_on_cpu
 
 
 def count_values(
@@ -38,17 +38,19 @@ def count_columns(
     if (
         torch.compiler.is_compiling()
         or type(activation) not in _PLAIN
-        or not (activation.is_cpu or activation.is_cuda)
         or not activation.is_floating_point()
         or activation.is_nested
-        or not activation.numel()
         or torch._C._functorch.is_functorch_wrapped_tensor(activation)
     ):
         return None
     values = activation.detach() if activation.requires_grad else activation
-    if activation.is_cuda:
-        return None if is_captured(values) else columns_on_device(values, unit_dims, atol)
-    return columns_on_cpu(values, unit_dims, atol)
+    if activation.is_cpu:
+        return columns_of_small(values, unit_dims, atol) or (
+            columns_on_cpu(values, unit_dims, atol) if activation.numel() else None
+        )
+    if not activation.is_cuda or not activation.numel() or is_captured(values):
+        return None
+    return columns_on_device(values, unit_dims, atol)
 
 
 def is_captured(activation: Tensor) -> bool:

@@ -129,17 +129,22 @@ class Lineage:
 
     # --- one call -----------------------------------------------------------------------------
 
-    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> None:
-        """Take note of one call: work out where the units of what it returned come from."""
+    def follow(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> Any:
+        """Take note of one call: work out where the units of what it returned come from.
+
+        Returns:
+            The call, if the same was met before, by whom remembers calls; else None.
+        """
         if isinstance(out, Tensor):
             rule = rule_of(function)
             if self._is_lost(args) and not rule.starts_anew:
-                return
+                return None
             self._follow(function, rule, args, kwargs, out, None)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
             self._write(args)
+        return None
 
     def _is_lost(self, args: Args) -> bool:
         """Tell whether units were given that nobody saw moved; see through what can be."""

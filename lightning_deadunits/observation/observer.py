@@ -146,6 +146,8 @@ class Observer(SiteMode):
 
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
+        if self._sums.add_alike(self._pending):
+            return
         # A compiled region counts all layers: fnmatch cannot be traced.
         fresh = {n: c for n, c in self._pending.items() if self._all or self._selects(n)}
         alike = {n: c for n, c in fresh.items() if isinstance(c, Pending)}
@@ -178,10 +180,14 @@ class Observer(SiteMode):
                 self._count(site, site.values(output).detach(), self.padding())
             return output
         try:
-            values = site.values(output)
+            values = site.values(output) if site.sizes else output
             split = self._split and site.assumed  # what made it was a DTensor
-            if not (split or self._paddings) and self._postpone(site, values):
-                return output
+            if not (split or self._paddings or site.members):
+                columns = count_columns(values, site.unit_dims, self._atols[site.kind])
+                if columns is not None:
+                    # The rest need not be done in the middle of the pass.
+                    self._hold(site.name, Pending(site, columns))
+                    return output
             refusal = REASON if split else uncountable(output)
             if is_wrapped(output) and site.levels is not None:
                 values, dims = unwrapped(values, site.unit_dims, site.levels)
@@ -194,15 +200,6 @@ class Observer(SiteMode):
         except Exception as error:
             self._give_up(site.name, error)
         return output
-
-    def _postpone(self, site: Site, values: Tensor) -> bool:
-        """Leave to the end of the pass what need not be done in the middle of it."""
-        atol = self._atols[site.kind]
-        columns = None if site.members else count_columns(values, site.unit_dims, atol)
-        if columns is None:
-            return False
-        self._hold(site.name, Pending(site, columns))
-        return True
 
     def _hold(self, name: str, count: LayerCounts | Pending) -> None:
         """Keep what one call has shown until the pass ends; a layer may be called again in it."""

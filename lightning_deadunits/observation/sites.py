@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from lightning_deadunits.observation.activations import (
 )
 from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
-from lightning_deadunits.observation.eager_lineage import EagerLineage
+from lightning_deadunits.observation.eager_lineage import EagerLineage, Step
 from lightning_deadunits.observation.gates import COMPARISONS, GATES, is_gated
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, HiddenWrites
 from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
@@ -43,6 +43,23 @@ from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
 from lightning_deadunits.observation.ways import WRITES
+
+
+class _Met(NamedTuple):
+    """An activation, as far as it is the same at every call that is alike.
+
+    ``key`` is "" for what does not count, ``site`` None for what is never zero, too.
+    """
+
+    frame: Frame
+    key: str
+    kind: Kind
+    site: Site | None
+    descent: Descent | None
+    way: str
+
+
+_NO_ACTIVATION = _Met(ROOT, "", "never", None, None, "")
 
 
 class SiteMode(TorchFunctionMode):
@@ -156,23 +173,31 @@ class SiteMode(TorchFunctionMode):
     def _meet(self, func: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> Any:
         if isinstance(func, _OPERATORS):
             func = plain_function(func)
+        step = None
         if torch.compiler.is_compiling():
             self._traced_lineage.follow(func, args, kwargs, out)
             if HIDES_WRITES and func in COMPARISONS and self._traced_lineage.descent(out):
                 self._hidden_writes.suspect(self._frame().name)
         else:
             try:  # noqa: SIM105  # `suppress` costs half a microsecond at every call
-                self.lineage.follow(func, args, kwargs, out)
+                step = self.lineage.follow(func, args, kwargs, out)
             except Exception:
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
+            if step is not None and step.memo is not None:
+                if step.memo is _NO_ACTIVATION:
+                    return self.on_call(func, args, kwargs, out)
+                if step.memo.frame is self._frame():
+                    return self._met(self.lineage, step.memo, self.lineage.calls(out), out)
         kind = function_kind(func, args, kwargs) if func in FUNCTION_NAMES else None
         if kind is not None:
-            return self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind)
+            return self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind, step)
         if func in GATES:
             made = args[0] if func in WRITES else out  # h[h < 0] = 0 returns nothing
             if self._is_gated(func, args, kwargs, made):
-                made = self._activation(func, args, kwargs, made, GATES[func], "exact")
+                made = self._activation(func, args, kwargs, made, GATES[func], "exact", None)
                 return out if func in WRITES else made
+        elif step is not None:
+            step.memo = _NO_ACTIVATION
         return self.on_call(func, args, kwargs, out)
 
     def _frame(self) -> Frame:
@@ -194,17 +219,26 @@ class SiteMode(TorchFunctionMode):
         out: Any,
         name: str,
         kind: Kind,
+        step: Step | None,
     ) -> Any:
         frame = self._frame()
         if frame.whole or frame.silent:
             return self.on_call(function, args, kwargs, out)
         if frame.kind is not None:
-            return self._site(frame.name, frame.kind, out, out, name, certain=True)
+            return self._site(frame.name, frame.kind, out, out, name, certain=True, step=step)
         base = f"{frame.name}.{name}" if frame.name else name
-        return self._site(base, kind, out, out, name, certain=function not in BOUNDED)
+        certain = function not in BOUNDED
+        return self._site(base, kind, out, out, name, certain=certain, step=step)
 
     def _site(
-        self, base: str, kind: Kind, output: Any, source: Any, way: str, certain: bool
+        self,
+        base: str,
+        kind: Kind,
+        output: Any,
+        source: Any,
+        way: str,
+        certain: bool,
+        step: Step | None = None,
     ) -> Any:
         """Receive an activation.
 
@@ -215,6 +249,7 @@ class SiteMode(TorchFunctionMode):
             source: What has the descent of its units: the same, or what a module was given.
             way: What its units have passed now.
             certain: Whether it is an activation wherever it is called.
+            step: The call, if the same was met before, to remember what it is.
         """
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
             return output
@@ -225,21 +260,36 @@ class SiteMode(TorchFunctionMode):
             descent, calls = lineage.recall(source)  # of what a kernel of one's own returned
         if descent is not None and (descent.weight or descent.axes is None):
             descent = None
-        if kind == "never" and not self.never_zero:
-            self._ran[key_of(base, descent)] = kind
-        else:
+        site = None
+        if kind != "never" or self.never_zero:
             site = self._site_of(lineage, base, kind, descent, output, certain)
-            if site is not None:
-                number = self._number(site.name, descent, calls)
-                if number > 1:
-                    site = site._replace(name=numbered(site.name, number))
-                self._ran[site.name] = kind
-                if descent is not None and descent.mixed:
-                    self.unjudged[site.name] = MIXED
-                elif self._all or compiling or self._selects(site.name):
-                    output = self.on_site(site, output)
+            key = "" if site is None else site.name
+        else:
+            key = key_of(base, descent)
+        met = _Met(self._frame(), key, kind, site, descent, way)
+        # Of stacked weights and of unknown descent, another pass may show something else.
+        if step is not None and descent is not None and descent.members is None:
+            step.memo = met
+        return self._met(lineage, met, calls, output)
+
+    def _met(
+        self, lineage: Lineage, met: _Met, calls: tuple[list[str], ...], output: Tensor
+    ) -> Tensor:
+        """Take note of an activation of which all is known."""
+        site, descent = met.site, met.descent
+        if site is not None:
+            number = self._number(site.name, descent, calls)
+            if number > 1:
+                site = site._replace(name=numbered(site.name, number))
+            self._ran[site.name] = met.kind
+            if descent is not None and descent.mixed:
+                self.unjudged[site.name] = MIXED
+            elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
+                output = self.on_site(site, output)
+        elif met.key:
+            self._ran[met.key] = met.kind
         if descent is not None:
-            lineage.activated(descent, calls, output, way)
+            lineage.activated(descent, calls, output, met.way)
         return output
 
     def _site_of(

@@ -71,8 +71,9 @@ class _Layer(NamedTuple):
     odd: int
 
 
-_MOST_WAITING = 16
-"""Passes whose bytes wait to be added up."""
+_WAITING = 1 << 18
+"""Bytes of passes that wait to be added up: those of at least so many passes, and at most."""
+_FEWEST_WAITING, _MOST_WAITING = 16, 64
 
 
 class PassSums:
@@ -87,27 +88,41 @@ class PassSums:
     def _clear(self) -> None:
         self._layers: list[_Layer] = []
         self._waiting: list[Tensor] = []
-        self._narrow = False
+        self._most_waiting = 0
         self._plan: list[tuple[str, Site, Geometry]] = []
         self._total: Tensor | None = None
         self._nonfinite: list[int] = []
         self._passes = 0
 
+    def add_alike(self, pending: Mapping[str, LayerCounts | Pending]) -> bool:
+        """Add one pass if it is like the last one: the same sites and shapes, all finite."""
+        if len(pending) != len(self._plan) or not pending:
+            return False
+        parts = []
+        for (name, site, geometry), (key, count) in zip(self._plan, pending.items(), strict=True):
+            if type(count) is not Pending or key != name:
+                return False
+            own, columns = count
+            if own is not site and own != site:
+                return False
+            if type(columns) is not Columns or columns.geometry is not geometry:
+                return False
+            if columns.nonfinite:
+                return False
+            parts.append(columns.parts[0] if self._most_waiting else columns.unsummed()[0])
+        self._passes += 1
+        if not self._most_waiting:
+            assert self._total is not None
+            self._total = self._total + torch.cat(parts)
+            return True
+        self._waiting += parts
+        if len(self._waiting) >= self._most_waiting:
+            self._add_waiting()
+        return True
+
     def add(self, pending: Mapping[str, Pending]) -> dict[str, LayerCounts]:
         """Add one pass; return the sums so far, and start anew, if it is unlike those before."""
         if not pending:
-            return {}
-        if self._alike(pending):
-            self._passes += 1
-            if self._narrow:
-                own = [c.parts[0] for _, c in pending.values() if isinstance(c, Columns)]
-                self._waiting.extend(own)
-                if len(self._waiting) >= _MOST_WAITING * len(pending):
-                    self._add_waiting()
-                return {}
-            assert self._total is not None
-            values = torch.cat([columns.unsummed()[0] for _, columns in pending.values()])
-            self._total = self._total + values
             return {}
         self._add_waiting()
         layers, parts = [], []
@@ -128,7 +143,13 @@ class PassSums:
             for name, (site, columns) in pending.items()
             if isinstance(columns, Columns)
         ]
-        self._narrow = all(isinstance(c, Columns) and c.is_narrow for _, c in pending.values())
+        narrow = [
+            c.parts[0].nbytes for _, c in pending.values() if type(c) is Columns and c.is_narrow
+        ]
+        self._most_waiting = 0
+        if len(narrow) == len(pending):
+            passes = min(max(_WAITING // sum(narrow), _FEWEST_WAITING), _MOST_WAITING)
+            self._most_waiting = passes * len(narrow)
         return before
 
     def _add_waiting(self) -> None:
@@ -142,19 +163,6 @@ class PassSums:
         own = [padded[: layer.size] for padded, layer in zip(sums, self._layers, strict=True)]
         self._total = self._total + torch.cat(own)
         self._waiting = []
-
-    def _alike(self, pending: Mapping[str, Pending]) -> bool:
-        """Tell whether a pass is the last one again: the same sites and shapes, all finite."""
-        if len(self._plan) != len(pending):
-            return False
-        for (name, site, geometry), (key, (own, columns)) in zip(
-            self._plan, pending.items(), strict=True
-        ):
-            if own is not site or not isinstance(columns, Columns):
-                return False
-            if columns.geometry is not geometry or columns.nonfinite or key != name:
-                return False
-        return True
 
     def flush(self) -> dict[str, LayerCounts]:
         """Return the sums so far, and start anew."""
