@@ -50,7 +50,7 @@ class KnownAxes(Protocol):
         """Tell whether a tensor is known to hold nothing but zeros."""
 
 
-MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | None"]
+MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | Folded | None"]
 """``(known, args, kwargs, out) -> axes`` of a function that makes units."""
 Move = Callable[[Axes, Tensor, Args, Kwargs, Tensor], "Axes | Folded | None"]
 """``(axes, source, args, kwargs, out) -> axes`` of one that carries them elsewhere."""

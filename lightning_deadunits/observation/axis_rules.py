@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,11 +19,15 @@ def keep_same_rank(
     if out.shape == source.shape:
         return axes
     shift = out.ndim - source.ndim
-    if shift < 0:
-        return None
+    if shift < 0 or (shift and not any(_has_rank(value, out.ndim) for value in args)):
+        return None  # by broadcasting alone axes go further back
     moved = tuple(axis + shift for axis in axes)
     same = all(out.shape[axis + shift] == source.shape[axis] for axis in axes)
     return moved if same else None
+
+
+def _has_rank(value: Any, ndim: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == ndim
 
 
 def keep_rank(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -72,6 +77,8 @@ def carried(
     move: Move, units: Folded, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
 ) -> Folded | None:
     """Map axes through any move, those of a finer shape too."""
+    if units.sizes and out is source and move is not keep_same_rank:
+        return None  # in place: the source has its new shape already
     if not units.sizes:
         moved = move(units.axes, source, args, kwargs, out)
     elif move is reshape:
@@ -225,10 +232,22 @@ def reduce(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) 
     return tuple(axis - sum(dim < axis for dim in dims) for axis in left)
 
 
-def drop(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def drop(
+    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Axes | Folded | None:
     """``select`` and ``unbind`` take one axis away."""
     dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % source.ndim
-    return tuple(axis - (axis > dim) for axis in axes if axis != dim)
+    return _one_unit(axes, tuple(axis - (axis > dim) for axis in axes if axis != dim), out)
+
+
+def _one_unit(axes: Axes, left: Axes, out: Tensor) -> Axes | Folded:
+    """Return the axes that are left after indexing, of which one taken unit has none."""
+    return one_unit(out) if axes and not left else left
+
+
+def one_unit(out: Tensor) -> Folded:
+    """Return the unit axes of a tensor whose values are all of one unit."""
+    return Folded((*out.shape, 1), (out.ndim,))
 
 
 def unsqueeze_(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -248,7 +267,9 @@ def stack(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -
     return tuple(axis + (axis >= dim) for axis in axes)
 
 
-def getitem(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def getitem(
+    axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Axes | Folded | None:
     """``x[...]`` with integers, slices, None, Ellipsis and at most one index tensor."""
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
     consumed = sum(_consumes(item) for item in index)
@@ -257,23 +278,62 @@ def getitem(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor)
     for item in index:
         width = source.ndim - consumed if item is Ellipsis else _consumes(item)
         made = width if item is Ellipsis else _makes(item)
-        advanced += isinstance(item, (Tensor, list))
+        advanced += not (item is None or item is Ellipsis or isinstance(item, (int, slice)))
         if made == width:
             moved += [new + axis - old for axis in axes if old <= axis < old + width]
         elif made and any(old <= axis < old + width for axis in axes):
             return None
         old, new = old + width, new + made
     moved += [new + axis - old for axis in axes if axis >= old]
-    return tuple(moved) if advanced < 2 else None
+    return _one_unit(axes, tuple(moved), out) if advanced < 2 else None
+
+
+def places_of(target: Tensor, index: Any) -> list[int | None]:
+    """Return which axis of a tensor each axis of a part of it is, None for one that is another's.
+
+    Example:
+        >>> places_of(torch.zeros(2, 3, 4), (slice(None), slice(None), 0))
+        [0, 1]
+    """
+    items = index if isinstance(index, tuple) else (index,)
+    consumed = sum([_consumes(item) for item in items])
+    places: list[int | None] = []
+    axis = 0
+    for item in items:
+        if item is Ellipsis:
+            width = target.ndim - consumed
+            places += range(axis, axis + width)
+        elif isinstance(item, slice):
+            width = 1
+            places.append(axis)
+        else:
+            width = _consumes(item)
+            places += [None] * _makes(item)
+        axis += width
+    return [*places, *range(axis, target.ndim)]
 
 
 def _consumes(item: Any) -> int:
     if item is None or item is Ellipsis:
         return 0
-    return item.ndim if isinstance(item, Tensor) and item.dtype == torch.bool else 1
+    return rank_of(item) if is_mask(item) else 1
 
 
 def _makes(item: Any) -> int:
+    if item is None or isinstance(item, slice):
+        return 1
+    return 1 if is_mask(item) else rank_of(item)
+
+
+def is_mask(item: Any) -> bool:
+    """Tell whether an item of an index is a mask, a tensor's or an array's."""
     if isinstance(item, Tensor):
-        return 1 if item.dtype == torch.bool else item.ndim
-    return 0 if isinstance(item, int) else 1
+        return item.dtype == torch.bool
+    return isinstance(item, np.ndarray) and item.dtype == np.bool_
+
+
+def rank_of(item: Any) -> int:
+    """Return how many axes an item of an index has: a number, a tensor, an array or a list."""
+    if isinstance(item, (list, tuple)):
+        return 1 + (rank_of(item[0]) if item else 0)
+    return int(getattr(item, "ndim", 0))

@@ -389,6 +389,10 @@ class EagerLineage(Lineage):
         # One number in host memory is looked at; elsewhere that would wait for the device.
         return tensor.is_cpu and tensor.numel() == 1 and not bool(tensor)
 
+    def lose(self, tensor: Tensor) -> None:
+        """Know nothing of a tensor any more, which was written to."""
+        self._known.pop(id(tensor), None)
+
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes of the last conv, linear or norm output of the same shape."""
         return self._latest.get(tensor.shape)

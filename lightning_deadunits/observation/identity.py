@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.axes import Axes
@@ -66,11 +67,25 @@ class Members(NamedTuple):
         rows: Int64 of the shape of the tensor's first axes: the weight of each row; or, with
             ``ends``, int of shape ``(E,)``: the row before which each weight's rows end.
         ends: Whether ``rows`` holds ends, as ``torch.nn.functional.grouped_mm`` takes them.
+        names: Names of the tensors that hold them, () for all that make the units.
+        apart: Whether each of them is a tensor of its own, named in this order.
     """
 
     number: int
     rows: Tensor
     ends: bool
+    names: tuple[str, ...] = ()
+    apart: bool = False
+
+    def is_like(self, other: Members) -> bool:
+        """Tell whether the same rows are meant, as in a gated expert's two projections."""
+        own, rows = self.rows, other.rows
+        if self.number != other.number or own.shape != rows.shape:
+            return False
+        if self.ends != other.ends or self.apart or other.apart:
+            return False
+        # Not to be read while Dynamo traces; no verdict comes of it there.
+        return own is rows or torch.compiler.is_compiling() or bool(torch.equal(own, rows))
 
 
 class Descent(NamedTuple):
@@ -183,19 +198,24 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
     fresh = [descent for descent in descents if not descent.activated] or list(descents)
     first = fresh[0]
     producers, way, calls, members = first.producers, first.way, first.calls, first.members
-    summed, levels = first.summed, first.levels
+    summed, levels, mixed = first.summed, first.levels, any(own.mixed for own in fresh)
     for descent in fresh[1:]:
         summed = summed or descent.summed or descent.producers != producers
         producers = joined(producers, descent.producers)
         way = joined(way, descent.way)
         calls += tuple(c for c in descent.calls if not any(c is known for known in calls))
-        members = members or descent.members
+        if members is None:
+            members = descent.members
+        elif descent.members is not None and not members.is_like(descent.members):
+            mixed = True  # each row is the sum of what two of them make
+        elif descent.members is not None:
+            members = members._replace(names=joined(members.names, descent.members.names))
         levels = joined(levels, descent.levels)
     return Descent(
         *(axes, producers, way, calls[:MOST_CALLS], first.activated, summed),
-        members=members,
+        members=None if mixed else members,
         levels=levels,
-        mixed=any(descent.mixed for descent in fresh),
+        mixed=mixed,
     )
 
 
@@ -208,16 +228,35 @@ def key_of(base: str, descent: Descent | None) -> str:
     return f"{base}|{producers}|{way}" if way else f"{base}|{producers}"
 
 
-def member_key(key: str, members: int) -> str:
+def member_key(key: str, member: int, names: tuple[str, ...] = (), apart: bool = False) -> str:
     """Return the key of a layer that one of several stacked weights makes.
+
+    Args:
+        key: The key of what all of them make.
+        member: Which of them it is.
+        names: Names of the tensors that hold them, see :class:`Members`.
+        apart: Whether each is a tensor of its own.
 
     Example:
         >>> member_key("act|experts.up[0]", 3)
         'act|experts.up.3[0]'
+        >>> member_key("act|up,shared", 3, ("up",))
+        'act|up.3,shared'
+        >>> member_key("act|one,two", 1, ("one", "two"), apart=True)
+        'act|two'
     """
     base, producers, *way = key.split("|")
-    name, bracket, part = producers.partition("[")
-    return "|".join((base, f"{name}.{members}{bracket}{part}", *way))
+    parts = []
+    for producer in producers.split(","):
+        signed, bracket, part = producer.partition("[")
+        name = signed.lstrip(_SIGNS)
+        if names and name not in names:
+            parts.append(producer)
+        elif not apart:
+            parts.append(f"{signed}.{member}{bracket}{part}")
+        elif name == names[member]:
+            parts.append(producer)
+    return "|".join((base, ",".join(parts), *way))
 
 
 class Call(NamedTuple):

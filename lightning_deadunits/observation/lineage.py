@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
-from lightning_deadunits.observation.axis_rules import carried, is_odd, keep_same_rank, spread_over
+from lightning_deadunits.observation.axis_rules import (
+    carried,
+    groups_of,
+    is_odd,
+    keep_same_rank,
+    places_of,
+    spread_over,
+)
 from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.hidden_attributes import seen_through
 from lightning_deadunits.observation.identity import (
@@ -30,7 +37,7 @@ from lightning_deadunits.observation.identity import (
     negated,
     part_of,
 )
-from lightning_deadunits.observation.moves import MOVES, PERMUTATIONS
+from lightning_deadunits.observation.moves import MOVES, OPAQUE, PERMUTATIONS
 from lightning_deadunits.observation.producers import PRODUCERS, Maker
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.ways import (
@@ -41,6 +48,7 @@ from lightning_deadunits.observation.ways import (
     REPEATS,
     ROW_ADDITIONS,
     ROW_WRITES,
+    SCRAMBLES,
     WRITES,
     negated_by,
     way_of,
@@ -106,6 +114,11 @@ class Lineage:
     def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
         """Remember where the units of a tensor come from: weights made them, or they were moved."""
         setattr(tensor, ATTRIBUTE, descent)
+
+    def lose(self, tensor: Tensor) -> None:
+        """Know nothing of a tensor any more, which was written to."""
+        if hasattr(tensor, ATTRIBUTE):
+            delattr(tensor, ATTRIBUTE)
 
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes that a tensor of unknown descent is likely to have."""
@@ -186,6 +199,9 @@ class Lineage:
     ) -> None:
         if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
             return  # places and numbers of things are no units
+        if function in OPAQUE:
+            self.lose(out)
+            return
         if rule.maker is not None:
             made = self._made(rule.maker, args, kwargs, out)
             if made is not None:
@@ -194,7 +210,7 @@ class Lineage:
         data: list[tuple[Tensor, Descent]] = []
         weights: list[tuple[Tensor, Descent]] = []
         unknown = False
-        minus = negated_by(function, args) if rule.way or not rule.moves else None
+        minus = negated_by(function, args, kwargs) if rule.way or not rule.moves else None
         if rule.moves and args and function not in JOINS:
             # What else is given is an index, or a shape to take after.
             given: Iterable[Tensor] = _tensors(args[:1], {})
@@ -230,6 +246,10 @@ class Lineage:
         descent = added(chosen, axes) if len(chosen) > 1 else chosen[0]._replace(axes=axes)
         if descent.sizes != sizes:
             descent = descent._replace(sizes=sizes)
+        if len(data) > 1 and not rule.moves and descent.calls:
+            descent = descent._replace(calls=([],))  # a sum has values of its own
+        if function in JOINS:
+            descent = _ordered(descent, chosen)
         if len(chosen) > 1 and self._mixes_rows(function, args, chosen, source, known, axes, out):
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
@@ -244,7 +264,9 @@ class Lineage:
             if function in CHOICES:
                 places = _chosen_units(function, args, kwargs, () if sizes else known.axes)
                 piece = self.word_for(places) if places else None
-            descent = _moved(function, descent, known, source, args, out, piece)
+            descent = _moved(function, descent, known, source, args, kwargs, out, piece)
+        if descent.members is not None and function in SCRAMBLES:
+            descent = descent._replace(members=None, mixed=True)
         if function in ROW_ADDITIONS and self._is_partial(args[0]):
             descent = descent._replace(partial=True)
         gate = gate_after(function, known.gate, len(args) > 0 and source is args[0])
@@ -255,9 +277,10 @@ class Lineage:
     def _made(self, maker: Maker, args: Args, kwargs: Kwargs, out: Tensor) -> Descent | None:
         """Return the descent of what a function makes by weights, None if it makes nothing here."""
         kept = None if maker.kept is None else maker.kept(self, args, kwargs, out)
-        axes = maker.axes(self, args, kwargs, out) if kept is None else kept
-        if axes is None:
+        found = maker.axes(self, args, kwargs, out) if kept is None else kept
+        if found is None:
             return None
+        sizes, axes = found if isinstance(found, Folded) else Folded((), found)
         given = maker.weights(args, kwargs)
         known = [own for own in (self.descent(tensor) for tensor in given) if own is not None]
         weights = [own for own in known if own.weight and kept is None]
@@ -275,22 +298,30 @@ class Lineage:
         members = next((own.members for own in weights if own.members is not None), None)
         if maker.grouped is not None and members is None:
             members = maker.grouped(args, kwargs)
+            if members is not None and weights:
+                names = tuple([own.name for own in weights[0].producers])
+                members = members._replace(names=names)
         if not maker.mixes:
             return self._normalised(args, kwargs, axes, producers, out)
         if not weights:
             # Weights that are computed from data (a hypernetwork), or two activations.
             carriers = [own for own in known if own.axes]
             if kept is not None:
-                return _rows_mixed(carriers[0], kept)
-            if maker.spatial and _is_grouped(args, kwargs):
-                return Descent(None, ())  # samples are folded into the channels
+                return _rows_mixed(carriers[0], axes)
+            if maker.spatial and given:
+                folded = _by_sample(given[0], self.descent(given[0]), out)
+                if folded is not None:
+                    sizes, axes = folded
+                elif _is_grouped(args, kwargs):
+                    return Descent(None, ())  # samples may be folded into the channels
             if len(carriers) > 1:
-                return added(carriers, axes)._replace(activated=False, calls=([],))
+                both = added(carriers, axes)
+                return both._replace(activated=False, calls=([],), sizes=sizes)
             if carriers:
                 # By weights that are not known, a buffer say, an activation makes other units.
                 way = ("matmul",) if carriers[0].activated else ()
-                return Descent(axes, carriers[0].producers, way, ([],))
-        return Descent(axes, producers, (), ([],), members=members, levels=levels)
+                return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
+        return Descent(axes, producers, (), ([],), members=members, levels=levels, sizes=sizes)
 
     def _normalised(
         self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...], out: Tensor
@@ -332,7 +363,8 @@ class Lineage:
                 if dim == 0 and source.ndim > 2 and index.dtype != torch.bool:
                     # An index from the end is one; a router's -1, given elsewhere, is none.
                     rows = index if function in _SELECTS else index.remainder(source.shape[0])
-                    chosen = Members(source.shape[0], rows, ends=False)
+                    names = tuple([own.name for own in known.producers])
+                    chosen = Members(source.shape[0], rows, ends=False, names=names)
                     self.remember(out, known._replace(members=chosen), made=False)
                 elif dim:  # of what the weights read, a part
                     self.remember(out, known, made=False)
@@ -347,6 +379,9 @@ class Lineage:
                 return
         elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
             return  # data and a parameter: a position embedding, say
+        if function is torch.stack and (stacked := _rows_stacked(args, weights)) is not None:
+            self.remember(out, stacked, made=False)
+            return
         if function in JOINS and len(weights) > 1:
             weights = _in_order(weights)
         descent = _of_weights([own for _, own in weights])
@@ -400,13 +435,20 @@ class Lineage:
             return
         if not isinstance(target, Tensor):
             return
+        home = places_of(target, args[1])
         # Aligned at the end, as values are broadcast into what they are written to.
-        axes = tuple(axis + target.ndim - value.ndim for axis in known.axes)
-        if any(axis < 0 or target.shape[axis] != value.shape[own]
-               for axis, own in zip(axes, known.axes, strict=True)):  # fmt: skip
+        places = [axis + len(home) - value.ndim for axis in known.axes]
+        found = [home[place] if place >= 0 else None for place in places]
+        axes = tuple([axis for axis in found if axis is not None])
+        if len(axes) < len(found) or any(
+            target.shape[axis] != value.shape[own]
+            for axis, own in zip(axes, known.axes, strict=True)
+        ):
             return
         before = self.descent(target)
         own = known._replace(axes=axes)
+        if known.members is not None:
+            own = own._replace(members=None, mixed=True)
         if before is not None and not before.weight and before.axes == axes:
             mixed = _differ([before, own])
             own = added([before, own], axes)
@@ -480,6 +522,42 @@ def _rows_mixed(known: Descent, axes: Axes) -> Descent:
     )
 
 
+def _ordered(descent: Descent, joining: list[Descent]) -> Descent:
+    """Have units that are joined in another order than the model's tell so.
+
+    They would be taken for those of ``cat([a, b])``, which stand elsewhere in ``cat([b, a])``.
+    """
+    fresh = [own for own in joining if own.activated == descent.activated and own.producers]
+    places = [(own.producers[0].order, own.producers[0].name) for own in fresh]
+    if places == sorted(places):
+        return descent
+    ranks = "_".join([str(sorted(places).index(place)) for place in places])
+    return descent._replace(way=joined(descent.way, (f"cat{ranks}",)))
+
+
+def _rows_stacked(args: Args, weights: list[tuple[Tensor, Descent]]) -> Descent | None:
+    """Return the descent of weights of which each row, a sample, has one of few; else None.
+
+    As ``torch.stack([experts[k] for k in chosen])`` has: what is there several times is no member
+    of an ensemble.
+    """
+    distinct: list[tuple[Producer, ...]] = []
+    rows: list[int] = []
+    for _, own in weights:
+        if own.producers not in distinct:
+            distinct.append(own.producers)
+        rows.append(distinct.index(own.producers))
+    alone = all(len(producers) == 1 for producers in distinct)
+    if len(args) > 1 or len(rows) == len(distinct) or not alone or len(rows) < len(args[0]):
+        return None
+    joint = _of_weights([own for _, own in weights])
+    names = tuple([producers[0].name for producers in distinct])
+    which = torch.tensor(rows, device=weights[0][0].device)
+    return joint._replace(
+        members=Members(len(distinct), which, ends=False, names=names, apart=True)
+    )
+
+
 def _in_order(weights: list[tuple[Tensor, Descent]]) -> list[tuple[Tensor, Descent]]:
     """Have weights that stand in another order than the model's tell their places."""
     first = [own.producers[0] for _, own in weights if own.producers]
@@ -519,6 +597,7 @@ def _moved(
     known: Descent,
     source: Tensor,
     args: Args,
+    kwargs: Kwargs,
     out: Tensor,
     piece: int | str | None,
 ) -> Descent:
@@ -533,7 +612,8 @@ def _moved(
     units, left = _units_of(source, known), _units_of(out, descent)
     if function in PIECES or function in CHOICES:
         if left < units or (piece is not None and function in CHOICES):
-            part = str(piece) if piece is not None else _place(args)
+            taken = piece is not None and function in CHOICES
+            part = str(piece) if taken else _part(function, known, source, args, kwargs, piece)
             return descent._replace(producers=part_of(descent.producers, part))
         if out.numel() < source.numel():
             # Other samples or positions of the same units: what is activated of these from now on
@@ -546,6 +626,26 @@ def _units_of(tensor: Tensor, known: Descent) -> int:
     """Return how many units a tensor has."""
     shape = known.sizes or tensor.shape
     return torch.Size([shape[axis] for axis in known.axes or ()]).numel()
+
+
+def _by_sample(weight: Tensor, known: Descent | None, out: Tensor) -> Folded | None:
+    """Return the unit axes of a convolution by filters of each sample's own, None if it is none.
+
+    Samples and channels are folded into one axis there, of the filters as of the result.
+    """
+    if known is None or not known.axes or not known.sizes:
+        return None
+    groups = groups_of(known.sizes, tuple(weight.shape))
+    if groups is None or not any(own in known.axes for own in groups[0]):
+        return None
+    channels = out.ndim - weight.ndim + 1
+    if out.shape[channels] != weight.shape[0]:
+        return None
+    folded = [known.sizes[own] for own in groups[0]]
+    sizes = (*out.shape[:channels], *folded, *out.shape[channels + 1 :])
+    return Folded(
+        sizes, tuple([channels + i for i, own in enumerate(groups[0]) if own in known.axes])
+    )
 
 
 def _is_grouped(args: Args, kwargs: Kwargs) -> bool:
@@ -661,12 +761,51 @@ def _bounds(item: slice, size: int) -> tuple[int, int]:
     return min(max(start, 0), size), min(max(stop, 0), size)
 
 
-def _place(args: Args) -> str:
-    """Say which part an index chooses."""
-    words = []
-    for item in args[1] if isinstance(args[1], tuple) else args[1:]:
-        if isinstance(item, slice):
-            words.append(f"{item.start or 0}_{'' if item.stop is None else item.stop}")
-        elif isinstance(item, int) and not isinstance(item, bool):
-            words.append(str(item))
-    return "_".join(word for word in words if word != "0_") or "some"
+def _part(
+    function: Callable[..., Any],
+    known: Descent,
+    source: Tensor,
+    args: Args,
+    kwargs: Kwargs,
+    piece: int | str | None,
+) -> str:
+    """Say which part of the units was taken: along which of their axes, if there are several."""
+    if known.sizes:
+        return "some" if piece is None else str(piece)
+    axes = known.axes or ()
+    if piece is not None:
+        dim = _dim_of_pieces(function, args, kwargs, source.ndim)
+        before = [axis for axis in axes if axis < dim]
+        return ".".join([*["all"] * len(before), str(piece)])
+    words = ["all"] * len(axes)
+    dim, index = _choice(function, args, kwargs)
+    for item in _items(index, source.ndim):
+        if dim in axes and item is not None:
+            words[axes.index(dim)] = _word_for(item, source.shape[dim])
+        dim += _axes_taken(item)
+    while words and words[-1] == "all":
+        words.pop()
+    return ".".join(words) or "some"
+
+
+def _word_for(item: Any, size: int) -> str:
+    """Say which places an item of an index takes of an axis."""
+    if isinstance(item, int) and not isinstance(item, bool):
+        return str(item % size)
+    if not isinstance(item, slice):
+        return "some"
+    start, stop = _bounds(item, size)
+    step = "" if item.step in (None, 1) else f"_{item.step}"
+    if start == 0 and stop == size and not step:
+        return "all"
+    return f"{start}_{'' if stop == size else stop}{step}"
+
+
+def _dim_of_pieces(function: Callable[..., Any], args: Args, kwargs: Kwargs, ndim: int) -> int:
+    """Return along which axis a tensor was cut to pieces."""
+    name = str(getattr(function, "__name__", ""))
+    if name in ("hsplit", "vsplit", "dsplit"):
+        return {"hsplit": min(1, ndim - 1), "vsplit": 0, "dsplit": 2}[name]
+    place = 1 if name == "unbind" else 2
+    dim = kwargs.get("dim", args[place] if len(args) > place else 0)
+    return int(dim) % ndim

@@ -29,7 +29,7 @@ _RESHAPES = (
 )
 _TRANSPOSES = (
     *(Tensor.transpose, torch.transpose, Tensor.transpose_, Tensor.swapdims, torch.swapdims),
-    *(Tensor.swapaxes, torch.swapaxes, Tensor.swapaxes_),
+    *(Tensor.swapaxes, torch.swapaxes, Tensor.swapaxes_, Tensor.swapdims_),
 )
 _TRANSPOSES_LAST = (
     *(Tensor.t, Tensor.t_, torch.t, Tensor.adjoint, torch.adjoint),
@@ -45,7 +45,8 @@ _REDUCTIONS = tuple(
 )
 _KEEPS = (
     *(torch.cat, torch.concat, torch.concatenate, torch.hstack, torch.chunk, Tensor.chunk),
-    *(torch.split, Tensor.split, Tensor.split_with_sizes),
+    *(torch.split, Tensor.split, Tensor.split_with_sizes, torch.hsplit, Tensor.hsplit),
+    *(torch.vsplit, Tensor.vsplit, torch.dsplit, Tensor.dsplit),
     *(Tensor.tensor_split, torch.tensor_split, Tensor.narrow, torch.narrow, F.pad, F.glu),
     *(F.pixel_shuffle, F.pixel_unshuffle, F.interpolate, Tensor.repeat),
     *(torch.index_select, Tensor.index_select, Tensor.repeat_interleave, torch.repeat_interleave),
@@ -69,6 +70,14 @@ MOVES: dict[Callable[..., Any], Move] = {
     Tensor.__getitem__: rules.getitem,
     **dict.fromkeys(_KEEPS, rules.keep_rank),
 }
+
+OPAQUE = {
+    *(torch.tensordot, torch.inner, Tensor.inner, torch.linalg.multi_dot, torch.chain_matmul),
+    *(torch.cdist, torch.kron, Tensor.kron, torch.rot90, Tensor.rot90, torch.view_as_real),
+    *(Tensor.squeeze_, Tensor.as_strided, torch.as_strided, Tensor.as_strided_, Tensor.resize_),
+    *(F.fold, torch.dstack, torch.column_stack, torch.block_diag, torch.cartesian_prod),
+}
+"""Functions of whose results nothing is known: sizes that happen to fit would tell wrong axes."""
 
 PERMUTATIONS = {rules.permute, rules.transpose, rules.transpose_last, rules.reverse, rules.movedim}
 """Moves that change nothing but the order of the axes."""

@@ -14,7 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, KnownAxes, Kwargs, MakerAxes
+from lightning_deadunits.observation.axes import (
+    Args,
+    Axes,
+    Folded,
+    KnownAxes,
+    Kwargs,
+    MakerAxes,
+)
+from lightning_deadunits.observation.axis_rules import one_unit
 from lightning_deadunits.observation.identity import Members
 
 
@@ -72,25 +80,39 @@ def _before_space(spatial: int) -> MakerAxes:
 def _normalised(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     """LayerNorm leaves the units where they are, and makes the last axis one where none is."""
     source = args[0] if args else kwargs["input"]
+    shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+    if not isinstance(shape, int) and len(shape) > 1:
+        return known.axes(source)  # elements, or channels: which it is cannot be told
     return known.axes(source) or _last(known, args, kwargs, out)
 
 
-def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | Folded | None:
     """``a @ b``: rows come from ``a``, columns from ``b``; what is unknown is the weight."""
     factors = _factors(args, kwargs)
     if factors is None or out.ndim == 0:
         return None
     left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
+    if known.is_weight(right) and right.ndim == 1:
+        return one_unit(out)
+    row = max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1
+    if _is_matrix(of_left, left) and of_right is None and not known.is_weight(right):
+        return (row,)  # a hypernetwork makes the weights
     if known.is_weight(right) or (of_right is None and not known.is_weight(left)):
         return (*_stacked(known, right, out), out.ndim - 1)
+    if _is_matrix(of_right, right) and of_left is None and not known.is_weight(left):
+        return (out.ndim - 1,)
     if known.is_weight(left) or of_left is None:
-        own = max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1
-        return (*_stacked(known, left, out), own)
+        return (*_stacked(known, left, out), row)
     assert of_right is not None
     batch = {axis + out.ndim - left.ndim for axis in of_left if axis < left.ndim - 1}
     batch |= {axis + out.ndim - right.ndim for axis in of_right if axis != right.ndim - 2}
     return tuple(sorted(axis for axis in batch if 0 <= axis < out.ndim))
+
+
+def _is_matrix(axes: Axes | None, factor: Tensor) -> bool:
+    """Tell whether both axes of a matrix, or of each of a stack of them, index units."""
+    return bool(axes) and factor.ndim > 1 and {factor.ndim - 2, factor.ndim - 1} <= {*(axes or ())}
 
 
 def _factors(args: Args, kwargs: Kwargs) -> tuple[Tensor, Tensor] | None:
@@ -110,6 +132,8 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
         return None
     left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
+    if right.ndim < 2 or left.ndim < 2:
+        return None  # a vector has no nodes
     if of_right and not of_left and right.ndim - 1 in of_right and not _makes(known, left):
         # Of units that are features of groups, those on the mixed axis are gone.
         shift = out.ndim - right.ndim
@@ -143,30 +167,39 @@ def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
     )
 
 
-def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | Folded | None:
     """Letters that a weight brings, or that index units already, index the units."""
     spelled = _spelled(args)
     if spelled is None:
         return None
     factors, result = spelled
     data: set[str] = set()
-    units: set[str] = set()
+    carried: set[str] = set()
+    made: set[str] = set()
+    weights: list[set[str]] = []
     for letters, operand in factors:
         own = known.descent(operand)
         if own is not None and own.weight:
             rows = 0 if own.members is None else own.members.rows.ndim
             data |= set(letters[:rows])
-            sizes = zip(letters[rows:], operand.shape[rows:], strict=True)
-            units |= {letter for letter, size in sizes if size > 1}
+            weights.append(set(letters[rows:]))
+            for axis in range(rows, len(letters)):
+                # What is expanded over samples is the same weight for all of them.
+                if operand.shape[axis] > 1 and operand.stride(axis):
+                    made.add(letters[axis])
             continue
         axes = known.axes(operand)
         if axes is not None:
             data |= set(letters)
-            units |= {letters[axis] for axis in axes}
+            carried |= {letters[axis] for axis in axes}
     if not data:
         data = set(next((ls for ls, o in factors if not known.is_weight(o)), ""))
-    fresh = units | (set(result) - data)
-    return tuple(index for index, letter in enumerate(result) if letter in fresh)
+    shown = set(result)
+    if any((own & data) - shown and (own & shown) - data for own in weights):
+        carried &= made  # as in a product, units of before are positions of what a weight makes
+    fresh = carried | made | (shown - data)
+    axes = tuple([index for index, letter in enumerate(result) if letter in fresh])
+    return axes if axes or not any(own - shown for own in weights) else one_unit(out)
 
 
 def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -307,9 +340,11 @@ _CHANNEL_NORMS = (
 _LAYER_NORMS = (F.layer_norm, F.rms_norm, torch.layer_norm)
 _PRODUCTS = (
     *(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm),
-    *(Tensor.__rmatmul__, torch.mv, Tensor.mv),
+    *(Tensor.__rmatmul__, torch.mv, Tensor.mv, torch.linalg.matmul, torch.sparse.mm),
 )
-_SUMS_OF_PRODUCTS = (torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm)
+_SUMS_OF_PRODUCTS = (
+    *(torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm, torch.addmv, Tensor.addmv),
+)
 
 PRODUCERS: dict[Callable[..., Any], Maker] = {
     **dict.fromkeys((F.linear, F.bilinear), Maker(_last, _after_first)),

@@ -251,7 +251,7 @@ class SiteMode(TorchFunctionMode):
             certain: Whether it is an activation wherever it is called.
             step: The call, if the same was met before, to remember what it is.
         """
-        if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim == 0:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
             return output
         compiling = torch.compiler.is_compiling()
         lineage = self._traced_lineage if compiling else self.lineage
@@ -260,6 +260,8 @@ class SiteMode(TorchFunctionMode):
             descent, calls = lineage.recall(source)  # of what a kernel of one's own returned
         if descent is not None and (descent.weight or descent.axes is None):
             descent = None
+        if output.ndim == 0 and (descent is None or not descent.sizes):
+            return output  # a number, but for one of a layer that was squeezed
         site = None
         if kind != "never" or self.never_zero:
             site = self._site_of(lineage, base, kind, descent, output, certain)

@@ -105,7 +105,9 @@ def unpack(
             nonfinite=int(vector[start - 2]),
             axis_assumed=shape.assumed,
             made_by=call.producers,
-            order_assumed=not call.producers and call.base in told_apart_by_order,
+            # By unknown weights, another pass may show another layer's units under one name.
+            order_assumed=not call.producers
+            and (call.base in told_apart_by_order or not shape.assumed),
         )
     return layers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ def _named(name: str) -> list[Callable[..., Any]]:
 
 _NEGATIONS = {"neg", "negative", "rsub"}
 _SUBTRACTIONS = {"sub", "subtract", "isub"}
+_ADDITIONS = {"add", "iadd"}
 TIMES = {f for name in ("mul", "multiply", "imul", "rmul") for f in _named(name)}
 """Functions that multiply value by value."""
 
@@ -43,6 +44,7 @@ JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, 
 PIECES = {
     *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.split_with_sizes),
     *(torch.tensor_split, Tensor.tensor_split, torch.unbind, Tensor.unbind),
+    *(torch.hsplit, Tensor.hsplit, torch.vsplit, Tensor.vsplit, torch.dsplit, Tensor.dsplit),
 }
 """Functions that return the parts of a tensor, in order."""
 
@@ -64,6 +66,13 @@ _ROW_WRITES = (
 ROW_WRITES = {function for name in _ROW_WRITES for function in _named(name)}
 """Functions that put rows of a tensor in the place of some of another one, or add them to these."""
 
+SCRAMBLES = ROW_WRITES | {
+    function
+    for name in ("gather", "take_along_dim", "take", "sort", "msort", "argsort", "topk", "flip")
+    for function in _named(name)
+}
+"""Functions after which rows stand where others stood."""
+
 ROW_ADDITIONS = {f for f in ROW_WRITES if "add" in f.__name__}
 
 WRITES = {Tensor.__setitem__}
@@ -81,13 +90,17 @@ def _plain_name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", "")).strip("_")
 
 
-def negated_by(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def negated_by(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
     """Return the argument whose sign a function changes, None if there is none."""
     name = _plain_name(function)
     if name in _NEGATIONS:
         return args[0]  # 1 - x, too: it is x.__rsub__(1)
-    if name in _SUBTRACTIONS:
-        return args[1] if len(args) > 1 else None
+    alpha = kwargs.get("alpha", 1) if kwargs else 1
+    negates = isinstance(alpha, (int, float)) and alpha < 0
+    if name in _SUBTRACTIONS or (negates and name in _ADDITIONS):
+        return args[1] if len(args) > 1 and negates == (name in _ADDITIONS) else None
     if function in FACTORS and any(isinstance(a, (int, float)) and a < 0 for a in args):
         return next((arg for arg in args if isinstance(arg, Tensor)), None)
     return None

@@ -28,7 +28,7 @@ def gaps(report: DeadUnitsReport) -> dict[str, str]:
         elif layer.order_assumed:
             found[name] = (
                 "nothing tells which weights make its units; its calls were told apart by their "
-                "order, which may be another one in another pass"
+                "order alone, and other weights in another pass would be counted as these"
             )
     return found
 

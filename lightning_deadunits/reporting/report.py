@@ -41,7 +41,8 @@ class LayerReport:
             None without one.
         made_by: Qualified names of the modules or parameters whose weights make its units, ``()``
             if that cannot be told.
-        order_assumed: True if nothing tells its calls from those of another layer but their order.
+        order_assumed: True if nothing tells which weights make its units, so that nothing tells its
+            calls from those of another layer but their order.
         reinitialised: Which units had been re-initialised before, bool of shape ``(U,)``; None
             without one.
         was_dead: Which units an earlier validation saw dead, since they were last re-initialised

@@ -11,12 +11,13 @@ from lightning_deadunits import DeadUnitsReport, find_dead_units
 from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES
 from tests.observation.kinds import KINDS, Kind, Noting, Truth, untold
+from tests.observation.written import WRITTEN
 
 
 def assert_equals(report: DeadUnitsReport, truth: Truth) -> None:
     told = {}
     for layer in report.layers.values():
-        way = tuple(word for word in ("neg", "columns") if layer.name.endswith(f"-{word}"))
+        way = tuple(word for word in ("neg", "columns") if f"-{word}" in layer.name)
         told[(*layer.made_by, *way)] = layer
         assert not layer.axis_assumed
         assert not layer.order_assumed
@@ -30,14 +31,14 @@ def assert_equals(report: DeadUnitsReport, truth: Truth) -> None:
     assert report.num_dead == sum(int((zeros == seen).sum()) for zeros, seen in truth.values())
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, *WRITTEN], ids=str)
 def test_counts_are_those_of_the_weights(kind: Kind) -> None:
     net, batches = kind.build()
     report = find_dead_units(net, batches)
     assert_equals(report, net.truth)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, *WRITTEN], ids=str)
 def test_neither_the_order_of_batches_nor_their_company_changes_a_count(kind: Kind) -> None:
     net, batches = kind.build()
     together = find_dead_units(net, batches)

@@ -310,24 +310,122 @@ def test_members_that_share_a_product_and_scale_it_are_members() -> None:
     assert layer.dead.tolist() == [0, *range(7, 12), 12]
 
 
-def test_samples_that_are_folded_into_channels_leave_a_doubt() -> None:
-    """Dynamic convolution (Chen et al., 2020): every sample has kernels of its own."""
-
-    class Dynamic(nn.Module):
+def test_parts_along_either_axis_are_other_units() -> None:
+    class Halves(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.kernels = nn.Parameter(torch.randn(3, 5, 2, 3, 3))
+            self.fc, self.act = nn.Linear(3, 4), nn.ReLU()
+            with torch.no_grad():
+                self.fc.bias.copy_(torch.tensor([100.0, -100.0, 100.0, 0.0]))
 
         def forward(self, x: Tensor) -> Tensor:
-            samples = len(x)
-            share = x.mean((1, 2, 3))[:, None].expand(-1, 3)
-            kernels = torch.einsum("be,eoihw->boihw", share, self.kernels).reshape(-1, 2, 3, 3)
-            out = F.conv2d(x.reshape(1, -1, 6, 6), kernels, groups=samples)
-            return F.relu(out.view(samples, 5, 4, 4))
+            units = self.fc(x).view(-1, 2, 2)
+            first = [self.act(half).sum() for half in (units[:, 0], units[:, :, 0])]
+            return sum(first) + self.act(units.unbind(1)[1]).sum() + self.act(units.unbind(2)[1])
 
-    (layer,) = find_dead_units(Dynamic(), [torch.randn(4, 2, 6, 6)]).layers.values()
+    layers = find_dead_units(Halves(), [torch.randn(4, 3)]).layers.values()
+    assert [(own.num_units, own.observations) for own in layers] == [(2, 4)] * 4
+    assert sorted(own.dead.tolist() for own in layers)[:2] == [[], []]
+    assert sum(1 in own.dead.tolist() for own in layers) == 1  # unit 1 in the first row
+    assert sum(0 in own.dead.tolist() for own in layers) == 1  # and in the second column
+
+
+def test_units_that_are_joined_the_other_way_round_are_not_added_up() -> None:
+    """Pairs of nodes, either way round."""
+
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other, self.act = nn.Linear(3, 4), nn.Linear(3, 4), nn.ReLU()
+            nn.init.constant_(self.one.bias, -100.0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.one(x), self.other(x)
+            forth, back = torch.cat([one, other], 1), torch.cat([other, one], 1)
+            return self.act(forth) + self.act(back)
+
+    net, x = Pairs(), torch.randn(9, 3)
+    forth, back = find_dead_units(net, [x]).layers.values()
+    zeros = (net.other(x) <= 0).sum(0).tolist()
+    assert forth.zeros.tolist() == [9, 9, 9, 9, *zeros]
+    assert back.zeros.tolist() == [*zeros, 9, 9, 9, 9]
+
+
+@pytest.mark.parametrize(
+    "how", ["index_add", "index_copy", "scatter", "gather", "setitem", "top-2"]
+)
+def test_rows_of_gathered_members_that_move_are_not_counted_for_others(how: str) -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 6, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen, places = (x[:, 0] * 7).long().abs() % 3, torch.arange(len(x)).flip(0)
+            made = torch.bmm(x[:, None], self.w[chosen])[:, 0]
+            rows = places[:, None].expand_as(made)
+            out = torch.zeros_like(made)
+            if how == "index_add":
+                out = out.index_add(0, places, made)
+            elif how == "index_copy":
+                out = out.index_copy(0, places, made)
+            elif how == "scatter":
+                out = out.scatter(0, rows, made)
+            elif how == "gather":
+                out = made.gather(0, rows)
+            elif how == "setitem":
+                out[places] = made
+            else:
+                out = made + torch.bmm(x[:, None], self.w[(chosen + 1) % 3])[:, 0]
+            return F.relu(out)
+
+    with pytest.warns(UserWarning, match="some of its rows are made by other weights"):
+        report = find_dead_units(Routed(), [torch.randn(9, 6)])
+    assert list(report.unjudged) == ["relu"]
+    assert not report.layers
+
+
+def test_units_of_weights_that_nothing_knows_leave_a_doubt() -> None:
+    """Experts that are buffers: which of them made a batch's units is not told by their names."""
+
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("experts", torch.randn(2, 4, 3))
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(F.linear(x, self.experts[len(x) % 2]))
+
+    with pytest.warns(UserWarning, match="nothing tells which weights make its units"):
+        report = find_dead_units(Frozen(), [torch.randn(4, 3), torch.randn(5, 3)])
+    assert report["act"].order_assumed
+    assert not report["act"].axis_assumed
+
+
+@pytest.mark.parametrize("how", ["view_as_real", "fold", "squeeze_", "as_strided", "tensordot"])
+def test_what_no_rule_follows_leaves_a_doubt_though_the_sizes_fit(how: str) -> None:
+    class Untold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            made = self.conv(x)
+            if how == "view_as_real":
+                made = torch.view_as_real(torch.complex(made, made))
+            elif how == "fold":
+                made = F.fold(made, (2, 4), (1, 2), stride=(1, 2))
+            elif how == "squeeze_":
+                made = made.unsqueeze(1).squeeze_(1)
+            elif how == "as_strided":
+                made = made.as_strided((3, 4, 4), (16, 1, 4))
+            else:
+                made = torch.tensordot(made, torch.eye(4), dims=([1], [0]))
+            return F.relu(made)
+
+    (layer,) = find_dead_units(Untold(), [torch.randn(3, 4, 4)]).layers.values()
     assert layer.axis_assumed
-    assert (layer.num_units, layer.unit_dim) == (5, 1)
 
 
 def test_an_axis_that_is_guessed_by_the_shape_is_told_to_be() -> None:
