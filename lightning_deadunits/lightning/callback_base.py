@@ -292,8 +292,7 @@ class DeadUnitMonitor:
     ) -> None:
         """Stop counting."""
         if self.reviver is not None:
-            self.reviver.end_recording(training=False)
-            self.reviver.note_outputs(outputs)
+            self.reviver.end_recording(outputs, training=False)
         counted = self._is_counted(batch_idx)
         self._end_batch(batch_idx)
         if counted and self.reviver is not None and not trainer.sanity_checking:
@@ -461,8 +460,7 @@ class DeadUnitMonitor:
     ) -> None:
         """Count training batches where that was asked for; judge when a window is full."""
         if self.reviver is not None:
-            self.reviver.end_recording(training=True)
-            self.reviver.note_outputs(outputs)
+            self.reviver.end_recording(outputs, training=True)
         if self._windows is not None:
             self._windows.end_batch()
         self._take_back(trainer, pl_module)

@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
-from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, reasons_by_layer
+from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, each_of
 from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients
 from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
@@ -72,11 +72,17 @@ class Event:
         layers = as_patterns("layers", self._config.layers)
         exclude = as_patterns("exclude", self._config.exclude)
         units = {name: own for name, own in units.items() if selects(name, layers, exclude)}
-        keys = [(layer, unit) for layer, own in units.items() for unit in own]
-        if keys and (reason := model_refusal(self.model)) is not None:
-            self.report.refused = reasons_by_layer(dict.fromkeys(keys, reason))
-        elif keys:
-            self._run(units, keys)
+        if not units:
+            return
+        if (reason := model_refusal(self.model)) is not None:
+            self.report.refuse(dict.fromkeys(each_of(units), reason))
+            return
+        passes, unsound = self._replayed(units)
+        self.report.refuse(unsound)
+        sound = [unit for unit in each_of(units) if unit not in unsound]
+        if sound:
+            self._operate(passes, sound)
+        self.report.passes = passes.replays
 
     def commit_(self) -> None:
         """Have the optimizers forget what was re-initialised."""
@@ -106,8 +112,8 @@ class Event:
         Returns:
             The units that cannot be re-initialised here, with the reason; then nothing is written.
         """
-        keys = [(layer, unit) for layer, own in plan.units.items() for unit in own]
-        passes, refused = self._replayed(plan.units, keys)
+        keys = each_of(plan.units)
+        passes, refused = self._replayed(plan.units)
         # A unit that is on no tape of this process is judged by those that have it.
         refused = {u: why for u, why in refused.items() if passes.recorded.of_layer(u[0])}
         refused |= passes.alive(keys)
@@ -127,9 +133,9 @@ class Event:
         self.touched = touched(self.outcome, passes)
         return {}
 
-    def _replayed(self, units: Units, keys: list[UnitKey]) -> tuple[Passes, dict[UnitKey, str]]:
+    def _replayed(self, units: Units) -> tuple[Passes, dict[UnitKey, str]]:
         """Replay the tapes as they are; return the units too that they do not vouch for."""
-        layers = keys_of(self._tapes, units, self._names)
+        keys, layers = each_of(units), keys_of(self._tapes, units, self._names)
         passes = Passes(self.model, self._tapes, layers)
         broken = passes.record(units if self._config.criterion == "dormant" else {})
         refused = refuse_unsound(passes.tapes, layers, broken, keys)
@@ -139,20 +145,13 @@ class Event:
         refused |= passes.absent([unit for unit in keys if unit not in refused])
         return passes, refused
 
-    def _run(self, units: Units, keys: list[UnitKey]) -> None:
-        passes, unsound = self._replayed(units, keys)
-        sound = [unit for unit in keys if unit not in unsound]
-        planned = self._operate(passes, sound) if sound else Trace({}, {})
-        planned.refused |= unsound
-        self.report.refused = reasons_by_layer(planned.refused)
-        self.report.passes = passes.replays
-
-    def _operate(self, passes: Passes, keys: list[UnitKey]) -> Trace:
+    def _operate(self, passes: Passes, keys: list[UnitKey]) -> None:
         planned = eligible(passes, keys, self._memory, self._config)
         if self._config.dry_run:
             self.report.planned = by_layer(planned.units)
+            self.report.refuse(planned.refused)
             self._tell(passes, planned, list(planned.units))
-            return planned
+            return
         self._write_(passes, planned)
         if self.outcome.silent:
             # Perhaps something else that makes them holds them down, as a second branch may.
@@ -160,14 +159,13 @@ class Event:
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
-        planned.refused |= self.outcome.refused
         self.touched = touched(self.outcome, passes)
         made = (part for unit in self.outcome.units for part in planned.units[unit].makes)
         self._fresh = [part.weights for part in made]
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
+        self.report.refuse(planned.refused | self.outcome.refused)
         self._tell(passes, planned, self.outcome.units)
-        return planned
 
     def _write_(self, passes: Passes, planned: Trace) -> None:
         """Operate, in place of what was written before."""

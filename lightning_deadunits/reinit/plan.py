@@ -5,9 +5,8 @@ Weights are named, not held: names, places in row-major order, and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ Write = tuple[str, Tensor, Tensor]
 
 @dataclass(eq=False)
 class Plan:
-    """What is written, for which units.
+    """What is written, for which units: tensors and primitives only, for checkpoints hold it.
 
     Attributes:
         units: The units that are re-initialised.
@@ -64,15 +63,6 @@ class Plan:
         for name, positions in self.fresh:
             edit.set(WeightSlice(tensors[name], positions.to(tensors[name].device)), 0.0)
         return written([edit])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and primitives only."""
-        return {"units": self.units, "writes": list(self.writes), "fresh": list(self.fresh)}
-
-    @classmethod
-    def load(cls, state: Mapping[str, Any]) -> Plan:
-        """Return the plan of a :meth:`state_dict`."""
-        return cls(dict(state["units"]), list(state["writes"]), list(state["fresh"]))
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

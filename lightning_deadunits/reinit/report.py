@@ -50,6 +50,13 @@ class ReinitReport:
         """Number of units refused, of all layers."""
         return sum(len(units) for units in self.refused.values())
 
+    def refuse(self, reasons: Mapping[tuple[str, int], str]) -> None:
+        """Take units that are refused, with the reasons."""
+        for (layer, unit), reason in reasons.items():
+            self.refused.setdefault(layer, {})[unit] = reason
+        refused = sorted(self.refused.items())
+        self.refused = {layer: dict(sorted(own.items())) for layer, own in refused}
+
     def tell_weights(self, layer: str, made_by: list[str], read_by: list[str]) -> None:
         """Name parameters that make units of a layer, and those that read them."""
         for known, names in ((self.made_by, made_by), (self.read_by, read_by)):
@@ -66,7 +73,7 @@ class ReinitReport:
         Args:
             dead: Layer to which of its units are dead, bool of shape ``(U,)``.
         """
-        judged = [(n, u) for n, units in self.reinitialised.items() if n in dead for u in units]
+        judged = [unit for unit in each_of(self.reinitialised) if unit[0] in dead]
         self.died_again = by_layer((layer, unit) for layer, unit in judged if dead[layer][unit])
         self.alive = by_layer((layer, unit) for layer, unit in judged if not dead[layer][unit])
 
@@ -114,12 +121,9 @@ def by_layer(units: Iterable[tuple[str, int]]) -> Units:
     return {layer: sorted(of_layer) for layer, of_layer in found.items()}
 
 
-def reasons_by_layer(reasons: Mapping[tuple[str, int], str]) -> dict[str, dict[int, str]]:
-    """Sort reasons by layer and unit."""
-    found: dict[str, dict[int, str]] = {}
-    for (layer, unit), reason in sorted(reasons.items()):
-        found.setdefault(layer, {})[unit] = reason
-    return found
+def each_of(units: Units) -> list[tuple[str, int]]:
+    """List pairs of layer and unit."""
+    return [(layer, unit) for layer, of_layer in units.items() for unit in of_layer]
 
 
 def _count(number: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -113,6 +114,57 @@ class OptimizerMemory:
         """Remove every hook from the optimizers; fresh weights count with the others then."""
         for optimizer in self._optimizers:
             StepCorrection.of(optimizer).detach()
+
+
+class TrainerMemory:
+    """Follows the optimizers of a training: they are made late, and may be made anew.
+
+    Args:
+        saved: What a checkpoint holds of it, see :meth:`state_dict`.
+    """
+
+    def __init__(self, saved: Iterable[Any] = ()) -> None:
+        self._saved = list(saved)
+        self._memory: OptimizerMemory | None = None
+        self._optimizers: list[Any] = []
+        self._model: Any = None
+
+    def resume(self, trainer: Any, pl_module: Any) -> None:
+        """Go on with what a checkpoint holds, or what optimizers did that were replaced since."""
+        if self._saved or self._memory is not None:
+            try:
+                self.of(trainer, pl_module)
+            except (TypeError, ValueError) as error:
+                warnings.warn(
+                    f"Weights re-initialised before are stepped like all others from now on: "
+                    f"{error}",
+                    stacklevel=2,
+                )
+
+    def of(self, trainer: Any, pl_module: Any) -> OptimizerMemory:
+        """Return the memory of the Trainer's present optimizers."""
+        optimizers = optimizers_of(trainer, pl_module)
+        if self._memory is None or self._optimizers != optimizers:
+            saved, self._saved = self.state_dict(), []
+            self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
+            if any(saved):
+                self._memory.load_state_dict(saved, dict(pl_module.named_parameters()))
+        self._model = pl_module
+        return self._memory
+
+    def detach(self) -> None:
+        """Leave nothing behind on the optimizers; harmless when there is nothing."""
+        # A checkpoint may still be written after an exception.
+        self._saved = self.state_dict()
+        if self._memory is not None:
+            self._memory.detach()
+        self._memory, self._optimizers, self._model = None, [], None
+
+    def state_dict(self) -> list[Any]:
+        """Return tensors and primitives only."""
+        if self._memory is None:
+            return self._saved
+        return self._memory.state_dict({p: name for name, p in self._model.named_parameters()})
 
 
 # --- of one optimizer ---------------------------------------------------------------------------

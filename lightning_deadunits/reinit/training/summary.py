@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lightning_deadunits.reinit.report import ReinitReport, Units
 
@@ -49,7 +48,7 @@ def _refused(reasons: Iterable[str]) -> str:
 
 @dataclass
 class Summary:
-    """Sums over the events of a training; survives a resume by its ``state_dict``.
+    """Sums over the events of a training; survives a resume, for checkpoints hold its fields.
 
     Attributes:
         revived: How many units were re-initialised, each as often as it was.
@@ -70,18 +69,6 @@ class Summary:
             for unit in units:
                 self.refused.get(name, {}).pop(unit, None)
 
-    def take_back(self, event: ReinitReport) -> None:
-        """Take an event back: its units are as they were."""
-        self.revived -= event.num_reinitialised
-
-    def add_outcome(self, event: ReinitReport) -> None:
-        """Take what became of the units of an event."""
-        self.died_again += sum(map(len, (event.died_again or {}).values()))
-
-    def __str__(self) -> str:
-        """Say it in one line; empty if there was no event."""
-        return self.told()
-
     def told(self, due: int = 0) -> str:
         """Say it in one line; empty if there was no event and nothing is due.
 
@@ -97,13 +84,3 @@ class Summary:
             f"Re-initialisation in this training: {self.revived} revived, {self.died_again} of "
             f"them died again; {refused}{waiting}."
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return primitives only."""
-        refused = {name: dict(own) for name, own in self.refused.items() if own}
-        return {"revived": self.revived, "died_again": self.died_again, "refused": refused}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        self.revived, self.died_again = int(state["revived"]), int(state["died_again"])
-        self.refused = {name: dict(own) for name, own in state["refused"].items()}

@@ -17,7 +17,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,22 @@ TRAINING = -1
 
 _MOST_SEARCHES = 32
 """How many batches are recorded in the hope that they run what is on no tape, per event."""
+
+
+class Recorded(NamedTuple):
+    """What one process has recorded.
+
+    Attributes:
+        evaluation: How many validation steps.
+        training: How many training steps.
+        missing: Names of modules and parameters that were used and are on no tape.
+        incomplete: Whether the next training batches are to be recorded before anything is done.
+    """
+
+    evaluation: int
+    training: int
+    missing: list[str]
+    incomplete: bool
 
 
 class Tapes:
@@ -58,15 +74,15 @@ class Tapes:
         self._failed = self._last = False
 
     @property
-    def missing(self) -> list[str]:
-        """Names of modules and parameters that were used and are on no tape."""
-        return self._coverage.missing
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether the next training batches are to be recorded before anything is done."""
+    def recorded(self) -> Recorded:
+        """What other processes need to know of it."""
         wanted = not self.training or bool(self._coverage.missing_in_training)
-        return wanted and self._searches < _MOST_SEARCHES and not self._failed
+        return Recorded(
+            len(self.evaluation),
+            len(self.training),
+            self._coverage.missing,
+            wanted and self._searches < _MOST_SEARCHES and not self._failed,
+        )
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -102,25 +118,29 @@ class Tapes:
         if last:
             self._recorded.discard(loader)
         if loader in self._recorded or not wanted:
-            if not self.missing or self._searches >= _MOST_SEARCHES:
+            if not self._coverage.missing or self._searches >= _MOST_SEARCHES:
                 return
             self._searches += 1
         self._begun, self._fresh = loader, None
         self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
-    def end_batch(self, *, training: bool) -> None:
-        """Keep the tape, if one was begun and shows anything new; take note of what ran."""
+    def end_batch(self, *outputs: Any, training: bool) -> None:
+        """Keep the tape, if one was begun and shows anything new; take note of what ran.
+
+        Args:
+            *outputs: What the step has returned, where that is known already.
+            training: Whether it was a training step.
+        """
         loader, self._begun = self._begun, None
         if loader is not None:
             self._safely(lambda: self._keep(loader))
         elif training and self.training:
             self._safely(self._coverage.note_gradients)
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Take what the step of the batch that ended has returned."""
-        tape, self._fresh = self._fresh, None
-        if tape is not None:
+        tape = self._fresh
+        if tape is not None and outputs:
             self._safely(lambda: tape.keep(outputs))
+        if outputs:
+            self._fresh = None
 
     def cancel(self) -> None:
         """Forget a batch that was begun; harmless otherwise."""
