@@ -20,8 +20,7 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, each_of
-from lightning_deadunits.reinit.training.averages import copies_of, edit_copies_
-from lightning_deadunits.reinit.training.followers import Followers
+from lightning_deadunits.reinit.training.copies import Copies
 from lightning_deadunits.reinit.training.tapes import Recorded
 from lightning_deadunits.reinit.weights import WeightSlice, written
 
@@ -139,8 +138,8 @@ class Together:
         return {} if attempt.problem is not None else found
 
 
-def commit_(trainer: Any, attempt: Attempt, followers: Followers) -> None:
-    """Have optimizers and averages follow, on all processes; or take everything back.
+def commit_(trainer: Any, attempt: Attempt, copies: Copies) -> None:
+    """Have optimizers and copies of the model follow, on all processes; or take everything back.
 
     Raises:
         RanksDifferError: If processes have come to different weights.
@@ -151,9 +150,8 @@ def commit_(trainer: Any, attempt: Attempt, followers: Followers) -> None:
             if (event := attempt.event) is not None:
                 undo.callback(event.undo_)
                 event.commit_()
-                copies = copies_of(trainer, event.model)
-                copies += followers.copies(copies)
-                undo.callback(edit_copies_(copies, written(event.outcome.edits)).undo_)
+                edited = written(event.outcome.edits)
+                undo.callback(copies.edit_(trainer, event.model, edited).undo_)
                 digest = checksum(event.touched) if trainer.world_size > 1 else ""
         except Exception as error:  # whatever an optimizer or a copy of the model raises
             attempt.problem = _said(error)

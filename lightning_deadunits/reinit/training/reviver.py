@@ -26,8 +26,8 @@ from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, each_of
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.agreement import Attempt, Together, commit_
+from lightning_deadunits.reinit.training.copies import Copies
 from lightning_deadunits.reinit.training.first_batches import FIRST_BATCHES, SPOILT, take_back_
-from lightning_deadunits.reinit.training.followers import Followers
 from lightning_deadunits.reinit.training.schedule import Schedule
 from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
@@ -58,7 +58,7 @@ class Reviver:
         self._window = GuardedWindow(config, watch)
         self._tapes: Tapes | None = None
         self._memory = TrainerMemory()
-        self._followers = Followers()
+        self._copies = Copies()
         self._scales: dict[str, float] | None = None
         self._pending: Units = {}
         self._planned: tuple[Plan, ReinitReport] | None = None
@@ -209,7 +209,7 @@ class Reviver:
         else:
             attempt = together.write_plan_(*planned)
         if attempt.problem is None:
-            commit_(trainer, attempt, self._followers)
+            commit_(trainer, attempt, self._copies)
         self._newborn = attempt.event if attempt.problem is None else None
         self._first_batches = FIRST_BATCHES
         self._drop_tapes()
@@ -231,8 +231,8 @@ class Reviver:
         # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
         ordered = (tapes.evaluation, tapes.training)[:: 1 if self.at_validation else -1]
         every = [tape for some in ordered for tape in some]
-        self._followers.watch(trainer, tapes.model)
-        self._followers.judge(every)
+        self._copies.watch(trainer, tapes.model)
+        self._copies.judge(every)
 
         def make(given: Sequence[Tape]) -> Event:
             return Event(
@@ -275,8 +275,8 @@ class Reviver:
             self._first_batches -= 1
             if self._first_batches <= 0:
                 self._newborn = None
-            self._followers.watch(trainer, pl_module)
-            self._followers.look()
+            self._copies.watch(trainer, pl_module)
+            self._copies.look()
         if not self.at_validation and self._measures:
             self._window.end()
 
@@ -295,11 +295,11 @@ class Reviver:
         self._tapes = self._newborn = None
         self._window.detach()
         self._memory.detach()
-        self._followers = Followers(self._followers.names)
+        self._copies = Copies(self._copies.names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
-        self._followers.judge()
+        self._copies.judge()
         untold = self.events[-1:] if self.events and self.events[-1].alive is None else []
         return {
             "schedule": self._schedule.state_dict(),
@@ -308,7 +308,7 @@ class Reviver:
             "events": {
                 "planned": None if self._planned is None else _saved(*self._planned),
                 "memory": self._memory.state_dict(),
-                "followers": sorted(self._followers.names),
+                "followers": sorted(self._copies.names),
                 "scales": self._scales,
                 "summary": deepcopy(vars(self.summary)),
                 "untold": [(event.step, event.reinitialised) for event in untold],
@@ -331,7 +331,7 @@ class Reviver:
                 if attempt.plan is not None:
                     state["events"]["planned"] = _saved(attempt.plan, attempt.report)
                 attempt.undo_()
-                state["events"]["followers"] = sorted(self._followers.names)
+                state["events"]["followers"] = sorted(self._copies.names)
         if not self.at_validation:
             state["window"] = self._window.complete_state(trainer, state["window"])
 
@@ -344,7 +344,7 @@ class Reviver:
         planned = own["planned"]
         self._planned = planned and (Plan(**planned["plan"]), ReinitReport(**planned["report"]))
         self._memory = TrainerMemory(own["memory"])
-        self._followers = Followers(own["followers"])
+        self._copies = Copies(own["followers"])
         self._scales = own["scales"]
         self.summary = Summary(**deepcopy(own["summary"]))
         self.events = [ReinitReport(step=step, reinitialised=done) for step, done in own["untold"]]
@@ -356,7 +356,7 @@ class Reviver:
             "_tapes": None,
             "_newborn": None,
             "_memory": TrainerMemory(),
-            "_followers": Followers(self._followers.names),
+            "_copies": Copies(self._copies.names),
         }
 
 
