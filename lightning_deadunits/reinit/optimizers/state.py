@@ -79,8 +79,9 @@ class OptimizerMemory:
         with ExitStack() as undo:
             undo.callback(reset_(self._optimizers, slices).undo_)
             for optimizer in self._optimizers:
-                undo.callback(StepCorrection.of(optimizer).backup())
-                StepCorrection.of(optimizer).restart(optimizer, slices)
+                correction = StepCorrection.of(optimizer)
+                undo.callback(correction.set, optimizer, correction.fresh)
+                correction.restart(optimizer, slices)
             return undo.pop_all().close
 
     def state_dict(self, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
@@ -95,8 +96,6 @@ class OptimizerMemory:
     ) -> None:
         """Resume from :meth:`state_dict`, after the optimizers load theirs.
 
-        Weights of optimizers that were made anew and never stepped them are forgotten.
-
         Raises:
             ValueError: If optimizers or parameters are not those of the state.
         """
@@ -106,14 +105,12 @@ class OptimizerMemory:
                 f"optimizers, but got {len(state)}. Resume with the optimizers it was saved with."
             )
         for optimizer, entry in zip(self._optimizers, state, strict=True):
-            correction = StepCorrection.of(optimizer)
-            correction.load_state_dict(optimizer, entry, parameters)
-            correction.drop_outdated(optimizer)
+            StepCorrection.of(optimizer).load_state_dict(optimizer, entry, parameters)
 
     def detach(self) -> None:
         """Remove every hook from the optimizers; fresh weights count with the others then."""
         for optimizer in self._optimizers:
-            StepCorrection.of(optimizer).detach()
+            StepCorrection.of(optimizer).set(optimizer, {})
 
 
 class TrainerMemory:
