@@ -333,7 +333,7 @@ class Reviver:
                 attempt.undo_()
                 state["events"]["followers"] = sorted(self._copies.names)
         if not self.at_validation:
-            state["window"] = self._window.complete_state(trainer, state["window"])
+            self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""

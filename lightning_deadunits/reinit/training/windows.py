@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -121,8 +121,8 @@ class Magnitudes(ForwardObserver):
         _add_to(self._totals, _moved(saved, device))
 
 
-TrainingObserver = Zeros | Magnitudes
-"""Observes training batches; what it has seen can be saved in the middle of a window."""
+T = TypeVar("T", Zeros, Magnitudes)
+"""What it has seen can be saved in the middle of a window."""
 
 
 def _add_to(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -134,28 +134,20 @@ def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-class Window:
-    """Observes batches until there are as many as are asked for.
+class Window(Generic[T]):
+    """Observes batches until somebody says that the next window begins.
 
     Args:
-        length: How many batches; None for a window that ends when somebody says so.
         make: Makes the observer of a model.
 
     Attributes:
-        batches: How many batches began and ended since the window began.
         observer: What observes them, None before the first one of this process.
     """
 
-    def __init__(self, length: int | None, make: Callable[[Any], TrainingObserver]) -> None:
-        self.length, self._make = length, make
-        self.batches = 0
-        self.observer: TrainingObserver | None = None
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make: Callable[[Any], T] = make
+        self.observer: T | None = None
         self._saved: list[dict[str, Any]] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether as many batches were observed as are asked for."""
-        return self.length is not None and self.batches >= self.length
 
     def begin(self, model: Any) -> None:
         """Start observing a batch."""
@@ -169,38 +161,34 @@ class Window:
         self.observer.begin()
 
     def end(self) -> None:
-        """Stop observing a batch, which counts even if it could not be observed."""
-        self.batches += 1
+        """Stop observing a batch."""
         if self.observer is not None:
             self.observer.end()
             self.observer.detach()
 
     def restart(self) -> None:
         """Begin the next window."""
-        self.batches = 0
         if self.observer is not None:
             self.observer.reset()
 
     def detach(self) -> None:
-        """Stop observing, whatever is going on; a batch that did not end is not counted."""
+        """Stop observing, whatever is going on; a batch that did not end is no part of it."""
         if self.observer is not None:
             self.observer.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only, per process."""
         saved = self._saved if self.observer is None else [self.observer.saved()]
-        return {"batches": self.batches, "saved": saved}
+        return {"saved": saved}
 
-    def complete_state(self, trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with what all processes have seen."""
-        if self.observer is None:
-            return state  # still the one that was loaded, which is complete
-        everyone = gather_objects(trainer, state["saved"])
-        return state | {"saved": [saved for theirs in everyone for saved in theirs]}
+    def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        """Add to a state what other processes have seen."""
+        if self.observer is not None:  # else it is the one that was loaded, which is complete
+            everyone = gather_objects(trainer, state["saved"])
+            state["saved"] = [saved for theirs in everyone for saved in theirs]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.batches = int(state["batches"])
         self._saved = list(state["saved"])
         self.observer = None
 
@@ -209,12 +197,11 @@ class Window:
         return {**self.__dict__, "observer": None, "_saved": self.state_dict()["saved"]}
 
 
-class GuardedWindow(Window):
+class GuardedWindow(Window[Magnitudes]):
     """A window by which dormancy is judged, until a process fails to measure."""
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
-        make = partial(Magnitudes, watch=watch, tau=config.tau)
-        super().__init__(config.every_n_train_steps, make)
+        super().__init__(partial(Magnitudes, watch=watch, tau=config.tau))
         self._failure: str | None = None
         self._ended = False
 
@@ -246,8 +233,7 @@ class GuardedWindow(Window):
                 stacklevel=2,
             )
             return {}
-        observer = self.observer
-        due = observer.verdict(processes) if isinstance(observer, Magnitudes) else {}
+        due = {} if self.observer is None else self.observer.verdict(processes)
         self.restart()
         return due
 
