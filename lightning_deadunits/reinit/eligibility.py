@@ -101,7 +101,7 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
     left: dict[Part, str] = {}
     for part in (*own.makes, *own.reads):
         parameter = part.weights.parameter
-        name = passes.parameters.named(parameter).names[0]
+        name = passes.parameters.names(parameter)[0]
         if (reason := _foreign(parameter)) is not None:
             return f"{name} is {reason}"
         if (reason := _claim(passes, own, part)) is not None:
@@ -116,7 +116,7 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
 def _claim(passes: Passes, own: UnitTrace, part: Part) -> str | None:
     """Say why weights are not the unit's alone to change, None if they are."""
     parameter = part.weights.parameter
-    names = passes.parameters.named(parameter).names
+    names = passes.parameters.names(parameter)
     if len(names) > 1:
         return f"{names[0]} is tied to {', '.join(names[1:])}"
     if not parameter.requires_grad:

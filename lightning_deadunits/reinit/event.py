@@ -179,7 +179,7 @@ class Event:
         for unit in units:
             found = planned.units[unit]
             made, read = (
-                [passes.parameters.named(part.weights.parameter).names[0] for part in parts]
+                [passes.parameters.names(part.weights.parameter)[0] for part in parts]
                 for parts in (found.makes, found.reads)
             )
             self.report.tell_weights(unit[0], made, read)
