@@ -33,7 +33,6 @@ class Event:
             the weights as they are now.
         memory: What optimizers remember.
         config: The options.
-        seed: Seed of the fresh weights.
         step: The training step, None outside of training.
         scales: How large parameters were when training began, by name, if known.
         names: The names of layers, if a training keeps them.
@@ -42,7 +41,7 @@ class Event:
         model: The model.
         report: What was done.
         outcome: What was written.
-        touched: The elements of parameters that were written, each once.
+        touched: The elements of parameters that were written, each once, from :meth:`commit_` on.
     """
 
     def __init__(
@@ -52,14 +51,12 @@ class Event:
         memory: OptimizerMemory,
         config: ReinitConfig,
         *,
-        seed: int = 0,
         step: int | None = None,
         scales: Mapping[str, float] | None = None,
         names: LayerNames | None = None,
     ) -> None:
         self.model, self._tapes = model, list(tapes)
         self._memory, self._config = memory, config
-        self._seed, self._step = seed, step
         self._scales, self._names = scales or {}, names
         self._fresh: list[WeightSlice] = []
         self.report = ReinitReport(step=step)
@@ -86,6 +83,9 @@ class Event:
 
     def commit_(self) -> None:
         """Have the optimizers forget what was re-initialised."""
+        parameters = set(map(id, self.model.parameters()))
+        parts = written(self.outcome.edits)
+        self.touched = [part for part in parts if id(part.parameter) in parameters]
         try:
             self._remember_ = self._memory.forget_(self.touched)
         except BaseException:
@@ -130,7 +130,6 @@ class Event:
             if not isinstance(error, (DisturbedError, PathChangedError)):
                 raise
             return dict.fromkeys(keys, f"on another process {error}")
-        self.touched = touched(self.outcome, passes)
         return {}
 
     def _replayed(self, units: Units) -> tuple[Passes, dict[UnitKey, str]]:
@@ -159,9 +158,8 @@ class Event:
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
-        self.touched = touched(self.outcome, passes)
-        made = (part for unit in self.outcome.units for part in planned.units[unit].makes)
-        self._fresh = [part.weights for part in made]
+        makes = (part for unit in self.outcome.units for part in planned.units[unit].makes)
+        self._fresh = [part.weights for part in makes]
         self.report.reinitialised = by_layer(self.outcome.units)
         self.report.silent = by_layer(self.outcome.silent)
         self.report.refuse(planned.refused | self.outcome.refused)
@@ -171,9 +169,9 @@ class Event:
         """Operate, in place of what was written before."""
         self.outcome.undo_()
         self.outcome = Outcome()
-        step = 0 if self._step is None else self._step
-        draws = Draws(passes, self._config.init_function(), self._seed, step, self._scales)
-        self.outcome = Surgeon(passes, self._config, draws).operate_(planned.units)
+        config, step = self._config, self.report.step or 0
+        draws = Draws(passes, config.init_function(), config.seed, step, self._scales)
+        self.outcome = Surgeon(passes, config, draws).operate_(planned.units)
 
     def _tell(self, passes: Passes, planned: Trace, units: list[UnitKey]) -> None:
         for unit in units:
@@ -195,8 +193,3 @@ def _makes_more(thorough: Trace, planned: Trace, silent: list[UnitKey]) -> bool:
         or (thorough.units[unit].left is not None and planned.units[unit].left is None)
         for unit in silent
     )
-
-
-def touched(outcome: Outcome, passes: Passes) -> list[WeightSlice]:
-    """Return the elements of parameters that were written, each once."""
-    return [part for part in written(outcome.edits) if part.parameter in passes.parameters]

@@ -58,11 +58,9 @@ class Plan:
         return edit
 
     def made(self, model: nn.Module) -> list[WeightSlice]:
-        """Return which elements of a model's parameters are fresh, each once."""
-        tensors, edit = tensors_of(model), Edit()
-        for name, positions in self.fresh:
-            edit.set(WeightSlice(tensors[name], positions.to(tensors[name].device)), 0.0)
-        return written([edit])
+        """Return which elements of a model's parameters are fresh."""
+        tensors = tensors_of(model)
+        return [WeightSlice(tensors[n], at.to(tensors[n].device)) for n, at in self.fresh]
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -73,14 +74,14 @@ def reinit_dead_units(
         {'1': [1]}
     """
     check_call(model, units, example, optimizers, config, seed)
-    config = ReinitConfig() if config is None else config
+    config = replace(config or ReinitConfig(), seed=seed)
     due = as_units(units)
     tapes = record_both(model, example) if due else []
     names = names_in(units, tapes) if isinstance(units, DeadUnitsReport) else LayerNames()
     if model_refusal(model) is None and not any(map(names.key, due)):
         _check_exist(tapes, due)
     memory = OptimizerMemory(optimizers or ())
-    event = Event(model, tapes, memory, config, seed=seed, names=names)
+    event = Event(model, tapes, memory, config, names=names)
     event.operate_(due)
     event.commit_()
     if event.report.reinitialised and (idle := _idle(model, tapes)):

@@ -23,13 +23,12 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.state import TrainerMemory
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
-from lightning_deadunits.reinit.report import ReinitReport, Units, each_of
+from lightning_deadunits.reinit.report import ReinitReport, Summary, Units, each_of
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.agreement import Attempt, Together, commit_
 from lightning_deadunits.reinit.training.copies import Copies
 from lightning_deadunits.reinit.training.first_batches import FIRST_BATCHES, SPOILT, take_back_
 from lightning_deadunits.reinit.training.schedule import Schedule
-from lightning_deadunits.reinit.training.summary import Summary
 from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
@@ -240,7 +239,6 @@ class Reviver:
                 given,
                 self._memory.of(trainer, tapes.model),
                 self.config,
-                seed=self.config.seed,
                 step=trainer.global_step,
                 scales=self._scales or {},
                 names=self._watch.names,
