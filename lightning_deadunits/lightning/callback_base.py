@@ -248,7 +248,7 @@ class DeadUnitMonitor:
         if batch_idx == 0 and trainer.state.fn == "fit":
             self._circumstances.note_inputs(batch)
         if self._is_counted(batch_idx) and self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.before_validation_batch(pl_module)
+            self.reviver.begin_measuring(pl_module, in_validation=True)
         self._begin_batch(batch_idx)
         if self._active_reviver is not None and trainer.state.fn == "fit":
             wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
@@ -296,7 +296,7 @@ class DeadUnitMonitor:
         counted = self._is_counted(batch_idx)
         self._end_batch(batch_idx)
         if counted and self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.after_validation_batch()
+            self.reviver.end_measuring(in_validation=True)
 
     @warns_beside_bar
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:

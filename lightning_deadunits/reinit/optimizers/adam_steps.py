@@ -82,10 +82,7 @@ class StepCorrection:
     def restart(self, optimizer: Optimizer, slices: Iterable[WeightSlice]) -> None:
         """Count the steps of some weights from now on; their moments must have been reset.
 
-        Args:
-            optimizer: The optimizer that this correction is :meth:`of`.
-            slices: The re-initialised weights. Those that the optimizer has not stepped yet, or
-                does not have, need no correction.
+        Those that the optimizer has not stepped yet, or does not have, need no correction.
         """
         if update_rule(optimizer) is None:
             return
@@ -124,14 +121,7 @@ class StepCorrection:
             self.fresh = {p: fresh for p, fresh in kept.items() if len(fresh.event)}
 
     def state_dict(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
-        """Take down what is under correction, as tensors and primitives only.
-
-        Args:
-            names: Parameters by identity, with the names to write them under.
-
-        Returns:
-            A state for :meth:`load_state_dict`; a run resumed from it goes on bit for bit.
-        """
+        """Take down what is under correction, by the names of the parameters."""
         known = {p: fresh for p, fresh in self.fresh.items() if p in names}  # else it was replaced
         return {names[parameter]: fresh.state_dict() for parameter, fresh in known.items()}
 
@@ -291,10 +281,11 @@ def _clock_dtype(step: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> t
 # The state that the rules read, all of the parameter's shape.
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf")
 
-# Numbers per event -> numbers per element, in the dtype of the moments.
+# Numbers of shape `()` or one per event, `(E,)` -> of shape `()` or `(K,)`, in the moments' dtype.
 Spread = Callable[[Tensor], Tensor]
 
-# (moments by name, options of the group, steps seen, spread) -> what `lr` is multiplied with.
+# (moments by name, each `(K,)`, options of the group, steps that they have seen, spread) -> what
+# `lr` is multiplied with and the weights move down by, `(K,)`.
 UpdateRule = Callable[[Mapping[str, Tensor], Mapping[str, Any], Tensor, Spread], Tensor]
 
 
@@ -305,15 +296,6 @@ def adam_update(
 
     Kingma & Ba 2015, "Adam: a method for stochastic optimization". Weight decay has no part in
     it: coupled, it is in the moments already; decoupled, it does not depend on the steps.
-
-    Args:
-        moments: `exp_avg` and `exp_avg_sq` (or `max_exp_avg_sq`), each of shape ``(K,)``.
-        group: The options of the parameter group.
-        steps: Steps that the moments have seen, shape ``()`` or ``(E,)``.
-        spread: Takes numbers of the shape of `steps` to shape ``(K,)`` or ``()``.
-
-    Returns:
-        The update, shape ``(K,)``; the weight moves by `-lr` times it.
     """
     first, second = _bias_corrections(group, steps)
     square = moments.get("max_exp_avg_sq", moments["exp_avg_sq"])
@@ -324,7 +306,7 @@ def adam_update(
 def radam_update(
     moments: Mapping[str, Tensor], group: Mapping[str, Any], steps: Tensor, spread: Spread
 ) -> Tensor:
-    """Compute RAdam's update; arguments and result as for :func:`adam_update`.
+    """Compute RAdam's update.
 
     Liu et al. 2020, "On the variance of the adaptive learning rate and beyond".
     """
@@ -344,7 +326,7 @@ def radam_update(
 def adamax_update(
     moments: Mapping[str, Tensor], group: Mapping[str, Any], steps: Tensor, spread: Spread
 ) -> Tensor:
-    """Compute Adamax's update; arguments and result as for :func:`adam_update`.
+    """Compute Adamax's update.
 
     Kingma & Ba 2015, section 7.1. Its infinity norm needs no bias correction.
     """

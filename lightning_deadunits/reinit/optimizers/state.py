@@ -168,13 +168,9 @@ class TrainerMemory:
 
 
 def optimizers_inside(optimizer: Any) -> list[Optimizer]:
-    """List an optimizer and those that it wraps, the outermost first.
+    """List those of an optimizer and of what it wraps that hold a memory of their own.
 
-    Args:
-        optimizer: A `torch.optim.Optimizer`, or a wrapper of one such as `LightningOptimizer`.
-
-    Returns:
-        Those that hold a memory of their own, so never Lightning's wrapper.
+    The outermost first; so never a wrapper such as `LightningOptimizer`.
 
     Raises:
         TypeError: If there is no optimizer inside.
@@ -222,12 +218,9 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def refusal(optimizer: Optimizer, parameter: Tensor) -> str | None:
-    """Say why what one optimizer remembers of part of a parameter cannot be reset.
+    """Say why what one optimizer remembers of part of a parameter cannot be reset, None if it can.
 
     A parameter that the optimizer does not have, or has not stepped yet, has no memory to reset.
-
-    Returns:
-        The reason in words, None if there is none.
     """
     name = type(optimizer).__name__
     if group_of(optimizer, parameter) is None:
@@ -273,11 +266,7 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
     Write the fresh weights first: averages of the weights (ASGD, Lookahead) restart from them.
     Counters of the whole parameter stay, such as Adam's `step`; `StepCorrection` makes up for it.
     One trace remains with SGD: a fresh momentum buffer would take the first gradient whole, ours
-    takes `1 - dampening` of it.
-
-    Args:
-        optimizers: As for :func:`optimizers_inside`. A parameter that none of them has is left.
-        slices: The re-initialised weights.
+    takes `1 - dampening` of it. A parameter that no optimizer has is left.
 
     Returns:
         What was written, which can be taken back.

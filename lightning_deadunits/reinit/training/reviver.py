@@ -33,9 +33,6 @@ from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
-_LONGEST_WAIT = 32
-"""Training batches by which an event is put off at most, until they ran what is on no tape."""
-
 
 class Reviver:
     """Decides at validation, or every so many training batches, and acts before the next batch.
@@ -61,7 +58,6 @@ class Reviver:
         self._scales: dict[str, float] | None = None
         self._pending: Units = {}
         self._planned: tuple[Plan, ReinitReport] | None = None
-        self._waited = 0
         self._newborn: Event | None = None
         self._first_batches = 0
         self._impossible = False
@@ -117,11 +113,6 @@ class Reviver:
         if self._tapes is not None:
             self._tapes.end_batch(*outputs, training=training)
 
-    def _drop_tapes(self) -> None:
-        """Let go of recorded batches; where windows decide, validation may be long ago."""
-        if self._tapes is not None:
-            self._tapes.drop(evaluation=self.at_validation)
-
     # --- deciding -----------------------------------------------------------------------------
 
     @property
@@ -129,14 +120,14 @@ class Reviver:
         """Whether dormancy is judged, for which counts of zeros are not enough."""
         return self.config.criterion == "dormant" and not self._impossible
 
-    def before_validation_batch(self, pl_module: Any) -> None:
-        """Start measuring, where that is done at validation."""
-        if self.at_validation and self._measures:
+    def begin_measuring(self, pl_module: Any, *, in_validation: bool) -> None:
+        """Start measuring a batch, where that is done in batches of this kind."""
+        if in_validation == self.at_validation and self._measures:
             self._window.begin(pl_module)
 
-    def after_validation_batch(self) -> None:
+    def end_measuring(self, *, in_validation: bool) -> None:
         """Stop measuring."""
-        if self.at_validation and self._measures:
+        if in_validation == self.at_validation and self._measures:
             self._window.end()
 
     def judge(
@@ -148,19 +139,20 @@ class Reviver:
             The last event, if this is the first verdict after it.
         """
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
-        last = self.events[-1] if self.events else None
-        if not dead or last is None or last.alive is not None or not last.reinitialised:
-            last = None
-        else:
+        told = None
+        last = self.events[-1] if self.events else ReinitReport()
+        if dead and last.alive is None and last.reinitialised:
             last.tell_outcome(dead)
             self.summary.died_again += len(each_of(last.died_again or {}))
+            told = last
         if of_validation == self.at_validation and not self._impossible:
             if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending, self._planned = self._schedule.judge(dead), None
-            if not self._pending:
-                self._drop_tapes()
-        return last
+            # Where windows decide, validation may be long ago: its tapes stay.
+            if not self._pending and self._tapes is not None:
+                self._tapes.drop(evaluation=self.at_validation)
+        return told
 
     # --- acting -------------------------------------------------------------------------------
 
@@ -182,26 +174,24 @@ class Reviver:
             self._scales = initial_scales(pl_module.named_parameters()) if known else {}
         if self._pending:
             event = self._act_(trainer, self._tapes_of(pl_module)) or event
-        if not self.at_validation and self._measures:
-            self._window.begin(pl_module)
+        self.begin_measuring(pl_module, in_validation=False)
         return event
 
     def _act_(self, trainer: Any, tapes: Tapes) -> ReinitReport | None:
         """Re-initialise what is due, what was planned for before a resume as it was planned.
 
         Where modules ran that are on no tape, and in a training that was resumed before anything
-        was planned, training batches are recorded first, but for some at most.
+        was planned, training batches are recorded first, but some at most.
         """
         units, planned = self._pending, self._planned
         if planned is None:
             everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
-            if self._waited < _LONGEST_WAIT and any(each.incomplete for each in everyone):
-                self._waited += 1
+            if any(each.incomplete for each in everyone):
                 return None
             self._pending = {}
             if self._lacks_validation(everyone):
                 return None  # the first validation of this fit finds them again
-        self._pending, self._planned, self._waited = {}, None, 0
+        self._pending, self._planned = {}, None
         together = self._together(trainer, tapes)
         if planned is None:
             attempt = together.write_(units, everyone)
@@ -211,7 +201,7 @@ class Reviver:
             commit_(trainer, attempt, self._copies)
         self._newborn = attempt.event if attempt.problem is None else None
         self._first_batches = FIRST_BATCHES
-        self._drop_tapes()
+        tapes.drop(evaluation=self.at_validation)
         report = _report_of(attempt, units, trainer.global_step)
         if not (report.reinitialised or report.refused or report.planned):
             return None
@@ -275,8 +265,7 @@ class Reviver:
                 self._newborn = None
             self._copies.watch(trainer, pl_module)
             self._copies.look()
-        if not self.at_validation and self._measures:
-            self._window.end()
+        self.end_measuring(in_validation=False)
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""

@@ -34,7 +34,10 @@ TRAINING = -1
 """Stands for the training loader among the numbers of validation loaders."""
 
 _MOST_SEARCHES = 32
-"""How many batches are recorded in the hope that they run what is on no tape, per event."""
+"""How many batches are recorded in the hope that they run what is on no tape, per event.
+
+By as many training batches an event is put off at most.
+"""
 
 
 class Recorded(NamedTuple):
@@ -121,15 +124,15 @@ class Tapes:
             if not self._coverage.missing or self._searches >= _MOST_SEARCHES:
                 return
             self._searches += 1
+        elif loader == TRAINING:
+            self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
         self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
     def end_batch(self, *outputs: Any, training: bool) -> None:
         """Keep the tape, if one was begun and shows anything new; take note of what ran.
 
-        Args:
-            *outputs: What the step has returned, where that is known already.
-            training: Whether it was a training step.
+        Called again with what the step has returned, where that was not known at first.
         """
         loader, self._begun = self._begun, None
         if loader is not None:
@@ -272,11 +275,7 @@ class Coverage:
         self._in_hooks, self._recorded_in_hooks = set(), False
 
     def note_gradients(self, *step: Any) -> None:
-        """Take the parameters that a training batch has used, once one is recorded.
-
-        Args:
-            *step: What a hook on optimizers is given.
-        """
+        """Take the parameters that a training batch has used, once one is recorded."""
         for name, parameter in self._untaped.items() if self._trains else ():
             if name in self._parameters and parameter not in self._taped:
                 continue

@@ -208,17 +208,11 @@ class GuardedWindow(Window[Magnitudes]):
     def begin(self, model: Any) -> None:
         """Start observing a batch, unless that failed before."""
         if self._failure is None and not self._ended:
-            try:
-                super().begin(model)
-            except Exception as error:
-                self._give_up(error)
+            self._safely(partial(super().begin, model))
 
     def end(self) -> None:
         """Stop observing a batch."""
-        try:
-            super().end()
-        except Exception as error:
-            self._give_up(error)
+        self._safely(super().end)
 
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """Return which units of each layer are due, none once any process failed; start anew."""
@@ -237,7 +231,10 @@ class GuardedWindow(Window[Magnitudes]):
         self.restart()
         return due
 
-    def _give_up(self, error: Exception) -> None:
-        """Measure no longer, and take down why: the other processes are told at the verdict."""
-        self._failure = "".join(traceback.format_exception(error))
-        self.detach()
+    def _safely(self, action: Callable[[], None]) -> None:
+        """Measure no longer if that fails: the other processes are told why at the verdict."""
+        try:
+            action()
+        except Exception as error:
+            self._failure = "".join(traceback.format_exception(error))
+            self.detach()
