@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 from torch import nn
 
@@ -24,6 +25,7 @@ from lightning_deadunits.reinit.surgery.verification import DisturbedError, veri
 from lightning_deadunits.reinit.weights import WeightSlice, written
 
 
+@dataclass(eq=False)
 class Event:
     """One re-initialisation.
 
@@ -38,36 +40,31 @@ class Event:
         names: The names of layers, if a training keeps them.
 
     Attributes:
-        model: The model.
         report: What was done.
         outcome: What was written.
         touched: The elements of parameters that were written, each once, from :meth:`commit_` on.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tapes: Sequence[Tape],
-        memory: OptimizerMemory,
-        config: ReinitConfig,
-        *,
-        step: int | None = None,
-        scales: Mapping[str, float] | None = None,
-        names: LayerNames | None = None,
-    ) -> None:
-        self.model, self._tapes = model, list(tapes)
-        self._memory, self._config = memory, config
-        self._scales, self._names = scales or {}, names
-        self._fresh: list[WeightSlice] = []
-        self.report = ReinitReport(step=step)
+    model: nn.Module
+    tapes: Sequence[Tape]
+    memory: OptimizerMemory
+    config: ReinitConfig
+    _: KW_ONLY
+    step: int | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)
+    names: LayerNames | None = None
+
+    def __post_init__(self) -> None:
+        self.report = ReinitReport(step=self.step)
         self.outcome = Outcome()
         self.touched: list[WeightSlice] = []
+        self._fresh: list[WeightSlice] = []
         self._remember_: Callable[[], None] = lambda: None
 
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
-        layers = as_patterns("layers", self._config.layers)
-        exclude = as_patterns("exclude", self._config.exclude)
+        layers = as_patterns("layers", self.config.layers)
+        exclude = as_patterns("exclude", self.config.exclude)
         units = {name: own for name, own in units.items() if selects(name, layers, exclude)}
         if not units:
             return
@@ -87,12 +84,12 @@ class Event:
         parts = written(self.outcome.edits)
         self.touched = [part for part in parts if id(part.parameter) in parameters]
         try:
-            self._remember_ = self._memory.forget_(self.touched)
+            self._remember_ = self.memory.forget_(self.touched)
         except BaseException:
             self.outcome.undo_()
             raise
         for weights in self.touched:
-            if (caveat := self._memory.caveat(weights.parameter)) is not None:
+            if (caveat := self.memory.caveat(weights.parameter)) is not None:
                 self.report.note(f"Note: {caveat}.")
 
     def undo_(self) -> None:
@@ -124,7 +121,7 @@ class Event:
         edit.apply_()
         self.outcome = Outcome([edit], keys)
         try:
-            verify_plan(passes, plan, self._config.tolerance)
+            verify_plan(passes, plan, self.config.tolerance)
         except BaseException as error:
             self.outcome.undo_()
             if not isinstance(error, (DisturbedError, PathChangedError)):
@@ -134,19 +131,19 @@ class Event:
 
     def _replayed(self, units: Units) -> tuple[Passes, dict[UnitKey, str]]:
         """Replay the tapes as they are; return the units too that they do not vouch for."""
-        keys, layers = each_of(units), keys_of(self._tapes, units, self._names)
-        passes = Passes(self.model, self._tapes, layers)
-        broken = passes.record(units if self._config.criterion == "dormant" else {})
+        keys, layers = each_of(units), keys_of(self.tapes, units, self.names)
+        passes = Passes(self.model, self.tapes, layers)
+        broken = passes.record(units if self.config.criterion == "dormant" else {})
         refused = refuse_unsound(passes.tapes, layers, broken, keys)
         for layer in units:
-            if layer not in layers.values() and made_by_rows(self._tapes, layer):
+            if layer not in layers.values() and made_by_rows(self.tapes, layer):
                 refused |= {(n, u): _BY_ROWS for n, u in keys if n == layer}
         refused |= passes.absent([unit for unit in keys if unit not in refused])
         return passes, refused
 
     def _operate(self, passes: Passes, keys: list[UnitKey]) -> None:
-        planned = eligible(passes, keys, self._memory, self._config)
-        if self._config.dry_run:
+        planned = eligible(passes, keys, self.memory, self.config)
+        if self.config.dry_run:
             self.report.planned = by_layer(planned.units)
             self.report.refuse(planned.refused)
             self._tell(passes, planned, list(planned.units))
@@ -154,7 +151,7 @@ class Event:
         self._write_(passes, planned)
         if self.outcome.silent:
             # Perhaps something else that makes them holds them down, as a second branch may.
-            thorough = eligible(passes, keys, self._memory, self._config, guess=False)
+            thorough = eligible(passes, keys, self.memory, self.config, guess=False)
             if _makes_more(thorough, planned, self.outcome.silent):
                 planned = thorough
                 self._write_(passes, planned)
@@ -169,18 +166,20 @@ class Event:
         """Operate, in place of what was written before."""
         self.outcome.undo_()
         self.outcome = Outcome()
-        config, step = self._config, self.report.step or 0
-        draws = Draws(passes, config.init_function(), config.seed, step, self._scales)
+        config, step = self.config, self.step or 0
+        draws = Draws(passes, config.init_function(), config.seed, step, self.scales)
         self.outcome = Surgeon(passes, config, draws).operate_(planned.units)
 
     def _tell(self, passes: Passes, planned: Trace, units: list[UnitKey]) -> None:
+        """Name the parameters that make units, and those that read them."""
         for unit in units:
-            found = planned.units[unit]
-            made, read = (
-                [passes.parameters.names(part.weights.parameter)[0] for part in parts]
-                for parts in (found.makes, found.reads)
-            )
-            self.report.tell_weights(unit[0], made, read)
+            layer, found = unit[0], planned.units[unit]
+            for told, parts in (
+                (self.report.made_by, found.makes),
+                (self.report.read_by, found.reads),
+            ):
+                names = (passes.parameters.names(part.weights.parameter)[0] for part in parts)
+                told[layer] = list(dict.fromkeys((*told.get(layer, ()), *names)))
 
 
 _BY_ROWS = "each row of the activation is made by another of several weights, which are not traced"

@@ -61,11 +61,6 @@ class ReinitReport:
         refused = sorted(self.refused.items())
         self.refused = {layer: dict(sorted(own.items())) for layer, own in refused}
 
-    def tell_weights(self, layer: str, made_by: list[str], read_by: list[str]) -> None:
-        """Name parameters that make units of a layer, and those that read them."""
-        for known, names in ((self.made_by, made_by), (self.read_by, read_by)):
-            known[layer] = list(dict.fromkeys((*known.get(layer, ()), *names)))
-
     def note(self, text: str) -> None:
         """Say something else, once."""
         if text not in self.notes:

@@ -187,7 +187,10 @@ class FreshWeights:
         """Let elements count from a step of their parameter, which is copied."""
         birth = step.detach().to(weights.parameter.device, copy=True).reshape(1)
         event = torch.zeros_like(weights.positions)
-        horizon = _horizon(group, weights.parameter.dtype)
+        # Later the correction, about beta**k / 2 of the update, is lost in rounding.
+        slowest = max(float(beta) for beta in group["betas"])
+        rounding = math.log(torch.finfo(weights.parameter.dtype).eps)
+        horizon = math.ceil(rounding / math.log(slowest)) if slowest > 0 else 1
         return cls(weights, event, birth, step.detach().clone(), horizon)
 
     def joined_by(self, newborn: FreshWeights) -> FreshWeights:
@@ -225,7 +228,9 @@ class FreshWeights:
             The same elements, with this step seen.
         """
         parameter, step = self.weights.parameter, state["step"]
-        now = step.to(_clock_dtype(step, parameter, group))
+        # The precision in which the optimizer computes its own bias corrections; mps has no more.
+        exact = not group.get("capturable") and parameter.device.type != "mps"
+        now = step.to(torch.float64) if exact else step
         age = now - self.births.to(now.dtype)  # as 0-dim, `now` would not lift them to its dtype
         due = (step != self.seen) & (age >= 1) & (age <= self.horizon)
         move = self._moved(rule, state, group, now) - self._moved(rule, state, group, age)
@@ -261,18 +266,6 @@ class FreshWeights:
         weights = WeightSlice(parameter, state["positions"].to(parameter.device))
         event, births = state["event"].to(parameter.device), state["births"].to(parameter.device)
         return cls(weights, event, births, state["seen"].clone(), int(state["horizon"]))
-
-
-def _horizon(group: Mapping[str, Any], dtype: torch.dtype) -> int:
-    """Steps k after which the correction, about beta**k / 2 of the update, is lost in rounding."""
-    slowest = max(float(beta) for beta in group["betas"])
-    return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(slowest)) if slowest > 0 else 1
-
-
-def _clock_dtype(step: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> torch.dtype:
-    """The precision in which the optimizer computes its own bias corrections."""
-    exact = not group.get("capturable") and parameter.device.type != "mps"  # mps has no float64
-    return torch.float64 if exact else step.dtype
 
 
 # --- how far Adam and its kin move a weight -----------------------------------------------------
