@@ -188,9 +188,9 @@ class Reviver:
             everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
             if any(each.incomplete for each in everyone):
                 return None
-            self._pending = {}
             if self._lacks_validation(everyone):
-                return None  # the first validation of this fit finds them again
+                self._pending = {}  # the first validation of this fit finds them again
+                return None
         self._pending, self._planned = {}, None
         together = self._together(trainer, tapes)
         if planned is None:
@@ -331,7 +331,7 @@ class Reviver:
         planned = own["planned"]
         self._planned = planned and (Plan(**planned["plan"]), ReinitReport(**planned["report"]))
         self._memory = TrainerMemory(own["memory"])
-        self._copies = Copies(own["followers"])
+        self._copies = Copies(own.get("followers", ()))
         self._scales = own["scales"]
         self.summary = Summary(**deepcopy(own["summary"]))
         self.events = [ReinitReport(step=step, reinitialised=done) for step, done in own["untold"]]
