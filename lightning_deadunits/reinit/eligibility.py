@@ -56,14 +56,13 @@ def eligible(
     """Trace units, see :func:`trace`, and refuse those whose weights cannot be edited."""
     alive = passes.alive(units)
     found = trace(passes, [unit for unit in units if unit not in alive], guess=guess)
-    planned = Trace(dict(sorted(found.units.items())), found.refused | alive)
-    for unit, own in found.units.items():
+    planned = Trace({}, found.refused | alive)
+    for unit, own in sorted(found.units.items()):
         fit = editable(passes, memory, own)
         if not isinstance(fit, str):
             fit = loudness(passes, unit, fit, config.tolerance) or fit
         if isinstance(fit, str):
             planned.refused[unit] = fit
-            del planned.units[unit]
         else:
             planned.units[unit] = fit
     refuse_with_group(planned.units, planned.refused, found.units | found.lost)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,10 @@ class Watch:
 
 
 class Zeros(ForwardObserver):
-    """Counts zeros: whoever asks for its counts judges by them."""
+    """Counts zeros: whoever asks for its counts judges by them.
+
+    What it has seen can be saved in the middle of a window.
+    """
 
     def __init__(self, model: Any, watch: Watch) -> None:
         super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
@@ -62,18 +65,11 @@ class Zeros(ForwardObserver):
         self.unjudged.update(saved["unjudged"])
 
 
-class Magnitudes(ForwardObserver):
-    """Sums mean magnitudes: a unit is due if it is dormant (Sokar et al. 2023).
+class Magnitudes(Zeros):
+    """Sums mean magnitudes in their place: dormancy is judged by these (Sokar et al. 2023)."""
 
-    Args:
-        model: The model.
-        watch: What is watched.
-        tau: Share of the layer's mean magnitude up to which a unit is dormant.
-    """
-
-    def __init__(self, model: Any, watch: Watch, tau: float) -> None:
-        super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
-        self._names, self._tau = watch.names, tau
+    def __init__(self, model: Any, watch: Watch) -> None:
+        super().__init__(model, watch)
         self._totals: dict[str, Tensor] = {}
         self._means: dict[str, Tensor] = {}
 
@@ -103,15 +99,6 @@ class Magnitudes(ForwardObserver):
         self._means[site.name] = mean
         return output
 
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """Return which units of each layer are due, by what all processes have seen."""
-        total: dict[str, Tensor] = {}
-        for sums in processes.gather(self.saved()):
-            _add_to(total, sums)
-        names = self._names
-        names.settle(total)
-        return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
-
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
         return _moved(self._totals, "cpu")
@@ -119,10 +106,6 @@ class Magnitudes(ForwardObserver):
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """Add what was seen before, see :meth:`saved`."""
         _add_to(self._totals, _moved(saved, device))
-
-
-T = TypeVar("T", Zeros, Magnitudes)
-"""What it has seen can be saved in the middle of a window."""
 
 
 def _add_to(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -134,7 +117,7 @@ def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-class Window(Generic[T]):
+class Window:
     """Observes batches until somebody says that the next window begins.
 
     Args:
@@ -144,9 +127,9 @@ class Window(Generic[T]):
         observer: What observes them, None before the first one of this process.
     """
 
-    def __init__(self, make: Callable[[Any], T]) -> None:
-        self._make: Callable[[Any], T] = make
-        self.observer: T | None = None
+    def __init__(self, make: Callable[[Any], Zeros]) -> None:
+        self._make = make
+        self.observer: Zeros | None = None
         self._saved: list[dict[str, Any]] = []
 
     def begin(self, model: Any) -> None:
@@ -197,11 +180,12 @@ class Window(Generic[T]):
         return {**self.__dict__, "observer": None, "_saved": self.state_dict()["saved"]}
 
 
-class GuardedWindow(Window[Magnitudes]):
+class GuardedWindow(Window):
     """A window by which dormancy is judged, until a process fails to measure."""
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
-        super().__init__(partial(Magnitudes, watch=watch, tau=config.tau))
+        super().__init__(partial(Magnitudes, watch=watch))
+        self._names, self._tau = watch.names, config.tau
         self._failure: str | None = None
         self._ended = False
 
@@ -227,9 +211,13 @@ class GuardedWindow(Window[Magnitudes]):
                 stacklevel=2,
             )
             return {}
-        due = {} if self.observer is None else self.observer.verdict(processes)
+        total: dict[str, Tensor] = {}
+        for sums in processes.gather({} if self.observer is None else self.observer.saved()):
+            _add_to(total, sums)
         self.restart()
-        return due
+        names, tau = self._names, self._tau
+        names.settle(total)
+        return {names[k]: own <= tau * own.mean() for k, own in total.items() if own.any()}
 
     def _safely(self, action: Callable[[], None]) -> None:
         """Measure no longer if that fails: the other processes are told why at the verdict."""
