@@ -14,7 +14,7 @@ from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError,
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
-from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.plan import Plan, tensors_of
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
@@ -100,8 +100,14 @@ class Event:
 
     def plan(self) -> Plan:
         """Return what was written, for other processes and for a checkpoint."""
-        units = self.report.reinitialised
-        return Plan.of(self.model, units, self.outcome.edits, self._fresh)
+        names = {id(tensor): name for name, tensor in tensors_of(self.model).items()}
+        writes = [
+            (names[id(w.parameter)], w.positions.cpu(), w.read(w.parameter).cpu())
+            for w in written(self.outcome.edits)
+            if id(w.parameter) in names  # else it is a gradient
+        ]
+        fresh = [(names[id(w.parameter)], w.positions.cpu()) for w in self._fresh]
+        return Plan(self.report.reinitialised, writes, fresh)
 
     def follow_(self, plan: Plan) -> dict[UnitKey, str]:
         """Write what another process has planned, and verify it on the tapes of this one.

@@ -5,13 +5,12 @@ Weights are named, not held: names, places in row-major order, and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.weights import Edit, WeightSlice, written
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 Write = tuple[str, Tensor, Tensor]
 """Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
@@ -30,20 +29,6 @@ class Plan:
     units: Units = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     fresh: list[tuple[str, Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, units: Units, edits: Iterable[Edit], fresh: Iterable[WeightSlice]
-    ) -> Plan:
-        """Return the plan of what edits have written to a model."""
-        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-        writes = [
-            (names[id(w.parameter)], w.positions.cpu(), w.read(w.parameter).cpu())
-            for w in written(edits)
-            if id(w.parameter) in names  # else it is a gradient
-        ]
-        made = [(names[id(w.parameter)], w.positions.cpu()) for w in fresh]
-        return cls(units, writes, made)
 
     def edit(self, model: nn.Module) -> Edit:
         """Return the edit that writes it to a model.
