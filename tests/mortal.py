@@ -127,5 +127,5 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 def corrected(trainer: Trainer) -> Iterator[StepCorrection]:
     """Yield the step corrections of a Trainer's optimizers that are under way."""
     for optimizer in trainer.optimizers:
-        if len(correction := StepCorrection.of(optimizer)):
+        if (correction := StepCorrection.of(optimizer)).fresh:
             yield correction

@@ -248,7 +248,7 @@ class DeadUnitMonitor:
         if batch_idx == 0 and trainer.state.fn == "fit":
             self._circumstances.note_inputs(batch)
         if self._is_counted(batch_idx) and self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.before_validation_batch(pl_module)
+            self.reviver.begin_measuring(pl_module, in_validation=True)
         self._begin_batch(batch_idx)
         if self._active_reviver is not None and trainer.state.fn == "fit":
             wanted = self._stands_for_loader(trainer, batch_idx, dataloader_idx)
@@ -292,12 +292,11 @@ class DeadUnitMonitor:
     ) -> None:
         """Stop counting."""
         if self.reviver is not None:
-            self.reviver.end_recording(training=False)
-            self.reviver.note_outputs(outputs)
+            self.reviver.end_recording(outputs, training=False)
         counted = self._is_counted(batch_idx)
         self._end_batch(batch_idx)
         if counted and self.reviver is not None and not trainer.sanity_checking:
-            self.reviver.after_validation_batch()
+            self.reviver.end_measuring(in_validation=True)
 
     @warns_beside_bar
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -461,8 +460,7 @@ class DeadUnitMonitor:
     ) -> None:
         """Count training batches where that was asked for; judge when a window is full."""
         if self.reviver is not None:
-            self.reviver.end_recording(training=True)
-            self.reviver.note_outputs(outputs)
+            self.reviver.end_recording(outputs, training=True)
         if self._windows is not None:
             self._windows.end_batch()
         self._take_back(trainer, pl_module)

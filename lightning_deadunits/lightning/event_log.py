@@ -7,8 +7,7 @@ from typing import Any
 
 from lightning_deadunits.lightning.logging import log_now, writers
 from lightning_deadunits.lightning.terminal import announce
-from lightning_deadunits.reinit.report import ReinitReport
-from lightning_deadunits.reinit.training.summary import headline
+from lightning_deadunits.reinit.report import ReinitReport, headline
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.tensorboard_plugin.writing import write_reinit
 

@@ -54,7 +54,8 @@ class TrainWindows:
         self.prefix = ""
         self._watch, self._guard = watch, guard
         self._per_unit, self._custom_scalars = per_unit, custom_scalars
-        self._window = Window(length, partial(Zeros, watch=watch))
+        self._window = Window(partial(Zeros, watch=watch))
+        self._length, self._batches = length, 0
         self._agreement = Agreement()
         self._checked = False
         self._told: set[str] = set()
@@ -67,12 +68,12 @@ class TrainWindows:
     @property
     def full(self) -> bool:
         """Whether a window has as many batches as it takes."""
-        return self._window.full
+        return self._batches >= self._length
 
     @property
     def ends_next(self) -> bool:
         """Whether the batch that is counted, or comes next, is the last one of a window."""
-        return self._window.batches + 1 == self._window.length
+        return self._batches + 1 == self._length
 
     @guarded
     def begin_batch(self, pl_module: Any) -> None:
@@ -81,9 +82,8 @@ class TrainWindows:
 
     def end_batch(self) -> None:
         """Count no longer; a batch that could not be counted is one all the same."""
-        before = self._window.batches
+        self._batches += 1
         self._end()
-        self._window.batches = before + 1
 
     @guarded
     def _end(self) -> None:
@@ -110,6 +110,7 @@ class TrainWindows:
             atol=watch.atol,
             names=watch.names,
         )
+        self._batches = 0
         self._restart()
         if report is not None:
             self._take_note(trainer, pl_module, report)
@@ -139,10 +140,10 @@ class TrainWindows:
 
     def end_fit(self) -> None:
         """Say so if training was too short for a window."""
-        if self.report is None and self._window.batches and not self._guard.gave_up:
+        if self.report is None and self._batches and not self._guard.gave_up:
             warnings.warn(
                 f"DeadUnitCallback judged no training batches: there were "
-                f"{self._window.batches}, and a window takes {self._window.length}.",
+                f"{self._batches}, and a window takes {self._length}.",
                 stacklevel=2,
             )
 
@@ -161,13 +162,15 @@ class TrainWindows:
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
-        return {"window": self._window.state_dict(), "history": self.history.state_dict()}
+        window = {"batches": self._batches, **self._window.state_dict()}
+        return {"window": window, "history": self.history.state_dict()}
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
         """Add to a state what other processes have counted."""
-        state["window"] = self._window.complete_state(trainer, state["window"])
+        self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
+        self._batches = int(state["window"]["batches"])
         self._window.load_state_dict(state["window"])
         self.history.load_state_dict(state["history"])

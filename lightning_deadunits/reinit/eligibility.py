@@ -56,14 +56,13 @@ def eligible(
     """Trace units, see :func:`trace`, and refuse those whose weights cannot be edited."""
     alive = passes.alive(units)
     found = trace(passes, [unit for unit in units if unit not in alive], guess=guess)
-    planned = Trace(dict(sorted(found.units.items())), found.refused | alive)
-    for unit, own in found.units.items():
+    planned = Trace({}, found.refused | alive)
+    for unit, own in sorted(found.units.items()):
         fit = editable(passes, memory, own)
         if not isinstance(fit, str):
             fit = loudness(passes, unit, fit, config.tolerance) or fit
         if isinstance(fit, str):
             planned.refused[unit] = fit
-            del planned.units[unit]
         else:
             planned.units[unit] = fit
     refuse_with_group(planned.units, planned.refused, found.units | found.lost)
@@ -101,7 +100,7 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
     left: dict[Part, str] = {}
     for part in (*own.makes, *own.reads):
         parameter = part.weights.parameter
-        name = passes.parameters.named(parameter).names[0]
+        name = passes.parameters.names(parameter)[0]
         if (reason := _foreign(parameter)) is not None:
             return f"{name} is {reason}"
         if (reason := _claim(passes, own, part)) is not None:
@@ -116,7 +115,7 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
 def _claim(passes: Passes, own: UnitTrace, part: Part) -> str | None:
     """Say why weights are not the unit's alone to change, None if they are."""
     parameter = part.weights.parameter
-    names = passes.parameters.named(parameter).names
+    names = passes.parameters.names(parameter)
     if len(names) > 1:
         return f"{names[0]} is tied to {', '.join(names[1:])}"
     if not parameter.requires_grad:

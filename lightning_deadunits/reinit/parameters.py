@@ -6,8 +6,8 @@ tells which parameter it is, its strides which elements.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,49 +15,47 @@ from torch import Tensor, nn
 from lightning_deadunits.reinit.weights import WeightSlice
 
 
-class Named(NamedTuple):
-    """A parameter with the names it has in the model; several if it is tied, or shares memory."""
-
-    parameter: nn.Parameter
-    names: list[str]
-
-
 class Parameters:
     """Finds the parameter behind a tensor."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._by_storage: dict[int, list[Named]] = {}
-        self._by_id: dict[int, Named] = {}
-        for name, parameter in _each_parameter(model):
-            if parameter in self:
-                self._by_id[id(parameter)].names.append(name)
-            elif (key := storage_of(parameter)) is not None:
-                named = Named(parameter, [name])
-                for other in self._by_storage.get(key, ()):
-                    if _overlap(parameter, other.parameter):  # as after `b.data = a.data`
-                        named.names.append(other.names[0])
-                        other.names.append(name)
-                self._by_id[id(parameter)] = named
-                self._by_storage.setdefault(key, []).append(named)
+        self._by_storage: dict[int, list[nn.Parameter]] = {}
+        self._names: dict[int, list[str]] = {}
+        for prefix, module in model.named_modules():  # one with two names comes once
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    self._add(f"{prefix}.{name}" if prefix else name, parameter)
+
+    def _add(self, name: str, parameter: nn.Parameter) -> None:
+        if parameter in self:
+            self.names(parameter).append(name)
+        elif (key := storage_of(parameter)) is not None:
+            self._names[id(parameter)] = [name]
+            neighbours = self._by_storage.setdefault(key, [])
+            for other in neighbours:
+                if _overlap(parameter, other):  # as after `b.data = a.data`
+                    self.names(parameter).append(self.names(other)[0])
+                    self.names(other).append(name)
+            neighbours.append(parameter)
 
     def __contains__(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a parameter of the model itself."""
-        return id(tensor) in self._by_id
+        return id(tensor) in self._names
 
-    def named(self, parameter: Tensor) -> Named:
-        """Return a parameter with its names."""
-        return self._by_id[id(parameter)]
+    def names(self, parameter: Tensor) -> list[str]:
+        """Return the names of a parameter; several if it is tied, or shares memory."""
+        return self._names[id(parameter)]
 
-    def owner(self, tensor: Any) -> nn.Parameter | None:
+    def owner(self, tensor: Any) -> Tensor | None:
         """Return the parameter that a tensor is, or is a view of; None if there is none."""
         if not isinstance(tensor, Tensor):
             return None
-        if (own := self._by_id.get(id(tensor))) is not None:
-            return own.parameter
+        if tensor in self:
+            return tensor
         key = storage_of(tensor)
-        for named in self._by_storage.get(key, ()) if key is not None else ():
-            if _inside(tensor, named.parameter):
-                return named.parameter
+        for parameter in self._by_storage.get(key, ()) if key is not None else ():
+            if _inside(tensor, parameter):
+                return parameter
         return None
 
     def part(self, view: Tensor, where: Mapping[int, Sequence[int]]) -> WeightSlice:
@@ -85,14 +83,6 @@ class Parameters:
         first = int(view.storage_offset() - parameter.storage_offset())
         inside.as_strided(view.shape, view.stride(), first).fill_(True)
         return bool(inside.flatten()[weights.positions].any())
-
-
-def _each_parameter(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield parameters, tied ones repeatedly, but those of a module with two names once."""
-    for prefix, module in model.named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                yield (f"{prefix}.{name}" if prefix else name), parameter
 
 
 def storage_of(tensor: Tensor) -> int | None:

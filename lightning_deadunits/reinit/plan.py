@@ -5,14 +5,12 @@ Weights are named, not held: names, places in row-major order, and values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.report import Units
-from lightning_deadunits.reinit.weights import Edit, WeightSlice, written
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 Write = tuple[str, Tensor, Tensor]
 """Name of a parameter or buffer, places (int64, shape ``(K,)``) and values, on the CPU."""
@@ -20,7 +18,7 @@ Write = tuple[str, Tensor, Tensor]
 
 @dataclass(eq=False)
 class Plan:
-    """What is written, for which units.
+    """What is written, for which units: tensors and primitives only, for checkpoints hold it.
 
     Attributes:
         units: The units that are re-initialised.
@@ -31,20 +29,6 @@ class Plan:
     units: Units = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     fresh: list[tuple[str, Tensor]] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, units: Units, edits: Iterable[Edit], fresh: Iterable[WeightSlice]
-    ) -> Plan:
-        """Return the plan of what edits have written to a model."""
-        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
-        writes = [
-            (names[id(w.parameter)], w.positions.cpu(), w.read(w.parameter).cpu())
-            for w in written(edits)
-            if id(w.parameter) in names  # else it is a gradient
-        ]
-        made = [(names[id(w.parameter)], w.positions.cpu()) for w in fresh]
-        return cls(units, writes, made)
 
     def edit(self, model: nn.Module) -> Edit:
         """Return the edit that writes it to a model.
@@ -59,20 +43,9 @@ class Plan:
         return edit
 
     def made(self, model: nn.Module) -> list[WeightSlice]:
-        """Return which elements of a model's parameters are fresh, each once."""
-        tensors, edit = tensors_of(model), Edit()
-        for name, positions in self.fresh:
-            edit.set(WeightSlice(tensors[name], positions.to(tensors[name].device)), 0.0)
-        return written([edit])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return tensors and primitives only."""
-        return {"units": self.units, "writes": list(self.writes), "fresh": list(self.fresh)}
-
-    @classmethod
-    def load(cls, state: Mapping[str, Any]) -> Plan:
-        """Return the plan of a :meth:`state_dict`."""
-        return cls(dict(state["units"]), list(state["writes"]), list(state["fresh"]))
+        """Return which elements of a model's parameters are fresh."""
+        tensors = tensors_of(model)
+        return [WeightSlice(tensors[n], at.to(tensors[n].device)) for n, at in self.fresh]
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,17 @@
-"""ReinitReport: what one event did."""
+"""ReinitReport: what one event did; the same in one line, and that of all events of a training."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 Units = dict[str, list[int]]
+
+_MOST_LAYERS = 3
+_MOST_LETTERS = 160
 
 
 @dataclass
@@ -50,10 +54,12 @@ class ReinitReport:
         """Number of units refused, of all layers."""
         return sum(len(units) for units in self.refused.values())
 
-    def tell_weights(self, layer: str, made_by: list[str], read_by: list[str]) -> None:
-        """Name parameters that make units of a layer, and those that read them."""
-        for known, names in ((self.made_by, made_by), (self.read_by, read_by)):
-            known[layer] = list(dict.fromkeys((*known.get(layer, ()), *names)))
+    def refuse(self, reasons: Mapping[tuple[str, int], str]) -> None:
+        """Take units that are refused, with the reasons."""
+        for (layer, unit), reason in reasons.items():
+            self.refused.setdefault(layer, {})[unit] = reason
+        refused = sorted(self.refused.items())
+        self.refused = {layer: dict(sorted(own.items())) for layer, own in refused}
 
     def note(self, text: str) -> None:
         """Say something else, once."""
@@ -66,7 +72,7 @@ class ReinitReport:
         Args:
             dead: Layer to which of its units are dead, bool of shape ``(U,)``.
         """
-        judged = [(n, u) for n, units in self.reinitialised.items() if n in dead for u in units]
+        judged = [unit for unit in each_of(self.reinitialised) if unit[0] in dead]
         self.died_again = by_layer((layer, unit) for layer, unit in judged if dead[layer][unit])
         self.alive = by_layer((layer, unit) for layer, unit in judged if not dead[layer][unit])
 
@@ -75,20 +81,19 @@ class ReinitReport:
         """What became of its units, in a sentence; empty before the first verdict after it."""
         if self.alive is None or self.died_again is None:
             return ""
-        alive, dead = (sum(map(len, own.values())) for own in (self.alive, self.died_again))
-        at = "" if self.step is None else f" at step {self.step}"
-        return f"Of those re-initialised{at}, {alive} fire at the next look, {dead} died again."
+        alive, dead = len(each_of(self.alive)), len(each_of(self.died_again))
+        return (
+            f"Of those re-initialised{_at(self)}, {alive} fire at the next look, {dead} died again."
+        )
 
     def __str__(self) -> str:
         """Say it in plain words."""
-        at = "" if self.step is None else f" at step {self.step}"
         if not (self.reinitialised or self.refused or self.planned):
-            return "\n".join((f"Nothing to re-initialise{at}.", *self.notes))
-        lines = [f"Re-initialised {_count(self.num_reinitialised)}{at}."]
+            return "\n".join((f"Nothing to re-initialise{_at(self)}.", *self.notes))
+        lines = [f"Re-initialised {_count(self.num_reinitialised)}{_at(self)}."]
         if self.planned:
-            lines = [
-                f"Dry run{at}: would re-initialise {_count(sum(map(len, self.planned.values())))}."
-            ]
+            planned = _count(len(each_of(self.planned)))
+            lines = [f"Dry run{_at(self)}: would re-initialise {planned}."]
         for layer, units in (self.planned or self.reinitialised).items():
             lines.append(f"  {layer}: {_listed(units)}")
             lines.append(f"    fresh: {', '.join(self.made_by.get(layer, ()))}")
@@ -114,12 +119,13 @@ def by_layer(units: Iterable[tuple[str, int]]) -> Units:
     return {layer: sorted(of_layer) for layer, of_layer in found.items()}
 
 
-def reasons_by_layer(reasons: Mapping[tuple[str, int], str]) -> dict[str, dict[int, str]]:
-    """Sort reasons by layer and unit."""
-    found: dict[str, dict[int, str]] = {}
-    for (layer, unit), reason in sorted(reasons.items()):
-        found.setdefault(layer, {})[unit] = reason
-    return found
+def each_of(units: Units) -> list[tuple[str, int]]:
+    """List pairs of layer and unit."""
+    return [(layer, unit) for layer, of_layer in units.items() for unit in of_layer]
+
+
+def _at(event: ReinitReport) -> str:
+    return "" if event.step is None else f" at step {event.step}"
 
 
 def _count(number: int) -> str:
@@ -129,3 +135,76 @@ def _count(number: int) -> str:
 def _listed(units: list[int]) -> str:
     word = "unit" if len(units) == 1 else "units"
     return f"{word} {', '.join(map(str, units))}"
+
+
+def headline(event: ReinitReport) -> str:
+    """Return one line about an event, whatever its size; ``str(event)`` has the details."""
+    at = _at(event)
+    if event.planned:
+        done = f"Dry run{at}: would re-initialise {_units(event.planned)}"
+    elif event.reinitialised:
+        done = f"Re-initialised {_units(event.reinitialised)}{at}"
+    else:
+        done = f"Re-initialised no unit{at}"
+    refused = [reason for own in event.refused.values() for reason in own.values()]
+    return f"{done}; {_refused(refused)}." if refused else f"{done}."
+
+
+def _units(units: Units) -> str:
+    """Say how many units, and in which layers."""
+    first = [f"{len(own)} in {name}" for name, own in units.items()][:_MOST_LAYERS]
+    if more := len(units) - len(first):
+        first.append(f"the others in {more} more layer{'s' * (more > 1)}")
+    return f"{_count(len(each_of(units)))} ({', '.join(first)})"
+
+
+def _refused(reasons: Iterable[str]) -> str:
+    """Say how many were refused and what the most common reason is, in one line."""
+    counts = Counter(reasons)
+    ((reason, number), *_) = counts.most_common(1)
+    why = " ".join(reason.split())
+    if len(why) > _MOST_LETTERS:
+        why = f"{why[:_MOST_LETTERS]}..."
+    if len(counts) > 1:
+        why = f"{number} of them because {why}"
+    return f"{counts.total()} refused: {why}"
+
+
+@dataclass
+class Summary:
+    """Sums over the events of a training; survives a resume, for checkpoints hold its fields.
+
+    Attributes:
+        revived: How many units were re-initialised, each as often as it was.
+        died_again: How many of them did not fire at the first verdict afterwards.
+        refused: Layer to unit to reason, of those that were refused last time.
+    """
+
+    revived: int = 0
+    died_again: int = 0
+    refused: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def add(self, event: ReinitReport) -> None:
+        """Take an event."""
+        self.revived += event.num_reinitialised
+        for name, reasons in event.refused.items():
+            self.refused.setdefault(name, {}).update(reasons)
+        for name, units in event.reinitialised.items():
+            for unit in units:
+                self.refused.get(name, {}).pop(unit, None)
+
+    def told(self, due: int = 0) -> str:
+        """Say it in one line; empty if there was no event and nothing is due.
+
+        Args:
+            due: How many units were still due when the training ended.
+        """
+        reasons = [reason for own in self.refused.values() for reason in own.values()]
+        if not (self.revived or reasons or due):
+            return ""
+        refused = _refused(reasons) if reasons else "0 refused"
+        waiting = f"; {due} due when it ended" if due else ""
+        return (
+            f"Re-initialisation in this training: {self.revived} revived, {self.died_again} of "
+            f"them died again; {refused}{waiting}."
+        )

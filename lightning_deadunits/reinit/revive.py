@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,15 +73,16 @@ def reinit_dead_units(
         >>> reinit_dead_units(model, {"1": [1]}, x, optimizers=None).reinitialised
         {'1': [1]}
     """
-    check_call(model, units, example, optimizers, config, seed)
-    config = ReinitConfig() if config is None else config
-    due = as_units(units)
+    check_model(model, "units", units)
+    due = _checked_units(units, example)
+    _check_options(example, optimizers, config, seed)
+    config = replace(config or ReinitConfig(), seed=seed)
     tapes = record_both(model, example) if due else []
     names = names_in(units, tapes) if isinstance(units, DeadUnitsReport) else LayerNames()
     if model_refusal(model) is None and not any(map(names.key, due)):
         _check_exist(tapes, due)
     memory = OptimizerMemory(optimizers or ())
-    event = Event(model, tapes, memory, config, seed=seed, names=names)
+    event = Event(model, tapes, memory, config, names=names)
     event.operate_(due)
     event.commit_()
     if event.report.reinitialised and (idle := _idle(model, tapes)):
@@ -148,37 +150,13 @@ def _check_exist(tapes: list[Tape], units: Units) -> None:
             )
 
 
-def as_units(units: DeadUnitsReport | Mapping[str, Iterable[int]]) -> Units:
-    """Return units per layer as plain integers, layers without any left out."""
-    if isinstance(units, DeadUnitsReport):
-        units = {name: layer.dead.tolist() for name, layer in units.layers.items()}
-    plain = {layer: sorted({int(unit) for unit in of_layer}) for layer, of_layer in units.items()}
-    return {layer: of_layer for layer, of_layer in plain.items() if of_layer}
-
-
 # --- arguments ----------------------------------------------------------------------------------
 
 
-def check_call(
-    model: Any, units: Any, example: Any, optimizers: Any, config: Any, seed: Any
-) -> None:
-    """Raise TypeError for an argument of the wrong type; warn if no optimizer is given."""
-    check_model(model, "units", units)
-    _check_units(units, example)
-    if not isinstance(example, (Tensor, tuple, list, Mapping)):
-        raise TypeError(
-            f"Expected `example` to be a tensor, a tuple or a mapping, as the model is called "
-            f"with, but got {given(example)}."
-        )
-    _check_optimizers(optimizers)
-    if config is not None and not isinstance(config, ReinitConfig):
-        raise TypeError(f"Expected `config` to be a ReinitConfig, but got {given(config)}.")
-    check_number("seed", seed, "an int", lambda it: True, whole=True)
-
-
-def _check_units(units: Any, example: Any) -> None:
+def _checked_units(units: Any, example: Any) -> Units:
+    """Return units per layer as plain integers, layers without any left out."""
     if isinstance(units, DeadUnitsReport):
-        return
+        units = {name: layer.dead for name, layer in units.layers.items()}
     if not isinstance(units, Mapping):
         swapped = isinstance(example, (DeadUnitsReport, Mapping))
         hint = " Were `units` and `example` swapped?" if swapped else ""
@@ -186,6 +164,7 @@ def _check_units(units: Any, example: Any) -> None:
             f"Expected `units` to be a report of find_dead_units or a mapping of layers to units, "
             f"{{'layer1.relu': [3, 7]}}, but got {given(units)}.{hint}"
         )
+    plain: Units = {}
     for layer, of_layer in units.items():
         indices = of_layer.tolist() if isinstance(of_layer, Tensor) else of_layer
         if not isinstance(indices, Iterable) or isinstance(indices, str):
@@ -195,6 +174,21 @@ def _check_units(units: Any, example: Any) -> None:
             )
         for unit in indices:
             check_number(f"units[{layer!r}]", unit, "indices >= 0", lambda it: it >= 0, whole=True)
+            plain.setdefault(layer, []).append(int(unit))
+    return {layer: sorted(set(of_layer)) for layer, of_layer in plain.items()}
+
+
+def _check_options(example: Any, optimizers: Any, config: Any, seed: Any) -> None:
+    """Raise TypeError for an argument of the wrong type; warn if no optimizer is given."""
+    if not isinstance(example, (Tensor, tuple, list, Mapping)):
+        raise TypeError(
+            f"Expected `example` to be a tensor, a tuple or a mapping, as the model is called "
+            f"with, but got {given(example)}."
+        )
+    _check_optimizers(optimizers)
+    if config is not None and not isinstance(config, ReinitConfig):
+        raise TypeError(f"Expected `config` to be a ReinitConfig, but got {given(config)}.")
+    check_number("seed", seed, "an int", lambda it: True, whole=True)
 
 
 def _check_optimizers(optimizers: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -63,8 +63,7 @@ class Callback(Policy):
             module,
             record_both(module, example),
             OptimizerMemory(),
-            self._config,
-            seed=run,
+            replace(self._config, seed=run),
             step=self._windows * self.every,
             scales=self._scales[run],
         )

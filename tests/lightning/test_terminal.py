@@ -76,7 +76,7 @@ def test_every_event_has_a_line_of_its_own(bar: str) -> None:
 @pytest.mark.parametrize("bar", ["tqdm", "rich"])
 def test_an_event_that_fails_warns_on_a_line_of_its_own(bar: str) -> None:
     lines = on_screen(bar, "broken")
-    begun = [line for line in lines if "reinit/training/events.py" in line]
+    begun = [line for line in lines if "reinit/training/reviver.py" in line]
     assert len(begun) == 2
     assert all(line.startswith("/") for line in begun), begun
     assert "no such distribution" in " ".join(lines)

@@ -43,13 +43,16 @@ class StepCorrection:
     For Adam and AdamW (for-loop, foreach, fused, capturable, AMSGrad, maximize, any weight decay),
     RAdam, Adamax, and subclasses that step as they do. Elsewhere :meth:`restart` does nothing;
     :meth:`refusal` says why.
+
+    Attributes:
+        fresh: The weights under correction, by parameter; see :meth:`set`.
     """
 
     _known: WeakKeyDictionary[Optimizer, StepCorrection] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         # No reference to the optimizer: it owns the hook, and the hook owns us.
-        self._fresh: dict[Tensor, FreshWeights] = {}
+        self.fresh: dict[Tensor, FreshWeights] = {}
         self._handle: RemovableHandle | None = None
         self._calls = 0
 
@@ -57,10 +60,6 @@ class StepCorrection:
     def of(cls, optimizer: Optimizer) -> StepCorrection:
         """Give the correction of an optimizer, always the same: two would correct twice."""
         return cls._known.setdefault(optimizer, cls())
-
-    def __len__(self) -> int:
-        """Count the parameters with weights under correction."""
-        return len(self._fresh)
 
     @staticmethod
     def refusal(optimizer: Optimizer, parameter: Tensor) -> str | None:
@@ -83,67 +82,55 @@ class StepCorrection:
     def restart(self, optimizer: Optimizer, slices: Iterable[WeightSlice]) -> None:
         """Count the steps of some weights from now on; their moments must have been reset.
 
-        Args:
-            optimizer: The optimizer that this correction is :meth:`of`.
-            slices: The re-initialised weights. Those that the optimizer has not stepped yet, or
-                does not have, need no correction.
+        Those that the optimizer has not stepped yet, or does not have, need no correction.
         """
+        if update_rule(optimizer) is None:
+            return
+        fresh = dict(self.fresh)
         for weights in slices:
             parameter = weights.parameter
             group = group_of(optimizer, parameter)
             step = optimizer.state.get(parameter, {}).get("step")
-            if group is None or step is None or update_rule(optimizer) is None:
-                continue
-            if self.refusal(optimizer, parameter) is None:
-                newborn, old = FreshWeights.born(weights, step, group), self._fresh.get(parameter)
-                self._fresh[parameter] = old.joined_by(newborn) if old else newborn
-        self._attach(optimizer)
+            if group and step is not None and self.refusal(optimizer, parameter) is None:
+                newborn, old = FreshWeights.born(weights, step, group), fresh.get(parameter)
+                fresh[parameter] = old.joined_by(newborn) if old else newborn
+        self.set(optimizer, fresh)
 
-    def _attach(self, optimizer: Optimizer) -> None:
-        if self._fresh and self._handle is None:
+    def set(self, optimizer: Optimizer, fresh: dict[Tensor, FreshWeights]) -> None:
+        """Correct these weights, and hook into the optimizer if there are any."""
+        self.fresh = fresh
+        if fresh and self._handle is None:
             self._handle = optimizer.register_step_post_hook(self._after_step)
-
-    def detach(self) -> None:
-        """Remove the hook and forget every weight under correction."""
-        if self._handle is not None:
+        elif not fresh and self._handle is not None:
             self._handle.remove()
-        self._handle = None
-        self._fresh.clear()
+            self._handle = None
 
     @torch.no_grad()
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        rule = update_rule(optimizer) if self._fresh else None
+        rule = update_rule(optimizer) if self.fresh else None
         if rule is None:
             return
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                fresh, state = self._fresh.get(parameter), optimizer.state.get(parameter)
+                fresh, state = self.fresh.get(parameter), optimizer.state.get(parameter)
                 if fresh and state:
-                    self._fresh[parameter] = fresh.correct_(rule, state, group)
+                    self.fresh[parameter] = fresh.correct_(rule, state, group)
         self._calls += 1
         if self._calls % _STEPS_BETWEEN_CLEANUPS == 0:
-            self._drop_expired()
-
-    def _drop_expired(self) -> None:
-        kept = {p: fresh.without_expired() for p, fresh in self._fresh.items()}
-        self._fresh = {p: fresh for p, fresh in kept.items() if len(fresh.event)}
+            kept = {p: fresh.without_expired() for p, fresh in self.fresh.items()}
+            self.fresh = {p: fresh for p, fresh in kept.items() if len(fresh.event)}
 
     def state_dict(self, names: Mapping[Tensor, str]) -> dict[str, Any]:
-        """Take down what is under correction, as tensors and primitives only.
-
-        Args:
-            names: Parameters by identity, with the names to write them under.
-
-        Returns:
-            A state for :meth:`load_state_dict`; a run resumed from it goes on bit for bit.
-        """
-        known = {p: fresh for p, fresh in self._fresh.items() if p in names}  # else it was replaced
+        """Take down what is under correction, by the names of the parameters."""
+        known = {p: fresh for p, fresh in self.fresh.items() if p in names}  # else it was replaced
         return {names[parameter]: fresh.state_dict() for parameter, fresh in known.items()}
 
     def load_state_dict(
         self, optimizer: Optimizer, state: Mapping[str, Any], parameters: Mapping[str, Tensor]
     ) -> None:
-        """Resume what :meth:`state_dict` took down, in place of what is known of its parameters.
+        """Resume what :meth:`state_dict` took down, after the optimizer has loaded its state.
+
+        Weights whose steps the optimizer did not count are forgotten, as where it was made anew.
 
         Raises:
             ValueError: If the state names a parameter that there is not.
@@ -153,29 +140,16 @@ class StepCorrection:
                 f"Expected `parameters` to hold every parameter of the state, but got none named "
                 f"{lost}. Load the correction into the model that it was saved from."
             )
-        for name, entry in state.items():
-            parameter = parameters[name]
-            self._fresh[parameter] = FreshWeights.from_state_dict(entry, parameter)
-        self._attach(optimizer)
-
-    def drop_outdated(self, optimizer: Optimizer) -> None:
-        """Forget weights whose steps the optimizer, after it loaded its state, did not count."""
+        loaded = {
+            parameters[name]: FreshWeights.from_state_dict(entry, parameters[name])
+            for name, entry in state.items()
+        }
         kept = {}
-        for parameter, fresh in self._fresh.items():
+        for parameter, fresh in {**self.fresh, **loaded}.items():
             step = optimizer.state.get(parameter, {}).get("step")
             if isinstance(step, Tensor) and float(step) == float(fresh.seen):
                 kept[parameter] = fresh
-        self._restore(kept)
-
-    def backup(self) -> Callable[[], None]:
-        """Return what brings back the weights that are under correction now."""
-        fresh = dict(self._fresh)
-        return lambda: self._restore(fresh)
-
-    def _restore(self, fresh: dict[Tensor, FreshWeights]) -> None:
-        self._fresh = fresh
-        if not fresh:
-            self.detach()
+        self.set(optimizer, kept)
 
 
 def group_of(optimizer: Optimizer, parameter: Tensor) -> dict[str, Any] | None:
@@ -213,7 +187,10 @@ class FreshWeights:
         """Let elements count from a step of their parameter, which is copied."""
         birth = step.detach().to(weights.parameter.device, copy=True).reshape(1)
         event = torch.zeros_like(weights.positions)
-        horizon = _horizon(group, weights.parameter.dtype)
+        # Later the correction, about beta**k / 2 of the update, is lost in rounding.
+        slowest = max(float(beta) for beta in group["betas"])
+        rounding = math.log(torch.finfo(weights.parameter.dtype).eps)
+        horizon = math.ceil(rounding / math.log(slowest)) if slowest > 0 else 1
         return cls(weights, event, birth, step.detach().clone(), horizon)
 
     def joined_by(self, newborn: FreshWeights) -> FreshWeights:
@@ -251,7 +228,9 @@ class FreshWeights:
             The same elements, with this step seen.
         """
         parameter, step = self.weights.parameter, state["step"]
-        now = step.to(_clock_dtype(step, parameter, group))
+        # The precision in which the optimizer computes its own bias corrections; mps has no more.
+        exact = not group.get("capturable") and parameter.device.type != "mps"
+        now = step.to(torch.float64) if exact else step
         age = now - self.births.to(now.dtype)  # as 0-dim, `now` would not lift them to its dtype
         due = (step != self.seen) & (age >= 1) & (age <= self.horizon)
         move = self._moved(rule, state, group, now) - self._moved(rule, state, group, age)
@@ -289,28 +268,17 @@ class FreshWeights:
         return cls(weights, event, births, state["seen"].clone(), int(state["horizon"]))
 
 
-def _horizon(group: Mapping[str, Any], dtype: torch.dtype) -> int:
-    """Steps k after which the correction, about beta**k / 2 of the update, is lost in rounding."""
-    slowest = max(float(beta) for beta in group["betas"])
-    return math.ceil(math.log(torch.finfo(dtype).eps) / math.log(slowest)) if slowest > 0 else 1
-
-
-def _clock_dtype(step: Tensor, parameter: Tensor, group: Mapping[str, Any]) -> torch.dtype:
-    """The precision in which the optimizer computes its own bias corrections."""
-    exact = not group.get("capturable") and parameter.device.type != "mps"  # mps has no float64
-    return torch.float64 if exact else step.dtype
-
-
 # --- how far Adam and its kin move a weight -----------------------------------------------------
 
 
 # The state that the rules read, all of the parameter's shape.
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf")
 
-# Numbers per event -> numbers per element, in the dtype of the moments.
+# Numbers of shape `()` or one per event, `(E,)` -> of shape `()` or `(K,)`, in the moments' dtype.
 Spread = Callable[[Tensor], Tensor]
 
-# (moments by name, options of the group, steps seen, spread) -> what `lr` is multiplied with.
+# (moments by name, each `(K,)`, options of the group, steps that they have seen, spread) -> what
+# `lr` is multiplied with and the weights move down by, `(K,)`.
 UpdateRule = Callable[[Mapping[str, Tensor], Mapping[str, Any], Tensor, Spread], Tensor]
 
 
@@ -321,15 +289,6 @@ def adam_update(
 
     Kingma & Ba 2015, "Adam: a method for stochastic optimization". Weight decay has no part in
     it: coupled, it is in the moments already; decoupled, it does not depend on the steps.
-
-    Args:
-        moments: `exp_avg` and `exp_avg_sq` (or `max_exp_avg_sq`), each of shape ``(K,)``.
-        group: The options of the parameter group.
-        steps: Steps that the moments have seen, shape ``()`` or ``(E,)``.
-        spread: Takes numbers of the shape of `steps` to shape ``(K,)`` or ``()``.
-
-    Returns:
-        The update, shape ``(K,)``; the weight moves by `-lr` times it.
     """
     first, second = _bias_corrections(group, steps)
     square = moments.get("max_exp_avg_sq", moments["exp_avg_sq"])
@@ -340,7 +299,7 @@ def adam_update(
 def radam_update(
     moments: Mapping[str, Tensor], group: Mapping[str, Any], steps: Tensor, spread: Spread
 ) -> Tensor:
-    """Compute RAdam's update; arguments and result as for :func:`adam_update`.
+    """Compute RAdam's update.
 
     Liu et al. 2020, "On the variance of the adaptive learning rate and beyond".
     """
@@ -360,7 +319,7 @@ def radam_update(
 def adamax_update(
     moments: Mapping[str, Tensor], group: Mapping[str, Any], steps: Tensor, spread: Spread
 ) -> Tensor:
-    """Compute Adamax's update; arguments and result as for :func:`adam_update`.
+    """Compute Adamax's update.
 
     Kingma & Ba 2015, section 7.1. Its infinity norm needs no bias correction.
     """

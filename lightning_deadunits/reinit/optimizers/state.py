@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -78,8 +79,9 @@ class OptimizerMemory:
         with ExitStack() as undo:
             undo.callback(reset_(self._optimizers, slices).undo_)
             for optimizer in self._optimizers:
-                undo.callback(StepCorrection.of(optimizer).backup())
-                StepCorrection.of(optimizer).restart(optimizer, slices)
+                correction = StepCorrection.of(optimizer)
+                undo.callback(correction.set, optimizer, correction.fresh)
+                correction.restart(optimizer, slices)
             return undo.pop_all().close
 
     def state_dict(self, names: Mapping[Tensor, str]) -> list[dict[str, Any]]:
@@ -94,8 +96,6 @@ class OptimizerMemory:
     ) -> None:
         """Resume from :meth:`state_dict`, after the optimizers load theirs.
 
-        Weights of optimizers that were made anew and never stepped them are forgotten.
-
         Raises:
             ValueError: If optimizers or parameters are not those of the state.
         """
@@ -105,27 +105,72 @@ class OptimizerMemory:
                 f"optimizers, but got {len(state)}. Resume with the optimizers it was saved with."
             )
         for optimizer, entry in zip(self._optimizers, state, strict=True):
-            correction = StepCorrection.of(optimizer)
-            correction.load_state_dict(optimizer, entry, parameters)
-            correction.drop_outdated(optimizer)
+            StepCorrection.of(optimizer).load_state_dict(optimizer, entry, parameters)
 
     def detach(self) -> None:
         """Remove every hook from the optimizers; fresh weights count with the others then."""
         for optimizer in self._optimizers:
-            StepCorrection.of(optimizer).detach()
+            StepCorrection.of(optimizer).set(optimizer, {})
+
+
+class TrainerMemory:
+    """Follows the optimizers of a training: they are made late, and may be made anew.
+
+    Args:
+        saved: What a checkpoint holds of it, see :meth:`state_dict`.
+    """
+
+    def __init__(self, saved: Iterable[Any] = ()) -> None:
+        self._saved = list(saved)
+        self._memory: OptimizerMemory | None = None
+        self._optimizers: list[Any] = []
+        self._model: Any = None
+
+    def resume(self, trainer: Any, pl_module: Any) -> None:
+        """Go on with what a checkpoint holds, or what optimizers did that were replaced since."""
+        if self._saved or self._memory is not None:
+            try:
+                self.of(trainer, pl_module)
+            except (TypeError, ValueError) as error:
+                warnings.warn(
+                    f"Weights re-initialised before are stepped like all others from now on: "
+                    f"{error}",
+                    stacklevel=2,
+                )
+
+    def of(self, trainer: Any, pl_module: Any) -> OptimizerMemory:
+        """Return the memory of the Trainer's present optimizers."""
+        optimizers = optimizers_of(trainer, pl_module)
+        if self._memory is None or self._optimizers != optimizers:
+            saved, self._saved = self.state_dict(), []
+            self._optimizers, self._memory = optimizers, OptimizerMemory(optimizers)
+            if any(saved):
+                self._memory.load_state_dict(saved, dict(pl_module.named_parameters()))
+        self._model = pl_module
+        return self._memory
+
+    def detach(self) -> None:
+        """Leave nothing behind on the optimizers; harmless when there is nothing."""
+        # A checkpoint may still be written after an exception.
+        self._saved = self.state_dict()
+        if self._memory is not None:
+            self._memory.detach()
+        self._memory, self._optimizers, self._model = None, [], None
+
+    def state_dict(self) -> list[Any]:
+        """Return tensors and primitives only."""
+        if self._memory is None:
+            return self._saved
+        return self._memory.state_dict({p: name for name, p in self._model.named_parameters()})
 
 
 # --- of one optimizer ---------------------------------------------------------------------------
 
 
 def optimizers_inside(optimizer: Any) -> list[Optimizer]:
-    """List an optimizer and those that it wraps, the outermost first.
+    """List those of an optimizer and of what it wraps that hold a memory of their own.
 
-    Args:
-        optimizer: A `torch.optim.Optimizer`, or a wrapper of one such as `LightningOptimizer`.
-
-    Returns:
-        Those that hold a memory of their own, so never Lightning's wrapper.
+    The outermost first; so never a wrapper such as `LightningOptimizer`.
 
     Raises:
         TypeError: If there is no optimizer inside.
@@ -173,12 +218,9 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def refusal(optimizer: Optimizer, parameter: Tensor) -> str | None:
-    """Say why what one optimizer remembers of part of a parameter cannot be reset.
+    """Say why what one optimizer remembers of part of a parameter cannot be reset, None if it can.
 
     A parameter that the optimizer does not have, or has not stepped yet, has no memory to reset.
-
-    Returns:
-        The reason in words, None if there is none.
     """
     name = type(optimizer).__name__
     if group_of(optimizer, parameter) is None:
@@ -224,11 +266,7 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
     Write the fresh weights first: averages of the weights (ASGD, Lookahead) restart from them.
     Counters of the whole parameter stay, such as Adam's `step`; `StepCorrection` makes up for it.
     One trace remains with SGD: a fresh momentum buffer would take the first gradient whole, ours
-    takes `1 - dampening` of it.
-
-    Args:
-        optimizers: As for :func:`optimizers_inside`. A parameter that none of them has is left.
-        slices: The re-initialised weights.
+    takes `1 - dampening` of it. A parameter that no optimizer has is left.
 
     Returns:
         What was written, which can be taken back.

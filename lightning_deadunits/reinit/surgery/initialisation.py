@@ -93,7 +93,7 @@ class Draws:
             size = rms(fresh)
         else:
             fresh, size = drawn[0].flatten()[places], drawn[1]
-        began = self._scales.get(self._passes.parameters.named(parameter).names[0])
+        began = self._scales.get(self._passes.parameters.names(parameter)[0])
         own = rescaled(fresh, size, began)
         factor = float(rms(own) / rms(fresh)) if fresh.any() else 1.0
         return enlarged(own, float(size) * factor)

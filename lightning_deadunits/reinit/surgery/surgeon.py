@@ -106,7 +106,7 @@ class Surgeon:
             for unit, trace in traces.items():
                 outcome.refused[unit] = reason
                 if (tied := tied_to_itself(trace)) is not None:
-                    name = self._passes.parameters.named(tied).names[0]
+                    name = self._passes.parameters.names(tied)[0]
                     outcome.refused[unit] = f"{name} both makes and reads it: {reason}"
             return
         middle = len(together) // 2

@@ -14,8 +14,8 @@ import torch
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.report import ReinitReport
 
-_WATCHED = 4
-"""Batches: what divides weights does so at every step, or hardly ever."""
+FIRST_BATCHES = 4
+"""How many are looked at: what divides weights does so at every step, or hardly ever."""
 
 SPOILT = (
     "its silenced weights became NaN before they had learned anything: are they divided by their "
@@ -24,60 +24,42 @@ SPOILT = (
 TOGETHER = "it was taken back with others of the same event, whose weights became NaN"
 
 
-class FirstBatches:
-    """Watches what the last event has written."""
+@torch.no_grad()
+def take_back_(event: Event, optimizer: Any = None) -> ReinitReport | None:
+    """Write back what was there before an event if anything written has become NaN.
 
-    def __init__(self) -> None:
-        self._event: Event | None = None
-        self._left = 0
+    Args:
+        event: The event.
+        optimizer: One that is about to step, with gradients that may be NaN then: of such a
+            batch nothing can be learned, and they are zeroed.
 
-    def watch(self, event: Event | None) -> None:
-        """Watch what an event has written; None for nothing any more."""
-        self._event, self._left = event, _WATCHED
-
-    def end_batch(self) -> None:
-        """One batch less to go."""
-        self._left -= 1
-        if self._left <= 0:
-            self._event = None
-
-    @torch.no_grad()
-    def take_back_(self, optimizer: Any = None) -> ReinitReport | None:
-        """Write back what was there before the event if anything written has become NaN.
-
-        Args:
-            optimizer: One that is about to step, with gradients that may be NaN then: of such a
-                batch nothing can be learned, and they are zeroed.
-
-        Returns:
-            The units of the event as refused; None if all is well.
-        """
-        event = self._event
-        if event is None or not event.touched:
-            return None
-        values = [part.read(part.parameter) for part in event.touched]
-        home = values[0].device  # one transfer for all
-        finite = torch.stack([own.isfinite().all().to(home) for own in values]).tolist()
-        if all(finite):
-            return None
-        self._event = None
-        named = {id(p): name for name, p in event.model.named_parameters()}
-        spoilt = {
-            named.get(id(part.parameter))
-            for part, fine in zip(event.touched, finite, strict=True)
-            if not fine
-        }
-        event.outcome.undo_()
-        for part in event.touched:  # after that: gradients from before the event came back with it
-            if part.parameter.grad is not None:
-                part.write_(part.parameter.grad, 0.0)
-        for group in () if optimizer is None else optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                    parameter.grad.zero_()
-        report = ReinitReport()
-        for layer, units in event.report.reinitialised.items():
-            concerned = {*event.report.made_by.get(layer, ()), *event.report.read_by.get(layer, ())}
-            reason = SPOILT if concerned & spoilt else TOGETHER
-            report.refused[layer] = dict.fromkeys(units, reason)
-        return report
+    Returns:
+        The units of the event as refused; None if all is well.
+    """
+    if not event.touched:
+        return None
+    values = [part.read(part.parameter) for part in event.touched]
+    home = values[0].device  # one transfer for all
+    finite = torch.stack([own.isfinite().all().to(home) for own in values]).tolist()
+    if all(finite):
+        return None
+    named = {id(p): name for name, p in event.model.named_parameters()}
+    spoilt = {
+        named.get(id(part.parameter))
+        for part, fine in zip(event.touched, finite, strict=True)
+        if not fine
+    }
+    event.outcome.undo_()
+    for part in event.touched:  # after that: gradients from before the event came back with it
+        if part.parameter.grad is not None:
+            part.write_(part.parameter.grad, 0.0)
+    for group in () if optimizer is None else optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+                parameter.grad.zero_()
+    report = ReinitReport()
+    for layer, units in event.report.reinitialised.items():
+        concerned = {*event.report.made_by.get(layer, ()), *event.report.read_by.get(layer, ())}
+        reason = SPOILT if concerned & spoilt else TOGETHER
+        report.refused[layer] = dict.fromkeys(units, reason)
+    return report

@@ -3,26 +3,33 @@
 1. A verdict, at validation or after a window of training batches, says which units are due
    (``schedule``).
 2. Meanwhile, if any may be, batches that run anyway were recorded (``tapes``).
-3. Before the next training batch the units are re-initialised on replays of these (``events``), on
-   all processes alike (``agreement``). A checkpoint that is written at validation so holds the
-   weights that were evaluated; one that is written while units are due holds what is planned for
-   them, for a tape cannot be saved.
+3. Before the next training batch the units are re-initialised on replays of these, on all processes
+   alike (``agreement``). A checkpoint that is written at validation so holds the weights that were
+   evaluated; one that is written while units are due holds what is planned for them, for a tape
+   cannot be saved.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
-from lightning_deadunits.distributed import Processes
+from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
-from lightning_deadunits.reinit.report import ReinitReport, Units
-from lightning_deadunits.reinit.training.events import Events
-from lightning_deadunits.reinit.training.first_batches import SPOILT
+from lightning_deadunits.reinit.event import Event
+from lightning_deadunits.reinit.optimizers.state import TrainerMemory
+from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.report import ReinitReport, Summary, Units, each_of
+from lightning_deadunits.reinit.surgery.initialisation import initial_scales
+from lightning_deadunits.reinit.training.agreement import Attempt, Together, commit_
+from lightning_deadunits.reinit.training.copies import Copies
+from lightning_deadunits.reinit.training.first_batches import FIRST_BATCHES, SPOILT, take_back_
 from lightning_deadunits.reinit.training.schedule import Schedule
-from lightning_deadunits.reinit.training.summary import Summary
-from lightning_deadunits.reinit.training.tapes import Tapes
+from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
@@ -33,32 +40,31 @@ class Reviver:
     Attributes:
         config: The options.
         at_validation: Whether validation decides, rather than training batches.
+        events: What was done so far.
+        summary: Sums over all events, those before a resume included.
     """
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
         self.config = config
         self.at_validation = config.every_n_train_steps is None
+        self.events: list[ReinitReport] = []
+        self.summary = Summary()
         self._watch = watch
         self._schedule = Schedule(config)
-        self._pending: Units = {}
-        self._events = Events(config, watch.names)
-        self._tapes: Tapes | None = None
         self._window = GuardedWindow(config, watch)
+        self._tapes: Tapes | None = None
+        self._memory = TrainerMemory()
+        self._copies = Copies()
+        self._scales: dict[str, float] | None = None
+        self._pending: Units = {}
+        self._planned: tuple[Plan, ReinitReport] | None = None
+        self._newborn: Event | None = None
+        self._first_batches = 0
         self._impossible = False
-
-    @property
-    def events(self) -> list[ReinitReport]:
-        """What was done so far."""
-        return self._events.done
-
-    @property
-    def summary(self) -> Summary:
-        """Sums over all events, those before a resume included."""
-        return self._events.summary
 
     def told(self) -> str:
         """Say in one line what came of all of it."""
-        return self.summary.told(due=sum(map(len, self._pending.values())))
+        return self.summary.told(due=len(each_of(self._pending)))
 
     def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""
@@ -102,20 +108,10 @@ class Reviver:
             last = ends_window and not self.at_validation
             self._tapes_of(pl_module).begin_batch(loader, wanted=wanted, last=last)
 
-    def end_recording(self, *, training: bool) -> None:
-        """The step has ended; harmless if it was not recorded."""
+    def end_recording(self, *outputs: Any, training: bool) -> None:
+        """The step has ended, see :meth:`Tapes.end_batch`; harmless if it was not recorded."""
         if self._tapes is not None:
-            self._tapes.end_batch(training=training)
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Take what the step has returned."""
-        if self._tapes is not None:
-            self._tapes.note_outputs(outputs)
-
-    def _drop_tapes(self) -> None:
-        """Let go of recorded batches; where windows decide, validation may be long ago."""
-        if self._tapes is not None:
-            self._tapes.drop(evaluation=self.at_validation)
+            self._tapes.end_batch(*outputs, training=training)
 
     # --- deciding -----------------------------------------------------------------------------
 
@@ -124,14 +120,14 @@ class Reviver:
         """Whether dormancy is judged, for which counts of zeros are not enough."""
         return self.config.criterion == "dormant" and not self._impossible
 
-    def before_validation_batch(self, pl_module: Any) -> None:
-        """Start measuring, where that is done at validation."""
-        if self.at_validation and self._measures:
+    def begin_measuring(self, pl_module: Any, *, in_validation: bool) -> None:
+        """Start measuring a batch, where that is done in batches of this kind."""
+        if in_validation == self.at_validation and self._measures:
             self._window.begin(pl_module)
 
-    def after_validation_batch(self) -> None:
+    def end_measuring(self, *, in_validation: bool) -> None:
         """Stop measuring."""
-        if self.at_validation and self._measures:
+        if in_validation == self.at_validation and self._measures:
             self._window.end()
 
     def judge(
@@ -143,14 +139,19 @@ class Reviver:
             The last event, if this is the first verdict after it.
         """
         dead = {n: layer.dead_mask for n, layer in report.layers.items() if layer.observations}
-        told = self._events.take_verdict(dead)
+        told = None
+        last = self.events[-1] if self.events else ReinitReport()
+        if dead and last.alive is None and last.reinitialised:
+            last.tell_outcome(dead)
+            self.summary.died_again += len(each_of(last.died_again or {}))
+            told = last
         if of_validation == self.at_validation and not self._impossible:
             if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
-            self._pending = self._schedule.judge(dead)
-            self._events.forget_plan()
-            if not self._pending:
-                self._drop_tapes()
+            self._pending, self._planned = self._schedule.judge(dead), None
+            # Where windows decide, validation may be long ago: its tapes stay.
+            if not self._pending and self._tapes is not None:
+                self._tapes.drop(evaluation=self.at_validation)
         return told
 
     # --- acting -------------------------------------------------------------------------------
@@ -167,25 +168,77 @@ class Reviver:
         if self._impossible:
             return None
         event = self.take_back_(trainer)
-        self._events.resume(trainer, pl_module)
+        self._memory.resume(trainer, pl_module)
+        if self._scales is None:
+            known = trainer.global_step == 0
+            self._scales = initial_scales(pl_module.named_parameters()) if known else {}
         if self._pending:
-            event = self._act(trainer, pl_module) or event
-        if not self.at_validation and self._measures:
-            self._window.begin(pl_module)
+            event = self._act_(trainer, self._tapes_of(pl_module)) or event
+        self.begin_measuring(pl_module, in_validation=False)
         return event
 
-    def _act(self, trainer: Any, pl_module: Any) -> ReinitReport | None:
-        tapes = self._tapes_of(pl_module)
-        if self._events.must_wait(trainer, tapes):
+    def _act_(self, trainer: Any, tapes: Tapes) -> ReinitReport | None:
+        """Re-initialise what is due, what was planned for before a resume as it was planned.
+
+        Where modules ran that are on no tape, and in a training that was resumed before anything
+        was planned, training batches are recorded first, but some at most.
+        """
+        units, planned = self._pending, self._planned
+        if planned is None:
+            everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
+            if any(each.incomplete for each in everyone):
+                return None
+            if self._lacks_validation(everyone):
+                self._pending = {}  # the first validation of this fit finds them again
+                return None
+        self._pending, self._planned = {}, None
+        together = self._together(trainer, tapes)
+        if planned is None:
+            attempt = together.write_(units, everyone)
+        else:
+            attempt = together.write_plan_(*planned)
+        if attempt.problem is None:
+            commit_(trainer, attempt, self._copies)
+        self._newborn = attempt.event if attempt.problem is None else None
+        self._first_batches = FIRST_BATCHES
+        tapes.drop(evaluation=self.at_validation)
+        report = _report_of(attempt, units, trainer.global_step)
+        if not (report.reinitialised or report.refused or report.planned):
             return None
-        units, self._pending = self._pending, {}
-        if self._events.lacks_validation(trainer, tapes):
-            return None  # the first validation of this fit finds them again
-        report = self._events.act_(trainer, tapes, units)
-        self._drop_tapes()
-        if report is not None:
-            self._schedule.note(report)
+        self._note(report)
+        self._schedule.note(report)
         return report
+
+    def _lacks_validation(self, everyone: Sequence[Recorded]) -> bool:
+        """Tell whether a validation decided of which no process has recorded anything.
+
+        It was one of an earlier fit, and nothing was planned for what it found.
+        """
+        return self.at_validation and not any(each.evaluation for each in everyone)
+
+    def _together(self, trainer: Any, tapes: Tapes) -> Together:
+        # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
+        ordered = (tapes.evaluation, tapes.training)[:: 1 if self.at_validation else -1]
+        every = [tape for some in ordered for tape in some]
+        self._copies.watch(trainer, tapes.model)
+        self._copies.judge(every)
+
+        def make(given: Sequence[Tape]) -> Event:
+            return Event(
+                tapes.model,
+                given,
+                self._memory.of(trainer, tapes.model),
+                self.config,
+                step=trainer.global_step,
+                scales=self._scales or {},
+                names=self._watch.names,
+            )
+
+        return Together(trainer, every, make)
+
+    def _note(self, report: ReinitReport) -> None:
+        self.events.append(report)
+        self.summary.add(report)
 
     def take_back_(self, trainer: Any, optimizer: Any = None) -> ReinitReport | None:
         """Give up the last event if weights of its units became NaN in their first batches.
@@ -193,18 +246,26 @@ class Reviver:
         Returns:
             Its units, refused; None if all is well.
         """
-        report = self._events.take_back_(trainer, optimizer)
-        if report is not None:
-            for layer, reasons in report.refused.items():
-                self._schedule.give_up(layer, [u for u, why in reasons.items() if why == SPOILT])
+        report = None if self._newborn is None else take_back_(self._newborn, optimizer)
+        if report is None:
+            return None
+        self._newborn = None
+        report.step = trainer.global_step
+        self.summary.revived -= self.events[-1].num_reinitialised
+        self._note(report)
+        for layer, reasons in report.refused.items():
+            self._schedule.give_up(layer, [u for u, why in reasons.items() if why == SPOILT])
         return report
 
     def after_train_batch(self, trainer: Any, pl_module: Any) -> None:
         """Stop measuring."""
         if not self._impossible:
-            self._events.end_batch(trainer, pl_module)
-        if not self.at_validation and self._measures:
-            self._window.end()
+            self._first_batches -= 1
+            if self._first_batches <= 0:
+                self._newborn = None
+            self._copies.watch(trainer, pl_module)
+            self._copies.look()
+        self.end_measuring(in_validation=False)
 
     def after_train_epoch(self) -> None:
         """Observe no longer a batch that was begun and then skipped."""
@@ -218,39 +279,86 @@ class Reviver:
         """Leave nothing behind on the model and the optimizers; harmless when there is nothing."""
         if self._tapes is not None:
             self._tapes.detach()
-        self._tapes = None
+        self._tapes = self._newborn = None
         self._window.detach()
-        self._events.detach()
+        self._memory.detach()
+        self._copies = Copies(self._copies.names)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives only."""
+        self._copies.judge()
+        untold = self.events[-1:] if self.events and self.events[-1].alive is None else []
         return {
             "schedule": self._schedule.state_dict(),
             "pending": self._pending,
             "window": self._window.state_dict(),
-            "events": self._events.state_dict(),
+            "events": {
+                "planned": None if self._planned is None else _saved(*self._planned),
+                "memory": self._memory.state_dict(),
+                "followers": sorted(self._copies.names),
+                "scales": self._scales,
+                "summary": deepcopy(vars(self.summary)),
+                "untold": [(event.step, event.reinitialised) for event in untold],
+            },
         }
 
     def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
         """Add to a state what other processes have observed, and what is planned for what is due.
 
-        All processes take part.
+        All processes take part. What is planned is done, noted, and taken back.
         """
         if self._impossible:
             return
-        if self._pending:  # on every process alike
+        if self._pending and self._planned is None:  # on every process alike
             tapes = self._tapes_of(trainer.lightning_module)
-            self._events.complete_state(trainer, tapes, self._pending, state["events"])
+            everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
+            waits = any(each.incomplete for each in everyone)
+            if not waits and not self._lacks_validation(everyone):
+                attempt = self._together(trainer, tapes).write_(self._pending, everyone)
+                if attempt.plan is not None:
+                    state["events"]["planned"] = _saved(attempt.plan, attempt.report)
+                attempt.undo_()
+                state["events"]["followers"] = sorted(self._copies.names)
         if not self.at_validation:
-            state["window"] = self._window.complete_state(trainer, state["window"])
+            self._window.complete_state(trainer, state["window"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where a checkpoint left off."""
         self._schedule.load_state_dict(state["schedule"])
         self._pending = dict(state["pending"])
         self._window.load_state_dict(state["window"])
-        self._events.load_state_dict(state["events"])
+        own = state["events"]
+        planned = own["planned"]
+        self._planned = planned and (Plan(**planned["plan"]), ReinitReport(**planned["report"]))
+        self._memory = TrainerMemory(own["memory"])
+        self._copies = Copies(own.get("followers", ()))
+        self._scales = own["scales"]
+        self.summary = Summary(**deepcopy(own["summary"]))
+        self.events = [ReinitReport(step=step, reinitialised=done) for step, done in own["untold"]]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave recorded batches out of copies: they are of this training."""
-        return {**self.__dict__, "_tapes": None}
+        """Leave out of copies what belongs to this training: recorded batches, and hooks."""
+        return {
+            **self.__dict__,
+            "_tapes": None,
+            "_newborn": None,
+            "_memory": TrainerMemory(),
+            "_copies": Copies(self._copies.names),
+        }
+
+
+def _report_of(attempt: Attempt, units: Units, step: int) -> ReinitReport:
+    """Return what was done; all units as refused, with a warning, if anything failed."""
+    if attempt.problem is None:
+        return attempt.report
+    warnings.warn(
+        f"Dead units were not re-initialised at step {step}, all is as it was: {attempt.problem}",
+        stacklevel=2,
+    )
+    report = ReinitReport(step=step)
+    report.refuse(dict.fromkeys(each_of(units), attempt.problem))
+    return report
+
+
+def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:
+    return {"plan": dict(vars(plan)), "report": dict(vars(report))}

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,26 @@ TRAINING = -1
 """Stands for the training loader among the numbers of validation loaders."""
 
 _MOST_SEARCHES = 32
-"""How many batches are recorded in the hope that they run what is on no tape, per event."""
+"""How many batches are recorded in the hope that they run what is on no tape, per event.
+
+By as many training batches an event is put off at most.
+"""
+
+
+class Recorded(NamedTuple):
+    """What one process has recorded.
+
+    Attributes:
+        evaluation: How many validation steps.
+        training: How many training steps.
+        missing: Names of modules and parameters that were used and are on no tape.
+        incomplete: Whether the next training batches are to be recorded before anything is done.
+    """
+
+    evaluation: int
+    training: int
+    missing: list[str]
+    incomplete: bool
 
 
 class Tapes:
@@ -58,22 +77,22 @@ class Tapes:
         self._failed = self._last = False
 
     @property
-    def missing(self) -> list[str]:
-        """Names of modules and parameters that were used and are on no tape."""
-        return self._coverage.missing
-
-    @property
-    def incomplete(self) -> bool:
-        """Whether the next training batches are to be recorded before anything is done."""
+    def recorded(self) -> Recorded:
+        """What other processes need to know of it."""
         wanted = not self.training or bool(self._coverage.missing_in_training)
-        return wanted and self._searches < _MOST_SEARCHES and not self._failed
+        return Recorded(
+            len(self.evaluation),
+            len(self.training),
+            self._coverage.missing,
+            wanted and self._searches < _MOST_SEARCHES and not self._failed,
+        )
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
         self.cancel()
         self.evaluation = []
         self._recorded &= {TRAINING}
-        self._coverage.start(self.training)
+        self._cover()
 
     def drop(self, *, evaluation: bool) -> None:
         """Drop the tapes of training, and perhaps those of validation, with their batches."""
@@ -84,7 +103,7 @@ class Tapes:
             self.evaluation, self._recorded = [], set()
         self._coverage.unwatch()
         self._coverage.forget()
-        self._coverage.start(self.evaluation)
+        self._cover()
 
     def begin_batch(self, loader: int, *, wanted: bool = True, last: bool = False) -> None:
         """Record a batch, if there is none of its loader or something is missing.
@@ -102,25 +121,29 @@ class Tapes:
         if last:
             self._recorded.discard(loader)
         if loader in self._recorded or not wanted:
-            if not self.missing or self._searches >= _MOST_SEARCHES:
+            if not self._coverage.missing or self._searches >= _MOST_SEARCHES:
                 return
             self._searches += 1
+        elif loader == TRAINING:
+            self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
         self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
-    def end_batch(self, *, training: bool) -> None:
-        """Keep the tape, if one was begun and shows anything new; take note of what ran."""
+    def end_batch(self, *outputs: Any, training: bool) -> None:
+        """Keep the tape, if one was begun and shows anything new; take note of what ran.
+
+        Called again with what the step has returned, where that was not known at first.
+        """
         loader, self._begun = self._begun, None
         if loader is not None:
             self._safely(lambda: self._keep(loader))
-        elif training and self.training:
+        elif training:
             self._safely(self._coverage.note_gradients)
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Take what the step of the batch that ended has returned."""
-        tape, self._fresh = self._fresh, None
-        if tape is not None:
+        tape = self._fresh
+        if tape is not None and outputs:
             self._safely(lambda: tape.keep(outputs))
+        if outputs:
+            self._fresh = None
 
     def cancel(self) -> None:
         """Forget a batch that was begun; harmless otherwise."""
@@ -145,8 +168,11 @@ class Tapes:
         elif wanted:
             (self.training if tape.training else self.evaluation).append(tape)
         if wanted:
-            self._coverage.note_tape(tape)
-        self._coverage.watch(lambda: bool(self.training))
+            self._cover()
+        self._coverage.watch()
+
+    def _cover(self) -> None:
+        self._coverage.take([*self.training, *self.evaluation])
 
     def _safely(self, action: Callable[[], None]) -> None:
         """Recording that fails costs re-initialisation, and neither training nor monitoring."""
@@ -188,7 +214,7 @@ class Coverage:
             if isinstance(module, torch.jit.ScriptModule)
             for own, _ in module.named_parameters()
         }
-        self.start(())
+        self.take([])
 
     @property
     def missing(self) -> list[str]:
@@ -228,14 +254,17 @@ class Coverage:
             for _, parameter in self._missing_parameters()
         )
 
-    def start(self, tapes: Iterable[Tape]) -> None:
-        """Take other tapes in place of those so far."""
+    def take(self, tapes: Sequence[Tape]) -> None:
+        """Take what is recorded, in place of what was."""
         self._taped: dict[nn.Parameter, Rows] = {}
-        self._shows_scripts = False
-        self._taped_modules: set[str] = set()
-        self._untaped = dict(self._model.named_parameters())
         for tape in tapes:
-            self.note_tape(tape)
+            _add(self._taped, used_parameters(tape))
+        self._taped_modules: set[str] = set().union(*(tape.modules for tape in tapes))
+        # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
+        self._shows_scripts = any(tape.obstacles for tape in tapes)
+        self._trains = any(tape.training for tape in tapes)
+        parameters = self._model.named_parameters()
+        self._untaped = {name: p for name, p in parameters if not _has(self._taped, p, None)}
 
     def forget(self) -> None:
         """Forget what ran, but for what was missing: it is looked for once more."""
@@ -245,18 +274,9 @@ class Coverage:
         self._carried = missing
         self._in_hooks, self._recorded_in_hooks = set(), False
 
-    def note_tape(self, tape: Tape) -> None:
-        """Take what a pass has used, which is recorded now."""
-        _add(self._taped, used_parameters(tape))
-        self._taped_modules |= tape.modules
-        # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
-        self._shows_scripts |= bool(tape.obstacles)
-        whole = {parameter for parameter, rows in self._taped.items() if rows is None}
-        self._untaped = {n: p for n, p in self._untaped.items() if p not in whole}
-
-    def note_gradients(self) -> None:
-        """Take the parameters that a training batch has used."""
-        for name, parameter in self._untaped.items():
+    def note_gradients(self, *step: Any) -> None:
+        """Take the parameters that a training batch has used, once one is recorded."""
+        for name, parameter in self._untaped.items() if self._trains else ():
             if name in self._parameters and parameter not in self._taped:
                 continue
             # One of zeros may be left from an earlier batch.
@@ -276,17 +296,8 @@ class Coverage:
             self._modules[name] = training or self._modules.get(name, False)
             self._carried.discard(name)
 
-    def watch(self, wanted: Callable[[], bool]) -> None:
-        """Have modules tell that they run, and weights that they are stepped, if no tape has them.
-
-        Args:
-            wanted: Tells whether gradients are of interest.
-        """
-
-        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
-            if wanted():
-                self.note_gradients()
-
+    def watch(self) -> None:
+        """Have modules tell that they run, and weights that they step, if no tape has them."""
         self.unwatch()
         weighted = {
             module: name
@@ -299,7 +310,7 @@ class Coverage:
             self._handles.append(module.register_forward_pre_hook(_Ran(self, name)))
         if self._untaped:
             # At the end of the batch gradients may be gone: `optimizer.zero_grad()` comes last.
-            self._handles.append(register_optimizer_step_pre_hook(before_step))
+            self._handles.append(register_optimizer_step_pre_hook(self.note_gradients))
 
     def unwatch(self) -> None:
         """Take every hook away; harmless when there is none."""

@@ -45,7 +45,10 @@ class Watch:
 
 
 class Zeros(ForwardObserver):
-    """Counts zeros: whoever asks for its counts judges by them."""
+    """Counts zeros: whoever asks for its counts judges by them.
+
+    What it has seen can be saved in the middle of a window.
+    """
 
     def __init__(self, model: Any, watch: Watch) -> None:
         super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
@@ -62,18 +65,11 @@ class Zeros(ForwardObserver):
         self.unjudged.update(saved["unjudged"])
 
 
-class Magnitudes(ForwardObserver):
-    """Sums mean magnitudes: a unit is due if it is dormant (Sokar et al. 2023).
+class Magnitudes(Zeros):
+    """Sums mean magnitudes in their place: dormancy is judged by these (Sokar et al. 2023)."""
 
-    Args:
-        model: The model.
-        watch: What is watched.
-        tau: Share of the layer's mean magnitude up to which a unit is dormant.
-    """
-
-    def __init__(self, model: Any, watch: Watch, tau: float) -> None:
-        super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
-        self._names, self._tau = watch.names, tau
+    def __init__(self, model: Any, watch: Watch) -> None:
+        super().__init__(model, watch)
         self._totals: dict[str, Tensor] = {}
         self._means: dict[str, Tensor] = {}
 
@@ -103,15 +99,6 @@ class Magnitudes(ForwardObserver):
         self._means[site.name] = mean
         return output
 
-    def verdict(self, processes: Processes) -> dict[str, Tensor]:
-        """Return which units of each layer are due, by what all processes have seen."""
-        total: dict[str, Tensor] = {}
-        for sums in processes.gather(self.saved()):
-            _add_to(total, sums)
-        names = self._names
-        names.settle(total)
-        return {names[k]: own <= self._tau * own.mean() for k, own in total.items() if own.any()}
-
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
         return _moved(self._totals, "cpu")
@@ -119,10 +106,6 @@ class Magnitudes(ForwardObserver):
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """Add what was seen before, see :meth:`saved`."""
         _add_to(self._totals, _moved(saved, device))
-
-
-TrainingObserver = Zeros | Magnitudes
-"""Observes training batches; what it has seen can be saved in the middle of a window."""
 
 
 def _add_to(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:
@@ -135,27 +118,19 @@ def _moved(values: dict[str, Any], device: torch.device | str) -> dict[str, Any]
 
 
 class Window:
-    """Observes batches until there are as many as are asked for.
+    """Observes batches until somebody says that the next window begins.
 
     Args:
-        length: How many batches; None for a window that ends when somebody says so.
         make: Makes the observer of a model.
 
     Attributes:
-        batches: How many batches began and ended since the window began.
         observer: What observes them, None before the first one of this process.
     """
 
-    def __init__(self, length: int | None, make: Callable[[Any], TrainingObserver]) -> None:
-        self.length, self._make = length, make
-        self.batches = 0
-        self.observer: TrainingObserver | None = None
+    def __init__(self, make: Callable[[Any], Zeros]) -> None:
+        self._make = make
+        self.observer: Zeros | None = None
         self._saved: list[dict[str, Any]] = []
-
-    @property
-    def full(self) -> bool:
-        """Whether as many batches were observed as are asked for."""
-        return self.length is not None and self.batches >= self.length
 
     def begin(self, model: Any) -> None:
         """Start observing a batch."""
@@ -169,38 +144,34 @@ class Window:
         self.observer.begin()
 
     def end(self) -> None:
-        """Stop observing a batch, which counts even if it could not be observed."""
-        self.batches += 1
+        """Stop observing a batch."""
         if self.observer is not None:
             self.observer.end()
             self.observer.detach()
 
     def restart(self) -> None:
         """Begin the next window."""
-        self.batches = 0
         if self.observer is not None:
             self.observer.reset()
 
     def detach(self) -> None:
-        """Stop observing, whatever is going on; a batch that did not end is not counted."""
+        """Stop observing, whatever is going on; a batch that did not end is no part of it."""
         if self.observer is not None:
             self.observer.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only, per process."""
         saved = self._saved if self.observer is None else [self.observer.saved()]
-        return {"batches": self.batches, "saved": saved}
+        return {"saved": saved}
 
-    def complete_state(self, trainer: Any, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state with what all processes have seen."""
-        if self.observer is None:
-            return state  # still the one that was loaded, which is complete
-        everyone = gather_objects(trainer, state["saved"])
-        return state | {"saved": [saved for theirs in everyone for saved in theirs]}
+    def complete_state(self, trainer: Any, state: dict[str, Any]) -> None:
+        """Add to a state what other processes have seen."""
+        if self.observer is not None:  # else it is the one that was loaded, which is complete
+            everyone = gather_objects(trainer, state["saved"])
+            state["saved"] = [saved for theirs in everyone for saved in theirs]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
-        self.batches = int(state["batches"])
         self._saved = list(state["saved"])
         self.observer = None
 
@@ -213,25 +184,19 @@ class GuardedWindow(Window):
     """A window by which dormancy is judged, until a process fails to measure."""
 
     def __init__(self, config: ReinitConfig, watch: Watch) -> None:
-        make = partial(Magnitudes, watch=watch, tau=config.tau)
-        super().__init__(config.every_n_train_steps, make)
+        super().__init__(partial(Magnitudes, watch=watch))
+        self._names, self._tau = watch.names, config.tau
         self._failure: str | None = None
         self._ended = False
 
     def begin(self, model: Any) -> None:
         """Start observing a batch, unless that failed before."""
         if self._failure is None and not self._ended:
-            try:
-                super().begin(model)
-            except Exception as error:
-                self._give_up(error)
+            self._safely(partial(super().begin, model))
 
     def end(self) -> None:
         """Stop observing a batch."""
-        try:
-            super().end()
-        except Exception as error:
-            self._give_up(error)
+        self._safely(super().end)
 
     def verdict(self, processes: Processes) -> dict[str, Tensor]:
         """Return which units of each layer are due, none once any process failed; start anew."""
@@ -246,12 +211,18 @@ class GuardedWindow(Window):
                 stacklevel=2,
             )
             return {}
-        observer = self.observer
-        due = observer.verdict(processes) if isinstance(observer, Magnitudes) else {}
+        total: dict[str, Tensor] = {}
+        for sums in processes.gather({} if self.observer is None else self.observer.saved()):
+            _add_to(total, sums)
         self.restart()
-        return due
+        names, tau = self._names, self._tau
+        names.settle(total)
+        return {names[k]: own <= tau * own.mean() for k, own in total.items() if own.any()}
 
-    def _give_up(self, error: Exception) -> None:
-        """Measure no longer, and take down why: the other processes are told at the verdict."""
-        self._failure = "".join(traceback.format_exception(error))
-        self.detach()
+    def _safely(self, action: Callable[[], None]) -> None:
+        """Measure no longer if that fails: the other processes are told why at the verdict."""
+        try:
+            action()
+        except Exception as error:
+            self._failure = "".join(traceback.format_exception(error))
+            self.detach()

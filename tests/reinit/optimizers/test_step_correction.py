@@ -272,7 +272,7 @@ def test_a_weight_revived_before_the_first_step_needs_no_correction():
     params = torch_params(Problem())
     optimizer = optim.Adam(params)
     revive(params, optimizer, EVENTS[20], 0.5)
-    assert len(StepCorrection.of(optimizer)) == 0
+    assert len(StepCorrection.of(optimizer).fresh) == 0
     assert not optimizer._optimizer_step_post_hooks
 
 
@@ -284,7 +284,7 @@ def test_weights_leave_once_the_correction_is_lost_in_rounding():
     made = []
     error, _, optimizer = run(make, {"lr": 1e-2, "betas": (0.8, 0.9)}, steps=800)
     assert error < 1e-12
-    assert len(StepCorrection.of(optimizer)) == 0
+    assert len(StepCorrection.of(optimizer).fresh) == 0
 
 
 def test_one_optimizer_has_one_correction():
@@ -297,9 +297,9 @@ def test_one_optimizer_has_one_correction():
 def test_detaching_leaves_nothing_behind():
     _, _, optimizer = run(lambda p: optim.Adam(p), {}, steps=40)
     assert len(optimizer._optimizer_step_post_hooks) == 1
-    StepCorrection.of(optimizer).detach()
+    StepCorrection.of(optimizer).set(optimizer, {})
     assert not optimizer._optimizer_step_post_hooks
-    assert len(StepCorrection.of(optimizer)) == 0
+    assert len(StepCorrection.of(optimizer).fresh) == 0
 
 
 def test_an_optimizer_that_goes_away_takes_its_correction_along():
@@ -350,9 +350,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(path, stop):
         problem.draw()
     resumed = [torch.nn.Parameter(p) for p in saved["model"]]
     again = optim.Adam(resumed, lr=1e-2, amsgrad=True, **PATHS[path])
+    again.load_state_dict(saved["optimizer"])
     correction = StepCorrection.of(again)
     correction.load_state_dict(again, saved["correction"], dict(zip(NAMES, resumed, strict=True)))
-    again.load_state_dict(saved["optimizer"])
     go_on(problem, resumed, again, range(stop, 150))
     assert all(torch.equal(a, b) for a, b in zip(params, resumed, strict=True))
 
@@ -378,13 +378,13 @@ def test_a_subclass_is_corrected_if_it_steps_as_its_parent_does():
     for make, corrected in ((MyAdamW, True), (MyStep, False), (optim.NAdam, False)):
         _, params, optimizer = run(lambda p, make=make: make(p, lr=1e-2), {"lr": 1e-2}, steps=30)
         assert (StepCorrection.refusal(optimizer, params[0]) is None) == corrected
-        assert (len(StepCorrection.of(optimizer)) > 0) == corrected
+        assert (len(StepCorrection.of(optimizer).fresh) > 0) == corrected
 
 
 def test_an_optimizer_without_bias_correction_needs_none():
     _, params, optimizer = run(lambda p: optim.RMSprop(p), {}, steps=30)
     assert StepCorrection.refusal(optimizer, params[0]) is None
-    assert len(StepCorrection.of(optimizer)) == 0
+    assert len(StepCorrection.of(optimizer).fresh) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -107,7 +107,7 @@ def test_forgetting_can_be_taken_back_bit_for_bit(name: str) -> None:
     before = {key: value.clone() for key, value in optimizer.state[weight].items()}
     OptimizerMemory([wrapper]).forget_([WeightSlice.along(weight, {0: [2]})])()
     assert all(torch.equal(before[key], v) for key, v in optimizer.state[weight].items())
-    assert len(StepCorrection.of(optimizer)) == 0
+    assert len(StepCorrection.of(optimizer).fresh) == 0
     assert not optimizer._optimizer_step_post_hooks
 
 
@@ -135,4 +135,4 @@ def test_corrections_resume_only_where_the_optimizer_counted_those_steps(same: b
     if same:
         again.load_state_dict(optimizer.state_dict())
     OptimizerMemory([again]).load_state_dict(saved, {"w": weight})
-    assert bool(len(StepCorrection.of(again))) is same
+    assert bool(len(StepCorrection.of(again).fresh)) is same

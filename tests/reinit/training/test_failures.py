@@ -221,7 +221,7 @@ def test_one_callback_that_resumes_keeps_the_corrections_of_another() -> None:
                 callback.reviver.load_state_dict(state)
 
         def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-            self.corrected = len(StepCorrection.of(trainer.optimizers[0]))
+            self.corrected = len(StepCorrection.of(trainer.optimizers[0]).fresh)
 
     one = DeadUnitCallback(exclude="relu.b", reinit=AT_VALIDATION)
     two = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)

@@ -13,7 +13,7 @@ from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.revive import record_both
-from lightning_deadunits.reinit.training.first_batches import FirstBatches
+from lightning_deadunits.reinit.training.first_batches import take_back_
 from tests.mortal import EVERY_TWO_STEPS, Mortal, trained
 from tests.zoo import kill
 
@@ -121,10 +121,8 @@ def test_gradients_from_before_the_event_do_not_come_back_with_the_weights() -> 
     event.operate_({"1": [1]})
     event.commit_()
     assert event.report.reinitialised == {"1": [1]}
-    first = FirstBatches()
-    first.watch(event)
     net[2].weight.data[:, 1] = torch.nan
-    report = first.take_back_()
+    report = take_back_(event)
     assert report is not None
     assert list(report.refused["1"]) == [1]
     assert torch.equal(weights(net), before)

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_deadunits import DeadUnitCallback, ReinitReport
-from lightning_deadunits.reinit.training.summary import Summary, headline
+from lightning_deadunits.reinit.report import Summary, headline
 from tests.mortal import AT_VALIDATION, Mortal, trained
 
 

@@ -1,0 +1,225 @@
+"""Copies of a model that follow it get the same edits: averages (EMA, SWA), targets, teachers.
+
+After a unit was re-initialised such a copy would take over its fresh incoming weights little by
+little, while it still has the old outgoing ones: what it computes would move though nothing is
+learnt.
+
+An average is told by the class ``AveragedModel``, or by a name that says so. Of the others, a
+target network or a mean teacher, nothing tells by a name that it follows. That a recorded step
+blends weights into it does. Else its weights tell: they move though no optimizer has them, and not
+to those of what it is a copy of. That is what a snapshot does that is taken from time to time; it
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
+
+from lightning_deadunits.reinit.optimizers.state import optimizers_of
+from lightning_deadunits.reinit.plan import tensors_of
+from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.weights import Edit, WeightSlice
+
+_MOST_LOOKS = 64
+_FEWEST_MOVES = 2
+
+# Words as in `ema_model`, `ModelEmaV2`, `_average_model`, `shadow_params`, but not as in `schema`.
+_AN_AVERAGE = re.compile(r"[Aa]verag|[Ss]hadow|(?<![a-z])(ema|swa)(?![a-z])|(Ema|EMA|Swa|SWA)")
+
+Pairs = dict[int, Tensor]
+"""The tensors of one copy, by the identity of those they are copies of."""
+
+
+class Copies:
+    """Knows which of the copies that a training keeps follow it.
+
+    Attributes:
+        names: Of those that were seen to follow.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = set(names)
+        self._model: nn.Module | None = None
+        self._candidates: list[_Candidate] = []
+
+    def watch(self, trainer: Any, model: nn.Module) -> None:
+        """Find the copies that there are, in the module and in callbacks, unless they are known."""
+        if self._model is not model:
+            self._model = model
+            found = _candidates(trainer, model)
+            self._candidates = [each for each in found if not each.is_average]
+
+    def look(self) -> None:
+        """Take a few numbers of every copy, and of what it may be a copy of; wait for nothing."""
+        for candidate in self._candidates:
+            if candidate.name not in self.names:
+                candidate.look()
+
+    def judge(self, tapes: Iterable[Tape] = ()) -> None:
+        """Say of which copies it was seen that they follow, by their numbers or on a tape."""
+        if not self._candidates:
+            return
+        blended = set().union(*(tape.blended for tape in tapes))
+        for candidate in self._candidates:
+            if candidate.follows() or not blended.isdisjoint(candidate.copy.parameters()):
+                self.names.add(candidate.name)
+
+    def edit_(self, trainer: Any, model: nn.Module, edited: list[WeightSlice]) -> Edit:
+        """Write into every copy that follows what was written into the model.
+
+        Returns:
+            What was written, which can be taken back.
+        """
+        edit = Edit()
+        for copy in self._following(trainer, model):
+            for weights in edited:
+                target = copy.get(id(weights.parameter))
+                if target is not None:
+                    values = weights.read(weights.parameter).to(target.device, target.dtype)
+                    edit.set(WeightSlice(target, weights.positions.to(target.device)), values)
+        edit.apply_()
+        return edit
+
+    def _following(self, trainer: Any, model: nn.Module) -> Iterator[Pairs]:
+        """Yield the tensors of all copies that follow: averages may have been made since."""
+        for each in _candidates(trainer, model):
+            if each.is_average or each.name in self.names:
+                yield _paired(tensors_of(each.nearest()), tensors_of(each.copy))
+        names = {name for name, _ in model.named_parameters()}
+        parameters = list(model.parameters())
+        for _, name, value in _attributes(trainer, model):
+            if not isinstance(value, (Mapping, list, tuple)) or not _is_average(name, value):
+                continue
+            if isinstance(value, Mapping):
+                if names <= value.keys():
+                    yield _paired(tensors_of(model), value)
+                continue
+            for some in (parameters, [p for p in parameters if p.requires_grad]):
+                if len(some) == len(value):
+                    yield _paired(dict(enumerate(some)), dict(enumerate(value)))
+                    break
+
+
+@dataclass(eq=False)
+class _Candidate:
+    """What may be a copy, the modules that it may be a copy of, and how both moved."""
+
+    name: str
+    copy: nn.Module
+    originals: list[nn.Module]
+    is_average: bool
+    samples: deque[list[Tensor]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
+    moves: int = 0
+
+    def look(self) -> None:
+        self.samples.append([_sample(module) for module in (self.copy, *self.originals)])
+
+    def follows(self) -> bool:
+        looks = [[sample.cpu() for sample in samples] for samples in self.samples]
+        while len(self.samples) > 1:
+            self.samples.popleft()
+        for (before, *theirs_before), (now, *theirs_now) in itertools.pairwise(looks):
+            moved = bool((now != before).any() and now.isfinite().all() and before.isfinite().all())
+            same = any(torch.equal(now, theirs) for theirs in (*theirs_before, *theirs_now))
+            self.moves += moved and not same
+        return self.moves >= _FEWEST_MOVES
+
+    def nearest(self) -> nn.Module:
+        """Return the one of which the weights are most alike: of two critics that have a target."""
+
+        def distance(original: nn.Module) -> float:
+            pairs = zip(self.copy.parameters(), original.parameters(), strict=True)
+            return sum(float((own.to(other) - other).abs().sum()) for own, other in pairs)
+
+        if len(self.originals) == 1:
+            return self.originals[0]
+        with torch.no_grad():
+            return min(self.originals, key=distance)
+
+
+def _sample(module: nn.Module) -> Tensor:
+    parameters = list(module.parameters())
+    some = (parameters[0], parameters[len(parameters) // 2], parameters[-1])
+    return torch.stack([p.detach().float().sum().to(some[0].device) for p in some])
+
+
+def _candidates(trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
+    kept = list(_modules_of(trainer, model))
+    averages = {part for _, module, average in kept if average for part in module.modules()}
+    groups = (g for each in optimizers_of(trainer, model) for g in each.param_groups)
+    stepped = {parameter for group in groups for parameter in group["params"]}
+    shapes_of = [(own, _shapes_of(own)) for own in model.modules() if own not in averages]
+    inside: set[nn.Module] = set()
+    for name, outer, is_average in kept:
+        module = outer.module if isinstance(outer, AveragedModel) else outer
+        shapes = _shapes_of(module)
+        if shapes is None or module in inside:
+            continue
+        originals = [own for own, theirs in shapes_of if theirs == shapes and own is not module]
+        is_average = is_average and len(originals) == 1
+        if not is_average:
+            if not stepped.isdisjoint(module.parameters()):
+                continue  # what an optimizer steps follows nobody
+            originals = [own for own in originals if not stepped.isdisjoint(own.parameters())]
+        if originals:
+            inside.update(module.modules())
+            yield _Candidate(name, module, originals, is_average)
+
+
+def _modules_of(trainer: Any, model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Yield modules with their names, and whether that says that they are averages.
+
+    Those of the model, the outer ones first, and those hidden in attributes.
+    """
+    for path, module in model.named_modules():
+        yield path, module, bool(path) and _is_average(path.rpartition(".")[2], module)
+    for path, name, value in _attributes(trainer, model):
+        items = value.values() if isinstance(value, Mapping) else value
+        many = items if isinstance(value, (list, tuple, Mapping)) else [value]
+        for number, item in enumerate(many):
+            if isinstance(item, nn.Module) and item is not model and name != "_modules":
+                yield f"{path}.{number}", item, _is_average(name if item is value else "", item)
+
+
+def _attributes(trainer: Any, model: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    """Yield what may hold copies beside the model's modules, with a path and a name."""
+    # What the module keeps apart from its submodules may be an average of them, or hold one.
+    apart = [v for k, v in vars(model).items() if hasattr(v, "__dict__") and k[0] != "_"]
+    for holder in (model, *trainer.callbacks, *trainer.optimizers, *apart):
+        for name, value in vars(holder).items():
+            yield f"{type(holder).__name__}.{name}", name, value
+
+
+def _is_average(name: str, value: Any) -> bool:
+    return isinstance(value, AveragedModel) or any(
+        map(_AN_AVERAGE.search, (name, type(value).__name__))
+    )
+
+
+def _shapes_of(module: nn.Module) -> dict[str, torch.Size] | None:
+    """Return the shapes of a module's parameters, None if it has none or they have none yet."""
+    named = dict(module.named_parameters())
+    if not named or any(map(is_lazy, named.values())):
+        return None
+    return {name: parameter.shape for name, parameter in named.items()}
+
+
+def _paired(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Pairs:
+    """Pair tensors by key; none unless all have the same shape and a memory of their own."""
+    pairs = [(tensor, theirs[key]) for key, tensor in ours.items() if key in theirs]
+    for tensor, other in pairs:
+        if not isinstance(other, Tensor) or other.shape != tensor.shape:
+            return {}
+        if tensor.numel() and other.data_ptr() == tensor.data_ptr():
+            return {}  # the weights themselves
+    return {id(tensor): other for tensor, other in pairs}
