@@ -7,15 +7,14 @@ reads a unit must stay zero, or its weights read something else as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.noise import live_channels
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
-from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, tagged_on_tapes
-from lightning_deadunits.reinit.dataflow.tags import Codebook
+from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, tagged_on_tapes
 from lightning_deadunits.reinit.ops import Channel, Operation
 
 Fed = dict[Channel, set[UnitKey]]
@@ -69,14 +68,8 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
 
 
 def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
-    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(
-            passes, tape, book, units, units=book.code_of, everywhere=True, factors=factors
-        ).run()
-
-    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
-    steer = {unit for tape in lost for unit in passes.on_tape(tape, units)}
-    return judged(passes, units, shown, dict.fromkeys(steer, STEERS))
+    shown, lost = tagged_on_tapes(passes, units, units, factors=factors)
+    return judged(passes, units, shown, dict.fromkeys(lost, STEERS))
 
 
 def judged(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from lightning_deadunits.reinit.dataflow.taints import is_readable, steering, wi
 from lightning_deadunits.reinit.ops import (
     PRODUCTS,
     SUMS,
+    Channel,
     Copies,
     Given,
     Operation,
@@ -34,6 +35,8 @@ from lightning_deadunits.reinit.report import Units
 
 UnitKey = tuple[str, int]
 """Layer and unit."""
+
+Tagged = TypeVar("Tagged", UnitKey, Channel)
 
 _MOST_CELLS = 31
 """So that a tag of 62 bits spans two replays at least."""
@@ -126,9 +129,11 @@ class Recorded:
         own = enumerate(self.spots)
         return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
 
-    def num_units(self, layer: str) -> int:
-        """Return the number of units of a layer."""
-        return self.num_units_at(self.of_layer(layer)[0])
+    def width(self, of: int | str) -> int:
+        """Return the number of channels that a call makes, or of units of a layer."""
+        if isinstance(of, str):
+            return self.num_units_at(self.of_layer(of)[0])
+        return torch.Size(self.calls[of].operation.made_sizes).numel()
 
     def num_units_at(self, number: int) -> int:
         """Return the number of units at a spot."""
@@ -275,10 +280,11 @@ class Passes:
                 values.difference_update(entry.outs, entry.writes)
         return positions
 
-    def on_tape(self, tape: int, units: Iterable[UnitKey]) -> list[UnitKey]:
-        """Return those units whose layer ran on a tape."""
-        layers = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
-        return [unit for unit in units if unit[0] in layers]
+    def on_tape(self, tape: int, items: Iterable[Tagged]) -> list[Tagged]:
+        """Return those units whose layer ran on a tape, or those channels whose call is on it."""
+        own: set[str | int] = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
+        own |= {index for index, call in enumerate(self.recorded.calls) if call.tape == tape}
+        return [item for item in items if item[0] in own]
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""

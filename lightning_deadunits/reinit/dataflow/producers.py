@@ -24,7 +24,6 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     bit_by_bit,
     on_tapes,
     tagged_on_tapes,
-    width_of,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
 from lightning_deadunits.reinit.ops import Channel, Operation
@@ -83,12 +82,12 @@ def candidates(passes: Passes, units: Iterable[UnitKey]) -> dict[UnitKey, list[l
 
 def _candidate(passes: Passes, number: int) -> list[int]:
     """Return the call that is likely to make the units of a spot; behind a norm, two calls."""
-    spot, width = passes.recorded.spots[number], passes.recorded.num_units_at(number)
-    calls = passes.recorded.calls
+    recorded = passes.recorded
+    spot, width, calls = recorded.spots[number], recorded.num_units_at(number), recorded.calls
     fitting = [
         index
-        for index in range(passes.recorded.first_call[spot.tape], spot.reached)
-        if _makes_something(calls[index], factors=False) and width_of(passes, index) == width
+        for index in range(recorded.first_call[spot.tape], spot.reached)
+        if _makes_something(calls[index], factors=False) and recorded.width(index) == width
     ]
     # Rather one that is trained: a frozen one may be a branch that is added.
     trained = [index for index in fitting if not _is_frozen(passes, calls[index].operation)]
@@ -189,12 +188,12 @@ class _Search:
         ]
 
     def _replay(
-        self, book: Codebook[Any], channels: Mapping[Channel, int]
+        self, book: Codebook[Any], tags: Mapping[Channel, int]
     ) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(self._passes, self._tape, book, self._units, channels=channels).run()
+        return TagReplay(self._passes, self._tape, book, self._units, tags).run()
 
     def _channels(self, index: int) -> list[Channel]:
-        return [(index, channel) for channel in range(width_of(self._passes, index))]
+        return [(index, channel) for channel in range(self._passes.recorded.width(index))]
 
     def _codes_shown(self, calls: Iterable[int]) -> _Codes:
         channels = [channel for index in calls for channel in self._channels(index)]
@@ -236,9 +235,10 @@ class _Search:
         self, everything: _Codes, at: At, calls: Iterable[int]
     ) -> list[Channel] | None:
         """Return the channels of the unit's own number if they explain its mixture."""
-        width = self._passes.recorded.num_units_at(at[0].of)
+        recorded = self._passes.recorded
+        width = recorded.num_units_at(at[0].of)
         same = [(index, at[1]) for index in sorted(calls, reverse=True)]
-        same = [channel for channel in same if width_of(self._passes, channel[0]) == width]
+        same = [channel for channel in same if recorded.width(channel[0]) == width]
         explained = reduce(or_, (everything.book.code_of[channel] for channel in same), 0)
         mixture = reduce(or_, everything.codes[at], 0)
         return same if same and explained == mixture and len(same) <= _MOST_PRODUCERS else None
@@ -297,8 +297,8 @@ class SideEffects:
 
 def find_side_effects(
     passes: Passes,
-    producers: Iterable[Channel],
-    units: Iterable[UnitKey],
+    producers: list[Channel],
+    units: list[UnitKey],
     before: Mapping[Channel, Channel],
 ) -> SideEffects:
     """Tag some producers, clamp the units, and see who notices.
@@ -312,19 +312,9 @@ def find_side_effects(
         units: The units.
         before: For channels of norms, the producer that they are known to follow.
     """
-    producers, units = list(producers), list(units)
     calls = passes.recorded.calls
-
-    def replay(tape: int, book: Codebook[Channel]) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(passes, tape, book, units, channels=book.code_of, everywhere=True).run()
-
-    def producers_on(tape: int) -> list[Channel]:
-        return [producer for producer in producers if calls[producer[0]].tape == tape]
-
-    shown, lost = tagged_on_tapes(passes, producers_on, replay)
-    found = SideEffects()
-    for tape in lost:
-        found.of |= dict.fromkeys(producers_on(tape), "the model's control flow")
+    shown, lost = tagged_on_tapes(passes, producers, units)
+    found = SideEffects(dict.fromkeys(lost, "the model's control flow"))
     for producer, place, channel in shown:
         if place.kind == "link":
             found.links.append(((place.of, channel), producer))

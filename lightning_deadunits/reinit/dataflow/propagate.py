@@ -20,6 +20,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
     PathChangedError,
     Spot,
+    Tagged,
     UnitKey,
     Visitor,
     mask_of,
@@ -51,21 +52,39 @@ Replay = Callable[[Codebook[Item]], Iterator[tuple[Place, int, int]]]
 
 def tagged_on_tapes(
     passes: Passes,
-    items_on: Callable[[int], list[Item]],
-    replay: Callable[[int, Codebook[Item]], Iterator[tuple[Place, int, int]]],
-) -> tuple[list[Shown[Item]], set[int]]:
-    """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`.
+    items: Sequence[Tagged],
+    clamped: Sequence[UnitKey],
+    *,
+    makers: Mapping[Tagged, list[Channel]] | None = None,
+    factors: bool = False,
+) -> tuple[list[Shown[Tagged]], set[Tagged]]:
+    """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`, and look everywhere.
 
     Args:
         passes: The passes.
-        items_on: Returns the items of a tape.
-        replay: Replays a tape.
+        items: Units, or channels of calls.
+        clamped: The units that are clamped.
+        makers: Channels that bear the tags of items, too.
+        factors: As for :class:`TagReplay`.
+
+    Returns:
+        What shows, and the items of tapes that cannot be replayed with tags in them.
     """
 
-    def search(tape: int, cells: int) -> list[Shown[Item]]:
-        return tagged(items_on(tape), cells, lambda book: replay(tape, book))
+    def search(tape: int, cells: int) -> list[Shown[Tagged]]:
+        def replay(book: Codebook[Tagged]) -> Iterator[tuple[Place, int, int]]:
+            tags: dict[Any, int] = {}
+            for item, code in book.code_of.items():
+                tags[item] = code
+                tags |= dict.fromkeys((makers or {}).get(item, ()), code)
+            return TagReplay(
+                passes, tape, book, clamped, tags, everywhere=True, factors=factors
+            ).run()
 
-    return on_tapes(passes, search)
+        return tagged(passes.on_tape(tape, items), cells, replay)
+
+    shown, lost = on_tapes(passes, search)
+    return shown, {item for tape in lost for item in passes.on_tape(tape, items)}
 
 
 def on_tapes(
@@ -147,8 +166,7 @@ class TagReplay(Visitor):
         tape: The tape that is replayed.
         book: The tags.
         clamped: The units that are clamped.
-        channels: Tags of channels of calls.
-        units: Tags of units.
+        tags: Tags of channels of calls, and of units.
         everywhere: Whether to look wherever a tag may show, rather than at units and norms alone.
         factors: Whether a product with a parameter is a consumer, for it can silence a channel.
     """
@@ -162,9 +180,8 @@ class TagReplay(Visitor):
         tape: int,
         book: Codebook[Any],
         clamped: Iterable[UnitKey],
+        tags: Mapping[Any, int],
         *,
-        channels: Mapping[Channel, int] | None = None,
-        units: Mapping[UnitKey, int] | None = None,
         everywhere: bool = False,
         factors: bool = False,
     ) -> None:
@@ -173,8 +190,13 @@ class TagReplay(Visitor):
         self.number = 0
         self._everywhere, self._factors = everywhere, factors
         self._shown: dict[Place, Tensor] = {}
-        self._of_channels = _codes(channels or {}, lambda index: width_of(passes, index))
-        self._of_units = _codes(units or {}, self.recorded.num_units)
+        # The tags of all channels of a call, or units of a layer: 0 for those without.
+        self._codes: dict[int | str, Tensor] = {}
+        for (of, channel), code in tags.items():
+            if of not in self._codes:
+                self._codes[of] = torch.zeros(self.recorded.width(of), dtype=torch.int64)
+            self._codes[of][channel] = code
+        self._tags_calls = any(isinstance(of, int) for of in self._codes)
 
     def run(self) -> Iterator[tuple[Place, int, int]]:
         """Run all replays; yield every tag that shows, once per place and channel.
@@ -231,17 +253,17 @@ class TagReplay(Visitor):
             return output
         self._look(Place("unit", number), output, spot.dims, units)
         clamped = torch.where(mask_of(output, spot.dims, units), spot.activation, output)
-        if spot.layer in self._of_units:
+        codes = self._codes.get(spot.layer)
+        if codes is not None:
             if not self.book.fits(clamped, spot.dims):
                 raise CellsLostError
-            codes = self._of_units[spot.layer]
             clamped = self.book.mark(clamped, spot.dims, codes, self.number)
         return replaced(output, clamped)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
         before, kind = self.recorded.calls[index].out, operation.kind
-        codes = self._of_channels.get(index)
+        codes = self._codes.get(index)
         by_factor = self._factors and operation.reads_by_factor
         consumes = kind == "contraction" or operation.reads_by_scale or by_factor
         if kind == "norm" and codes is not None:
@@ -265,7 +287,7 @@ class TagReplay(Visitor):
         if by_factor:
             return replaced(out, before)
         # No tag of a producer gets past what cannot be traced, or mixes channels.
-        opaque = bool(self._of_channels) and (kind == "opaque" or operation.mixes)
+        opaque = self._tags_calls and (kind == "opaque" or operation.mixes)
         return before.clone() if consumes or opaque else out
 
     def result(self, key: Any, value: Tensor) -> None:
@@ -277,16 +299,3 @@ class TagReplay(Visitor):
         """See :class:`Visitor`."""
         if self._everywhere:
             self._look(Place("python", (self.tape, key)), value, ())
-
-
-def _codes(tags: Mapping[Any, int], width: Callable[[Any], int]) -> dict[Any, Tensor]:
-    """Return the tags of all channels of a call, or units of a layer: 0 for those without."""
-    found: dict[Any, Tensor] = {}
-    for (of, channel), code in tags.items():
-        found.setdefault(of, torch.zeros(width(of), dtype=torch.int64))[channel] = code
-    return found
-
-
-def width_of(passes: Passes, index: int) -> int:
-    """Return how many channels a call makes."""
-    return torch.Size(passes.recorded.calls[index].operation.made_sizes).numel()

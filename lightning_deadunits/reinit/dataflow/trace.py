@@ -9,7 +9,7 @@ with the units tagged alone, their producers among all channels, and what else r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,8 +24,7 @@ from lightning_deadunits.reinit.dataflow.producers import (
     find_producers,
     find_side_effects,
 )
-from lightning_deadunits.reinit.dataflow.propagate import Place, TagReplay, tagged_on_tapes
-from lightning_deadunits.reinit.dataflow.tags import Codebook
+from lightning_deadunits.reinit.dataflow.propagate import Place, tagged_on_tapes
 from lightning_deadunits.reinit.ops import Channel, Where
 from lightning_deadunits.reinit.weights import WeightSlice
 
@@ -119,25 +118,16 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     if not chains_of:
         return
 
-    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
-        channels = {
-            channel: code
-            for unit, code in book.code_of.items()
-            for chain in chains_of.get(unit, ())
-            for channel in chain
-            if passes.recorded.calls[channel[0]].tape == tape
-        }
-        return TagReplay(
-            passes, tape, book, units, channels=channels, units=book.code_of, everywhere=True
-        ).run()
-
-    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
+    makers = {unit: [c for chain in chains for c in chain] for unit, chains in chains_of.items()}
+    shown, lost = tagged_on_tapes(passes, units, units, makers=makers)
     seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
     for unit, place, channel in shown:
         seen.setdefault(unit, set()).add((place, channel))
-    confirmed = [unit for unit in chains_of if _is_confirmed(passes, unit, chains_of[unit], seen)]
-    unknown = {unit for tape in lost for unit in passes.on_tape(tape, confirmed)}
-    confirmed = [unit for unit in confirmed if unit not in unknown]
+    confirmed = [
+        unit
+        for unit, chains in chains_of.items()
+        if unit not in lost and _is_confirmed(passes, unit, chains, seen)
+    ]
     if not confirmed:
         return
     consumers = judged(passes, units, shown, {})

@@ -140,7 +140,7 @@ class Draws:
         """Return the incoming weights of live channels of the same call, at most 256 of them."""
         operation = self._passes.recorded.calls[part.index].operation
         assert operation.weight is not None
-        channels = range(torch.Size(operation.made_sizes).numel())
+        channels = range(self._passes.recorded.width(part.index))
         live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]
         parameters = self._passes.parameters
         own = (parameters.part(operation.weight, operation.makes(channel)) for channel in live)
