@@ -70,7 +70,7 @@ def _live_channels(
     masks = _WHERE_THEY_COME_FROM
     for scale in _SCALES:
         for _ in range(_MOST_TRIES):
-            visitor = _Noise(passes, channels, scale, quiet, masks=masks)
+            visitor = _Noise(channels, scale, quiet, masks=masks)
             try:
                 passes.run(visitor, tape)
             except Exception:  # noise may be no input at all: a wrong index, a failing check
@@ -87,7 +87,7 @@ def _live_channels(
                 continue
             live = visitor.live
             for seed in range(1, _DRAWS if visitor.chose else 1):  # one may have hit other units
-                again = _Noise(passes, channels, scale, quiet, masks=masks, seed=seed)
+                again = _Noise(channels, scale, quiet, masks=masks, seed=seed)
                 with suppress(Exception):
                     passes.run(again, tape)
                 live |= again.live
@@ -111,7 +111,7 @@ def _nudged(
 ) -> dict[Channel, str]:
     """Return the channels that are not zero when a leaf that bears no noise is changed a little."""
     for direction in _DIRECTIONS:
-        visitor = _Noise(passes, channels, scale, quiet, (leaf, direction))
+        visitor = _Noise(channels, scale, quiet, (leaf, direction))
         try:
             passes.run(visitor, tape)
         except Exception:  # as above
@@ -146,7 +146,6 @@ class _Noise(Visitor):
     """Clamps the units to zero, noises all else, and sees which channels are not zero.
 
     Args:
-        passes: The passes.
         channels: The channels, and the units that feed them.
         scale: Size of the noise, relative to the values.
         quiet: Leaves that get none, by their order.
@@ -165,7 +164,6 @@ class _Noise(Visitor):
 
     def __init__(
         self,
-        passes: Passes,
         channels: Mapping[Channel, set[UnitKey]],
         scale: float,
         quiet: set[int],
@@ -174,8 +172,7 @@ class _Noise(Visitor):
         masks: int = 0,
         seed: int = 0,
     ) -> None:
-        self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
-        self._fixed = [tape.weight_values for tape in passes.tapes]
+        self.scale, self.quiet = scale, quiet
         self._nudge, self._masks, self.lost = nudge, masks, False
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
@@ -191,7 +188,7 @@ class _Noise(Visitor):
         for layer, unit in set().union(*channels.values()):
             self._units.setdefault(layer, []).append(unit)
 
-    def leaf(self, value: Tensor) -> Tensor:
+    def data(self, value: Tensor) -> Tensor:
         self._leaves += 1
         if self._leaves in self.quiet or value.is_nested or value.layout is not torch.strided:
             return value
@@ -246,7 +243,7 @@ class _Noise(Visitor):
         if any(id(source) in self._of_masks for source in sources):
             return self._noted(out)
         # What parameters and constants alone make is the same in every pass.
-        fixed = self._fixed[self.tape].issuperset(i for i in call.outs if i is not None)
+        fixed = self._calls.weight_values.issuperset(call.made)
         is_mask = out.dtype == torch.bool
         return out if fixed or (is_mask and (of_floats or not sources)) else self.choice(out)
 

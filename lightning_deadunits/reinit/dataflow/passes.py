@@ -141,56 +141,6 @@ class Recorded:
         return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
 
 
-class Visitor:
-    """What is done with the spots and calls with weights of a replay; by default nothing.
-
-    Attributes:
-        clamps: Whether contractions return what they returned before, and need not be computed.
-        tags: Whether it tags values with NaN, which no call may drop.
-        tape: Number of the tape that is replayed.
-    """
-
-    clamps: bool = False
-    tags: bool = False
-    tape: int = 0
-
-    def leaf(self, value: Tensor) -> Tensor:
-        """Receive a floating point leaf that is no parameter; what is returned takes its place."""
-        return value
-
-    def given(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Receive what a call is given; what is returned takes its place."""
-        return args, kwargs
-
-    def choice(self, value: Tensor) -> Tensor:
-        """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
-        return value
-
-    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Receive what a call without weights returned; what is returned takes its place."""
-        return out
-
-    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
-        """Receive an activation; what is returned takes its place."""
-        return output
-
-    def activation(self, output: Tensor) -> Tensor:
-        """Receive, before that, one of any layer; not what follows from other activations alone."""
-        return output
-
-    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        """Receive a call with weights; what is returned takes its result's place."""
-        return out
-
-    def result(self, key: Any, value: Tensor) -> None:
-        """Receive what a pass comes to: what nothing on its tape is given."""
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        """Receive what Python reads the values of, or takes gradients of, by a function's name."""
-
-
 class Passes:
     """Replays tapes for visitors.
 
@@ -223,9 +173,8 @@ class Passes:
         for number in range(len(self.tapes)):
             self.recorded.first_call.append(len(self.recorded.calls))
             self.recorded.first_spot.append(len(self.recorded.spots))
-            self.replays += 1
             try:
-                replay(self.tapes[number], _Recording(self, number, clamped))
+                self.run(_Recording(clamped), number)
             except Exception as error:  # whatever a call of the user's step may raise
                 self.broken[number] = (
                     f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
@@ -242,8 +191,8 @@ class Passes:
     def run(self, visitor: Visitor, tape: int) -> None:
         """Replay one tape for a visitor."""
         self.replays += 1
-        visitor.tape = tape
-        replay(self.tapes[tape], _Running(self, tape, visitor))
+        visitor.start(self, tape)
+        replay(self.tapes[tape], visitor)
 
     def numbers(self, *, training: bool | None = None) -> list[int]:
         """Return the numbers of all tapes that can be replayed, or of those of one mode."""
@@ -312,47 +261,168 @@ class Passes:
         return found
 
 
-class _Driver(ReplayVisitor):
-    """Finds the calls with weights among the calls of a replay."""
+class Visitor(ReplayVisitor):
+    """What is done with the spots and calls with weights of a replay; by default nothing.
 
-    def __init__(self, passes: Passes, number: int) -> None:
-        self.passes, self.number = passes, number
-        self.tape, self.recorded = passes.tapes[number], passes.recorded
-        self.copies = Copies()
+    Attributes:
+        clamps: Whether contractions return what they returned before, and need not be computed.
+        tags: Whether it tags values with NaN, which no call may drop.
+        tape: Number of the tape that is replayed.
+    """
+
+    clamps: bool = False
+    tags: bool = False
+
+    def start(self, passes: Passes, tape: int) -> None:
+        """Receive, before all else, which tape is replayed."""
+        self.passes, self.recorded = passes, passes.recorded
+        self.tape, self._calls = tape, passes.tapes[tape]
+        self._copies = Copies()
+
+    def data(self, value: Tensor) -> Tensor:
+        """Receive a floating point leaf that is no parameter; what is returned takes its place."""
+        return value
+
+    def given(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Receive what a call is given; what is returned takes its place."""
+        return args, kwargs
+
+    def choice(self, value: Tensor) -> Tensor:
+        """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
+        return value
+
+    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+        """Receive what a call without weights returned; what is returned takes its place."""
+        return out
+
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
+        """Receive an activation; what is returned takes its place."""
+        return output
+
+    def activation(self, output: Tensor) -> Tensor:
+        """Receive, before that, one of any layer; not what follows from other activations alone."""
+        return output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """Receive a call with weights; what is returned takes its result's place."""
+        return out
+
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+        """Receive what a pass comes to: what nothing on its tape is given, or Python reads."""
+
+    # --- how they are told apart ----------------------------------------------------------------
 
     def leaf(self, index: int, value: Any) -> Any:
-        if index in self.tape.parameters and index in self.tape.written:
-            self.copies.stand_in(value, self.tape.parameters[index])
-        return value
+        """See :class:`ReplayVisitor`."""
+        if index in self._calls.parameters:
+            if index in self._calls.written:
+                self._copies.stand_in(value, self._calls.parameters[index])
+            return value
+        if not isinstance(value, Tensor) or value.is_complex():
+            return value
+        if value.is_floating_point():
+            return self.data(value)
+        return value if index in self._calls.buffers else self.choice(value)
+
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :class:`ReplayVisitor`."""
+        key, function = (self.tape, position), plain(call.function)
+        if key in self.recorded.aside and (self.clamps or function is not GRADIENT):
+            return self._aside(key, function, args, kwargs)
+        index = self.recorded.call_at.get(key)
+        known = None if index is None else self.recorded.calls[index]
+        args, kwargs = self.given(function, args, kwargs)
+        if known is not None and self._is_clamped(known, function, kwargs):
+            out: Any = known.out
+        else:
+            out = call.function(*args, **kwargs)
+        if self.tags:
+            looks_up = known is not None and known.operation.kind == "contraction"
+            for order, tensor in enumerate(steering(function, args, looks_up)):
+                self.result((position, order), tensor, "choice")
+            out = with_tags(function, out, args, kwargs)
+        found = self.described(call, args, kwargs, out)
+        if index is None or known is None:
+            return self.born(call, args, kwargs, out)
+        if found is None:
+            raise PathChangedError
+        if known.out is not None and getattr(out, "shape", None) != known.out.shape:
+            raise PathChangedError
+        operation, reads, _ = found
+        if operation.kind == "norm":
+            operation = replace(operation, again=lambda: call.function(*args, **kwargs))
+        return self.operation(index, operation, reads, out)
 
     def described(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> tuple[Operation, list[Tensor], Any] | None:
         """Return what a call does with weights, and what it was given; None if it has none."""
         given = Given(plain(call.function), args, kwargs, out, self.passes.parameters)
-        if not is_readable(out) or self.copies.follow(given):
+        if not is_readable(out) or self._copies.follow(given):
             return None
-        resolved = self.copies.resolved(args), self.copies.resolved(kwargs)
+        resolved = self._copies.resolved(args), self._copies.resolved(kwargs)
         found = describe(replace(given, args=resolved[0], kwargs=resolved[1]))
         return None if found is None else (*found, resolved)
 
-    def _matters(self, index: int, value: Any) -> bool:
-        """Tell whether a result must stay: one of integers may be a by-product that nobody kept."""
-        return isinstance(value, Tensor) and (value.is_floating_point() or index in self.tape.kept)
+    def _is_clamped(self, known: WeightCall, function: Callable[..., Any], kwargs: Any) -> bool:
+        if not self.clamps or known.out is None or "out" in kwargs:
+            return False
+        return known.operation.kind == "contraction" and function in PRODUCTS
+
+    def _aside(
+        self, key: tuple[int, int], function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Return what a call returned before: gradients, or a penalty on the weights."""
+        if function is GRADIENT:
+            for order, tensor in enumerate(tensors_of((args, kwargs))):
+                self.result((key[1], order), tensor, "autograd.grad")
+        kept = [
+            item.clone() if isinstance(item, Tensor) else item for item in self.recorded.aside[key]
+        ]
+        return kept if len(kept) > 1 or function is GRADIENT else kept[0]
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        """See :class:`ReplayVisitor`."""
+        if position not in self.passes.following[self.tape]:
+            value = self.activation(value)
+        number = self.recorded.spot_at.get((self.tape, position))
+        if number is None:
+            return value
+        spot, finer = self.recorded.spots[number], site.site.values(value)
+        if spot.activation.shape != finer.shape:
+            raise PathChangedError
+        return self.spot(number, spot, finer).reshape(value.shape)
+
+    def read(self, position: int, call: Call, given: list[Any]) -> None:
+        """See :class:`ReplayVisitor`."""
+        for order, tensor in enumerate(given):
+            if isinstance(tensor, Tensor) and call.given[order] not in self._calls.weight_values:
+                name = getattr(call.function, "__name__", "")
+                self.result((position, order), tensor, name)
+
+    def final(self, index: int, value: Any) -> None:
+        """See :class:`ReplayVisitor`."""
+        # One of integers may be a by-product that nobody kept.
+        if isinstance(value, Tensor) and (value.is_floating_point() or index in self._calls.kept):
+            self.result(index, value, None)
 
 
-class _Recording(_Driver):
+class _Recording(Visitor):
     """Replays without a change, and keeps what matters."""
 
-    def __init__(self, passes: Passes, number: int, clamped: Units) -> None:
-        super().__init__(passes, number)
+    def __init__(self, clamped: Units) -> None:
         self._clamped = clamped
-        self._of_penalties, self._penalties = self.tape.penalties(SUMS)
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
 
+    def start(self, passes: Passes, tape: int) -> None:
+        super().start(passes, tape)
+        self._of_penalties, self._penalties = self._calls.penalties(SUMS)
+
     def leaf(self, index: int, value: Any) -> Any:
-        if index in self.tape.buffers:
-            self._buffers[id(value)] = value, self.tape.buffers[index]
+        if index in self._calls.buffers:
+            self._buffers[id(value)] = value, self._calls.buffers[index]
         return super().leaf(index, value)
 
     def _original(self, buffer: Tensor) -> Tensor:
@@ -361,7 +431,7 @@ class _Recording(_Driver):
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
         out = call.function(*args, **kwargs)
-        key = (self.number, position)
+        key = (self.tape, position)
         if call.function is GRADIENT or position in self._penalties:
             self.recorded.aside[key] = [_kept(item) for item in leaves_of(out)]
         found = self.described(call, args, kwargs, out)
@@ -373,7 +443,7 @@ class _Recording(_Driver):
             self.recorded.call_at[key] = index = len(self.recorded.calls)
             floats = isinstance(out, Tensor) and out.is_floating_point()
             kept = _kept(out) if floats else None
-            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.number))
+            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.tape))
             for tensor in tensors_of(given):
                 if (owner := self.passes.parameters.owner(tensor)) is not None:
                     self.recorded.uses.append(Use(index, owner, tensor.detach()))
@@ -386,7 +456,7 @@ class _Recording(_Driver):
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
             value = silenced(site.site.values(value), dims, units).reshape(value.shape)
-        self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
+        self.recorded.spot_at[(self.tape, position)] = len(self.recorded.spots)
         self.recorded.spots.append(
             Spot(
                 layer,
@@ -395,102 +465,13 @@ class _Recording(_Driver):
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
                 len(self.recorded.calls),
-                self.number,
+                self.tape,
             )
         )
         return value
 
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        for order, tensor in enumerate(given):
-            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
-                self.recorded.results[(self.number, (position, order))] = _kept(tensor)
-
-    def final(self, index: int, value: Any) -> None:
-        if self._matters(index, value):
-            self.recorded.results[(self.number, index)] = _kept(value)
-
-
-class _Running(_Driver):
-    """Replays for a visitor, along what was recorded."""
-
-    def __init__(self, passes: Passes, number: int, visitor: Visitor) -> None:
-        super().__init__(passes, number)
-        self.visitor = visitor
-        self._following = passes.following[number]
-
-    def leaf(self, index: int, value: Any) -> Any:
-        value = super().leaf(index, value)
-        if index in self.tape.parameters or not isinstance(value, Tensor):
-            return value
-        if value.is_complex():
-            return value
-        if not value.is_floating_point():
-            return value if index in self.tape.buffers else self.visitor.choice(value)
-        return self.visitor.leaf(value)
-
-    def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
-        key = (self.number, position)
-        if key in self.recorded.aside and (self.visitor.clamps or call.function is not GRADIENT):
-            return self._aside(key, call, args, kwargs)
-        index = self.recorded.call_at.get(key)
-        known = None if index is None else self.recorded.calls[index]
-        args, kwargs = self.visitor.given(plain(call.function), args, kwargs)
-        if known is not None and self._is_clamped(known, call, kwargs):
-            out: Any = known.out
-        else:
-            out = call.function(*args, **kwargs)
-        if self.visitor.tags:
-            looks_up = known is not None and known.operation.kind == "contraction"
-            for order, tensor in enumerate(steering(plain(call.function), args, looks_up)):
-                self.visitor.read((position, order), tensor, "choice")
-            out = with_tags(plain(call.function), out, args, kwargs)
-        found = self.described(call, args, kwargs, out)
-        if index is None or known is None:
-            return self.visitor.born(call, args, kwargs, out)
-        if found is None or found[0].function is not known.operation.function:
-            raise PathChangedError
-        if known.out is not None and getattr(out, "shape", None) != known.out.shape:
-            raise PathChangedError
-        operation, reads, _ = found
-        if operation.kind == "norm":
-            operation = replace(operation, again=lambda: call.function(*args, **kwargs))
-        return self.visitor.operation(index, operation, reads, out)
-
-    def _is_clamped(self, known: WeightCall, call: Call, kwargs: Any) -> bool:
-        if not self.visitor.clamps or known.out is None or "out" in kwargs:
-            return False
-        return known.operation.kind == "contraction" and plain(call.function) in PRODUCTS
-
-    def _aside(self, key: tuple[int, int], call: Call, args: Any, kwargs: Any) -> Any:
-        """Return what a call returned before: gradients, or a penalty on the weights."""
-        if call.function is GRADIENT:
-            for order, tensor in enumerate(tensors_of((args, kwargs))):
-                self.visitor.read((key[1], order), tensor, "autograd.grad")
-        kept = [
-            item.clone() if isinstance(item, Tensor) else item for item in self.recorded.aside[key]
-        ]
-        return kept if len(kept) > 1 or call.function is GRADIENT else kept[0]
-
-    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
-        if position not in self._following:
-            value = self.visitor.activation(value)
-        number = self.recorded.spot_at.get((self.number, position))
-        if number is None:
-            return value
-        spot, finer = self.recorded.spots[number], site.site.values(value)
-        if spot.activation.shape != finer.shape:
-            raise PathChangedError
-        return self.visitor.spot(number, spot, finer).reshape(value.shape)
-
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        for order, tensor in enumerate(given):
-            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
-                name = getattr(call.function, "__name__", "")
-                self.visitor.read((position, order), tensor, name)
-
-    def final(self, index: int, value: Any) -> None:
-        if self._matters(index, value):
-            self.visitor.result(index, value)
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+        self.recorded.results[(self.tape, key)] = _kept(value)
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:

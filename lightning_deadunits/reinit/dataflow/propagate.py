@@ -185,8 +185,8 @@ class TagReplay(Visitor):
         everywhere: bool = False,
         factors: bool = False,
     ) -> None:
-        self.passes, self.tape, self.book = passes, tape, book
-        self.recorded, self.units = passes.recorded, by_layer(clamped)
+        self.start(passes, tape)
+        self.book, self.units = book, by_layer(clamped)
         self.number = 0
         self._everywhere, self._factors = everywhere, factors
         self._shown: dict[Place, Tensor] = {}
@@ -290,12 +290,8 @@ class TagReplay(Visitor):
         opaque = self._tags_calls and (kind == "opaque" or operation.mixes)
         return before.clone() if consumes or opaque else out
 
-    def result(self, key: Any, value: Tensor) -> None:
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
         """See :class:`Visitor`."""
         if self._everywhere:
-            self._look(Place("result", (self.tape, key)), value, ())
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        """See :class:`Visitor`."""
-        if self._everywhere:
-            self._look(Place("python", (self.tape, key)), value, ())
+            kind: Kind = "result" if read_by is None else "python"
+            self._look(Place(kind, (self.tape, key)), value, ())

@@ -193,7 +193,6 @@ class Surgeon:
     def _observed(self, traces: Traces) -> dict[str, Any]:
         """Return what :class:`Observed` is given for some units."""
         return {
-            "recorded": self._passes.recorded,
             "made": self._made | made_by(traces),
             "units": by_layer(traces),
             "tolerance": self._config.tolerance,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
-    Recorded,
     Spot,
     UnitKey,
     Visitor,
@@ -30,7 +29,6 @@ class Observed(Visitor):
     """Compares a replay with what was recorded, and sees which fresh units fire.
 
     Args:
-        recorded: What the passes computed before.
         made: Calls whose outputs are those of fresh weights, and so must differ.
         units: Layer to the units that are fresh.
         tolerance: Largest relative change, None for the rounding of the dtype.
@@ -42,14 +40,13 @@ class Observed(Visitor):
 
     def __init__(
         self,
-        recorded: Recorded,
         made: set[int],
         units: Mapping[str, list[int]],
         tolerance: float | None,
         *,
         varying: Collection[UnitKey] = (),
     ) -> None:
-        self.recorded, self.made, self.units = recorded, made, units
+        self.made, self.units = made, units
         self.tolerance, self.varying = tolerance, varying
         self.firing: set[UnitKey] = set()
 
@@ -71,15 +68,10 @@ class Observed(Visitor):
             check_same(call.title, call.out, out, self.tolerance)
         return out
 
-    def result(self, key: Any, value: Tensor) -> None:
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
         """See :class:`Visitor`."""
-        before = self.recorded.results[(self.tape, key)]
-        check_same("the model's output", before, value, self.tolerance)
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        """See :class:`Visitor`."""
-        before = self.recorded.results[(self.tape, key)]
-        check_same(f"what Python reads of it ({name})", before, value, self.tolerance)
+        what = "the model's output" if read_by is None else f"what Python reads of it ({read_by})"
+        check_same(what, self.recorded.results[(self.tape, key)], value, self.tolerance)
 
 
 class Settled(Observed):
@@ -230,4 +222,4 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
         if part.parameter is use.parameter and passes.parameters.meet(use.view, part)
     }
     for tape in passes.numbers():
-        passes.run(Stressed(passes.recorded, made, plan.units, tolerance), tape)
+        passes.run(Stressed(made, plan.units, tolerance), tape)
