@@ -21,7 +21,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     refuse_with_group,
     trace,
 )
-from lightning_deadunits.reinit.ops import Channel
+from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
 

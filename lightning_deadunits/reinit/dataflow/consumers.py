@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_deadunits.reinit.dataflow.noise import live_channels
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, tagged_on_tapes
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 
 Fed = dict[Channel, set[UnitKey]]
 """Channels of calls, and which units feed them."""

@@ -30,9 +30,10 @@ from lightning_deadunits.reinit.dataflow.passes import (
     replaced,
     silenced,
 )
-from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation, tensors_of
+from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.recording.functions import makes_data
-from lightning_deadunits.reinit.recording.tape import Call, mapped
+from lightning_deadunits.reinit.recording.tape import Call, mapped, tensors_of
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24

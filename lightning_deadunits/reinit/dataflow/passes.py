@@ -16,21 +16,14 @@ from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
 from lightning_deadunits.reinit.dataflow.taints import is_readable, steering, with_tags
-from lightning_deadunits.reinit.ops import (
-    PRODUCTS,
-    SUMS,
-    Channel,
-    Copies,
-    Given,
-    Operation,
-    describe,
-    tensors_of,
-)
+from lightning_deadunits.reinit.ops.elementwise import SUMS, Copies
+from lightning_deadunits.reinit.ops.operation import Channel, Given, Operation
+from lightning_deadunits.reinit.ops.registry import PRODUCTS, describe
 from lightning_deadunits.reinit.parameters import Parameters
 from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
-from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of, tensors_of
 from lightning_deadunits.reinit.report import Units
 
 UnitKey = tuple[str, int]

@@ -26,7 +26,7 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     tagged_on_tapes,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 
 At = tuple[Place, int]
 """A place, and a channel of it."""

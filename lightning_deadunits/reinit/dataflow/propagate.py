@@ -28,7 +28,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
 )
 from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
 from lightning_deadunits.reinit.dataflow.taints import taint_of
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.report import by_layer
 
 Kind = Literal["consumer", "unit", "norm", "link", "product", "opaque", "result", "python"]

@@ -25,7 +25,7 @@ from lightning_deadunits.reinit.dataflow.producers import (
     find_side_effects,
 )
 from lightning_deadunits.reinit.dataflow.propagate import Place, tagged_on_tapes
-from lightning_deadunits.reinit.ops import Channel, Where
+from lightning_deadunits.reinit.ops.operation import Channel, Where
 from lightning_deadunits.reinit.weights import WeightSlice
 
 Role = Literal["weight", "bias", "scale", "shift"]

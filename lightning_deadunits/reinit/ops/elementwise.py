@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.reinit.ops.linear import ABC, Letters, lettered
-from lightning_deadunits.reinit.ops.operation import Described, Given, tensors_of
-from lightning_deadunits.reinit.recording.tape import mapped
+from lightning_deadunits.reinit.ops.operation import Described, Given
+from lightning_deadunits.reinit.recording.tape import mapped, tensors_of
 
 
 def _named(*names: str) -> tuple[Callable[..., Any], ...]:

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import Parameters
-from lightning_deadunits.reinit.recording.tape import leaves_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +36,6 @@ class Given:
     def owns(self, value: Any) -> bool:
         """Tell whether a value is a parameter, or a part of one."""
         return self.parameters.owner(value) is not None
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors in nested containers."""
-    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
 
 
 Where = dict[int, list[int]]

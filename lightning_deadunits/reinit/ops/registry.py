@@ -31,7 +31,8 @@ from lightning_deadunits.reinit.ops.linear import (
     rmatmul,
     tensordot,
 )
-from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation, tensors_of
+from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation
+from lightning_deadunits.reinit.recording.tape import tensors_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

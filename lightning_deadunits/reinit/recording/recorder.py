@@ -80,7 +80,6 @@ class Recorder(SiteMode):
         self._tape: Tape | None = None
         self._known = KnownTensors()
         self._pending: _Pending | None = None
-        self._modules: set[str] = set()
         self._inside_optimizer = 0
         self._samples = Samples()
 
@@ -92,7 +91,7 @@ class Recorder(SiteMode):
         devices = sorted({p.get_device() for p in self.model.parameters() if p.is_cuda})
         self._tape = Tape(training, tuple(devices))
         self._known.start_pass(self.model)
-        self._modules, self._pending, self._inside_optimizer = set(), None, 0
+        self._pending, self._inside_optimizer = None, 0
         self._samples = Samples()
         with ExitStack() as stack:
             stack.callback(self.detach)
@@ -121,7 +120,6 @@ class Recorder(SiteMode):
         self._known.forget()
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
-        tape.modules = frozenset(self._modules)
         self._samples.check(tape)
         tape.before.clear()
         return tape
@@ -337,7 +335,6 @@ class Recorder(SiteMode):
         call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()
         if call.scalar:
             self._samples.take(position, made[0])
-        self._modules.add(call.module)
         tape.entries.append(call)
         return None
 

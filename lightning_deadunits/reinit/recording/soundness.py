@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.replay import Visitor, replay
-from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, tensors_of
 
 _SAMPLE = 64
 
@@ -65,10 +65,10 @@ class _Checker(Visitor):
         self.problem: str | None = None
 
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: Any) -> Any:
-        given = {storage_of(item) for item in leaves_of((args, kwargs)) if isinstance(item, Tensor)}
+        given = set(map(storage_of, tensors_of((args, kwargs))))
         out = call.function(*args, **kwargs)
-        made = [item for item in leaves_of(out) if isinstance(item, Tensor)]
-        outdated = self._follow(position, call, given, {storage_of(item) for item in made})
+        made = tensors_of(out)
+        outdated = self._follow(position, call, given, set(map(storage_of, made)))
         if position in self._values and not outdated:
             value = made[0] if made else None
             name = getattr(call.function, "__name__", "a call").strip("_")

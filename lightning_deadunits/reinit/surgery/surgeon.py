@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     coupled_groups,
     refuse_with_group,
 )
-from lightning_deadunits.reinit.ops import Channel
+from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.verification import (

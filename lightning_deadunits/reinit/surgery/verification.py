@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     mask_of,
     replaced,
 )
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan
 
 
