@@ -7,7 +7,7 @@ twice, or is on two tapes, has two spots, and a unit is a channel of every spot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
 from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of, tensors_of
 from lightning_deadunits.reinit.report import Units
+from lightning_deadunits.reinit.weights import WeightSlice
 
 UnitKey = tuple[str, int]
 """Layer and unit."""
@@ -48,27 +49,20 @@ class WeightCall:
         module: Name of the module whose forward called it.
         out: What it returned, None if that was not one floating point tensor.
         tape: Number of the tape that it is on.
+        uses: The parameters that it was given, and which view of each.
     """
 
     operation: Operation
     module: str
     out: Tensor | None
     tape: int
+    uses: Sequence[tuple[Tensor, Tensor]]
 
     @property
     def title(self) -> str:
         """How it is called in reports."""
         name = self.operation.name
         return f"{self.module} ({name})" if self.module else name
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """A parameter, or a part of it, was given to a call."""
-
-    call: int
-    parameter: Tensor
-    view: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +94,6 @@ class Recorded:
 
     Attributes:
         calls: The calls with weights.
-        uses: Which parameters were given to them.
         spots: The activations of the layers that matter.
         results: By tape and value, what it came to and what Python read of it.
         first_call: Number of the first call of each tape.
@@ -108,7 +101,6 @@ class Recorded:
     """
 
     calls: list[WeightCall] = field(default_factory=list)
-    uses: list[Use] = field(default_factory=list)
     spots: list[Spot] = field(default_factory=list)
     results: dict[tuple[int, Any], Any] = field(default_factory=dict)
     first_call: list[int] = field(default_factory=list)
@@ -221,6 +213,18 @@ class Passes:
             else:
                 values.difference_update(entry.outs, entry.writes)
         return positions
+
+    def users_of(self, weights: WeightSlice, known: Collection[int] = ()) -> list[int]:
+        """Return the calls that are given some elements of a parameter, beside those known."""
+        return [
+            index
+            for index, call in enumerate(self.recorded.calls)
+            for parameter, view in call.uses
+            if parameter is weights.parameter
+            and index not in known
+            # Most weights are given to calls as a whole.
+            and (view.shape == parameter.shape or self.parameters.meet(view, weights))
+        ]
 
     def on_tape(self, tape: int, items: Iterable[Tagged]) -> list[Tagged]:
         """Return those units whose layer ran on a tape, or those channels whose call is on it."""
@@ -433,13 +437,15 @@ class _Recording(Visitor):
             if operation.running is not None:
                 mean, variance = map(self._original, operation.running)
                 operation = replace(operation, running=(mean, variance))
-            self.recorded.call_at[key] = index = len(self.recorded.calls)
+            self.recorded.call_at[key] = len(self.recorded.calls)
             floats = isinstance(out, Tensor) and out.is_floating_point()
             kept = _kept(out) if floats else None
-            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.tape))
-            for tensor in tensors_of(given):
-                if (owner := self.passes.parameters.owner(tensor)) is not None:
-                    self.recorded.uses.append(Use(index, owner, tensor.detach()))
+            uses = [
+                (owner, tensor.detach())
+                for tensor in tensors_of(given)
+                if (owner := self.passes.parameters.owner(tensor)) is not None
+            ]
+            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.tape, uses))
         return out
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:

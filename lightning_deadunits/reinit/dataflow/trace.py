@@ -299,15 +299,7 @@ def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
     tapes. That is no reason to refuse, as long as each use is the unit's own.
     """
     calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
-    parameter = part.weights.parameter
-    foreign = [
-        use.call
-        for use in passes.recorded.uses
-        if use.parameter is parameter
-        and use.call not in calls
-        # Most weights are given to calls as a whole.
-        and (use.view.shape == parameter.shape or passes.parameters.meet(use.view, part.weights))
-    ]
+    foreign = passes.users_of(part.weights, known=calls)
     every = (*sorted(calls), *foreign) if foreign else ()
     return list(dict.fromkeys(passes.recorded.calls[index].title for index in every))
 

@@ -214,12 +214,7 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     Raises:
         DisturbedError: If a pass comes to something else.
     """
-    fresh = plan.made(passes.model)
-    made = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"} | {
-        use.call
-        for use in passes.recorded.uses
-        for part in fresh
-        if part.parameter is use.parameter and passes.parameters.meet(use.view, part)
-    }
+    made = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"}
+    made.update(*(passes.users_of(fresh) for fresh in plan.made(passes.model)))
     for tape in passes.numbers():
         passes.run(Stressed(made, plan.units, tolerance), tape)
