@@ -33,7 +33,8 @@ from lightning_deadunits.reinit.dataflow.passes import (
 from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS
 from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.recording.functions import makes_data
-from lightning_deadunits.reinit.recording.tape import Call, mapped, tensors_of
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, mapped, tensors_of
+from lightning_deadunits.reinit.report import by_layer
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
@@ -69,9 +70,10 @@ def _live_channels(
     """Return the channels that are not zero although the units are, whatever else happens."""
     quiet: set[int] = set()
     masks = _WHERE_THEY_COME_FROM
+    following = _following(passes, tape)
     for scale in _SCALES:
         for _ in range(_MOST_TRIES):
-            visitor = _Noise(channels, scale, quiet, masks=masks)
+            visitor = _Noise(channels, following, scale, quiet, masks=masks)
             try:
                 passes.run(visitor, tape)
             except Exception:  # noise may be no input at all: a wrong index, a failing check
@@ -88,12 +90,20 @@ def _live_channels(
                 continue
             live = visitor.live
             for seed in range(1, _DRAWS if visitor.chose else 1):  # one may have hit other units
-                again = _Noise(channels, scale, quiet, masks=masks, seed=seed)
+                again = _Noise(channels, following, scale, quiet, masks=masks, seed=seed)
                 with suppress(Exception):
                     passes.run(again, tape)
                 live |= again.live
             for leaf in sorted(quiet):
-                live |= _nudged(passes, tape, channels, scale, quiet - {leaf}, leaf)
+                for direction in _DIRECTIONS:
+                    nudge = (leaf, direction)
+                    nudged = _Noise(channels, following, scale, quiet - {leaf}, nudge)
+                    with suppress(Exception):  # as above
+                        passes.run(nudged, tape)
+                        live |= nudged.live
+                        break
+                else:
+                    live |= dict.fromkeys(channels, _UNKNOWN)
             return live
     return dict.fromkeys(channels, _UNKNOWN)
 
@@ -102,23 +112,21 @@ _WHERE_THEY_COME_FROM, _WHERE_THEY_CHOOSE = 2, 1
 _UNKNOWN = "others, for all that is known: its values steer the model"
 
 
-def _nudged(
-    passes: Passes,
-    tape: int,
-    channels: Mapping[Channel, set[UnitKey]],
-    scale: float,
-    quiet: set[int],
-    leaf: int,
-) -> dict[Channel, str]:
-    """Return the channels that are not zero when a leaf that bears no noise is changed a little."""
-    for direction in _DIRECTIONS:
-        visitor = _Noise(channels, scale, quiet, (leaf, direction))
-        try:
-            passes.run(visitor, tape)
-        except Exception:  # as above
-            continue
-        return visitor.live
-    return dict.fromkeys(channels, _UNKNOWN)
+def _following(passes: Passes, tape: int) -> set[int]:
+    """Return the positions of activations that others alone make, by no product."""
+    own, call_at = passes.tapes[tape], passes.recorded.call_at
+    positions: set[int] = set()
+    values = set(own.weight_values)
+    for position, entry in enumerate(own.entries):
+        if isinstance(entry, SiteCall):
+            if entry.value in values and entry.value not in own.weight_values:
+                positions.add(position)
+            values.add(entry.value)
+        elif (tape, position) not in call_at and values.issuperset(entry.given):
+            values.update(entry.made)
+        else:
+            values.difference_update(entry.outs, entry.writes)
+    return positions
 
 
 def _inwards(value: Tensor) -> Tensor:
@@ -148,8 +156,9 @@ class _Noise(Visitor):
 
     Args:
         channels: The channels, and the units that feed them.
+        following: Positions of activations that get no noise of their own.
         scale: Size of the noise, relative to the values.
-        quiet: Leaves that get none, by their order.
+        quiet: Leaves that get none.
         nudge: A leaf that is changed a little, and in which direction.
         masks: Where masks are drawn at random, which on other batches may be others; 0 for nowhere.
         seed: Of what is drawn.
@@ -166,6 +175,7 @@ class _Noise(Visitor):
     def __init__(
         self,
         channels: Mapping[Channel, set[UnitKey]],
+        following: set[int],
         scale: float,
         quiet: set[int],
         nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
@@ -173,11 +183,10 @@ class _Noise(Visitor):
         masks: int = 0,
         seed: int = 0,
     ) -> None:
-        self.scale, self.quiet = scale, quiet
+        self._following, self._scale, self._quiet = following, scale, quiet
         self._nudge, self._masks, self.lost = nudge, masks, False
         self.live: dict[Channel, str] = {}
         self.last: int | None = None
-        self._leaves = 0
         self._generator = _seeded(seed)
         self.chose = False
         self._of_masks: dict[int, Tensor] = {}
@@ -185,25 +194,38 @@ class _Noise(Visitor):
         self._channels: dict[int, list[int]] = {}
         for index, channel in channels:
             self._channels.setdefault(index, []).append(channel)
-        self._units: dict[str, list[int]] = {}
-        for layer, unit in set().union(*channels.values()):
-            self._units.setdefault(layer, []).append(unit)
+        self._units = by_layer(set().union(*channels.values()))
 
-    def data(self, value: Tensor) -> Tensor:
-        self._leaves += 1
-        if self._leaves in self.quiet or value.is_nested or value.layout is not torch.strided:
+    def leaf(self, index: int, value: Any) -> Any:
+        value = super().leaf(index, value)
+        if index in self._calls.parameters or not isinstance(value, Tensor) or value.is_complex():
             return value
-        if self._nudge is not None and self._leaves == self._nudge[0] and value.numel():
+        if value.is_floating_point():
+            return self._noisy_leaf(index, value)
+        return value if index in self._calls.buffers else self._choice(value)
+
+    def _noisy_leaf(self, index: int, value: Tensor) -> Tensor:
+        if index in self._quiet or value.is_nested or value.layout is not torch.strided:
+            return value
+        if self._nudge is not None and index == self._nudge[0] and value.numel():
             size = _NUDGE * value.abs().max().nan_to_num(1.0, 1.0, 1.0).clamp(min=1.0)
             size = size * (0.5 + torch.rand(value.shape, generator=_seeded())).to(value)
             return value + self._nudge[1](value) * size.to(value.dtype)
-        self.last = self._leaves
+        self.last = index
         noisy = self._noisy(value)
         # What is never negative, as a variance, stays so; what is zero everywhere does not.
         one_sided = bool((value >= 0).all()) and bool((value > 0).any())
         return noisy.abs() if one_sided else noisy
 
-    def given(
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = (self.tape, position)
+        if key in self.recorded.aside:
+            return super().call(position, call, args, kwargs)
+        args, kwargs = self._given(plain(call.function), args, kwargs)
+        out = super().call(position, call, args, kwargs)
+        return out if key in self.recorded.call_at else self._born(call, args, kwargs, out)
+
+    def _given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Draw masks, and noise integers that join floats."""
@@ -222,14 +244,14 @@ class _Noise(Visitor):
             for a in args
         ), kwargs
 
-    def choice(self, value: Tensor) -> Tensor:
+    def _choice(self, value: Tensor) -> Tensor:
         if value.dtype != torch.bool:
             self._indices[id(value)] = value
         elif self._masks == _WHERE_THEY_COME_FROM:
             return self._noted(self._drawn(value))
         return value
 
-    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    def _born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Noise what becomes floating point, and take note of masks and indices made of data."""
         if not isinstance(out, Tensor):
             return out
@@ -246,7 +268,7 @@ class _Noise(Visitor):
         # What parameters and constants alone make is the same in every pass.
         fixed = self._calls.weight_values.issuperset(call.made)
         is_mask = out.dtype == torch.bool
-        return out if fixed or (is_mask and (of_floats or not sources)) else self.choice(out)
+        return out if fixed or (is_mask and (of_floats or not sources)) else self._choice(out)
 
     def _noted(self, value: Tensor) -> Tensor:
         """Remember what a drawn mask is, or was made of one."""
@@ -287,7 +309,7 @@ class _Noise(Visitor):
         """Return a tensor with noise of its own size, one number per row of its first two axes."""
         if not tensor.numel():
             return tensor
-        size = self.scale * tensor.abs().mean().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
+        size = self._scale * tensor.abs().mean().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
         shape = tensor.shape[:2] + (1,) * (tensor.ndim - 2)
         noise = torch.randn(shape, generator=self._generator)
         return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
@@ -296,9 +318,11 @@ class _Noise(Visitor):
         units = self._units.get(spot.layer)
         return silenced(output, spot.dims, units) if units else output
 
-    def activation(self, output: Tensor) -> Tensor:
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         # Units may fire on other batches, whatever they do on this one.
-        return replaced(output, self._noisy(output).abs())
+        if position not in self._following:
+            value = replaced(value, self._noisy(value).abs())
+        return super().site(position, site, value)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         call = self.recorded.calls[index]

@@ -132,7 +132,6 @@ class Passes:
     Attributes:
         twins: Numbers of the tapes that can be replayed, those of one structure together: their
             calls are the same.
-        following: Per tape, the positions of activations that others alone make, by no product.
         replays: How many replays there were.
         broken: Numbers of the tapes that cannot be replayed, with the reason.
     """
@@ -144,7 +143,6 @@ class Passes:
         self.broken: dict[int, str] = {}
         self.replays = 0
         self.twins: list[list[int]] = []
-        self.following: dict[int, set[int]] = {}
 
     def record(self, clamped: Units) -> dict[int, str]:
         """Replay every tape once and keep what matters.
@@ -170,7 +168,6 @@ class Passes:
             if (twins := next(same, None)) is None:
                 self.twins.append(twins := [])
             twins.append(number)
-        self.following = {number: self._find_following(number) for number in self.numbers()}
         return self.broken
 
     def run(self, visitor: Visitor, tape: int) -> None:
@@ -198,21 +195,6 @@ class Passes:
         size = max(sizes, key=sizes.count) if sizes else 1
         fitting = range(min(size, _MOST_CELLS), 0, -1)
         return next((cells for cells in fitting if size % cells == 0), 1)
-
-    def _find_following(self, tape: int) -> set[int]:
-        own, call_at = self.tapes[tape], self.recorded.call_at
-        positions: set[int] = set()
-        values = set(own.weight_values)
-        for position, entry in enumerate(own.entries):
-            if isinstance(entry, SiteCall):
-                if entry.value in values and entry.value not in own.weight_values:
-                    positions.add(position)
-                values.add(entry.value)
-            elif (tape, position) not in call_at and values.issuperset(entry.given):
-                values.update(value for value in entry.outs if value is not None)
-            else:
-                values.difference_update(entry.outs, entry.writes)
-        return positions
 
     def users_of(self, weights: WeightSlice, known: Collection[int] = ()) -> list[int]:
         """Return the calls that are given some elements of a parameter, beside those known."""
@@ -276,30 +258,8 @@ class Visitor(ReplayVisitor):
         self.tape, self._calls = tape, passes.tapes[tape]
         self._copies = Copies()
 
-    def data(self, value: Tensor) -> Tensor:
-        """Receive a floating point leaf that is no parameter; what is returned takes its place."""
-        return value
-
-    def given(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Receive what a call is given; what is returned takes its place."""
-        return args, kwargs
-
-    def choice(self, value: Tensor) -> Tensor:
-        """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
-        return value
-
-    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Receive what a call without weights returned; what is returned takes its place."""
-        return out
-
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
         """Receive an activation; what is returned takes its place."""
-        return output
-
-    def activation(self, output: Tensor) -> Tensor:
-        """Receive, before that, one of any layer; not what follows from other activations alone."""
         return output
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
@@ -313,15 +273,9 @@ class Visitor(ReplayVisitor):
 
     def leaf(self, index: int, value: Any) -> Any:
         """See :class:`ReplayVisitor`."""
-        if index in self._calls.parameters:
-            if index in self._calls.written:
-                self._copies.stand_in(value, self._calls.parameters[index])
-            return value
-        if not isinstance(value, Tensor) or value.is_complex():
-            return value
-        if value.is_floating_point():
-            return self.data(value)
-        return value if index in self._calls.buffers else self.choice(value)
+        if index in self._calls.parameters and index in self._calls.written:
+            self._copies.stand_in(value, self._calls.parameters[index])
+        return value
 
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :class:`ReplayVisitor`."""
@@ -330,7 +284,6 @@ class Visitor(ReplayVisitor):
             return self._aside(key, function, args, kwargs)
         index = self.recorded.call_at.get(key)
         known = None if index is None else self.recorded.calls[index]
-        args, kwargs = self.given(function, args, kwargs)
         if known is not None and self._is_clamped(known, function, kwargs):
             out: Any = known.out
         else:
@@ -342,7 +295,7 @@ class Visitor(ReplayVisitor):
             out = with_tags(function, out, args, kwargs)
         found = self.described(call, args, kwargs, out)
         if index is None or known is None:
-            return self.born(call, args, kwargs, out)
+            return out
         if found is None:
             raise PathChangedError
         if known.out is not None and getattr(out, "shape", None) != known.out.shape:
@@ -382,8 +335,6 @@ class Visitor(ReplayVisitor):
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         """See :class:`ReplayVisitor`."""
-        if position not in self.passes.following[self.tape]:
-            value = self.activation(value)
         number = self.recorded.spot_at.get((self.tape, position))
         if number is None:
             return value
