@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Spot,
     UnitKey,
     Visitor,
+    by_call,
     channel_of,
     plain,
     replaced,
@@ -151,10 +153,11 @@ def _is_of_floats(value: Any) -> bool:
     return isinstance(value, torch.dtype) and value.is_floating_point
 
 
+@dataclass(eq=False)
 class _Noise(Visitor):
     """Clamps the units to zero, noises all else, and sees which channels are not zero.
 
-    Args:
+    Attributes:
         channels: The channels, and the units that feed them.
         following: Positions of activations that get no noise of their own.
         scale: Size of the noise, relative to the values.
@@ -162,8 +165,6 @@ class _Noise(Visitor):
         nudge: A leaf that is changed a little, and in which direction.
         masks: Where masks are drawn at random, which on other batches may be others; 0 for nowhere.
         seed: Of what is drawn.
-
-    Attributes:
         live: Channels that are not zero, and what they read.
         last: The last leaf that got noise.
         lost: Whether a channel is NaN, so that nothing can be seen of it.
@@ -172,29 +173,24 @@ class _Noise(Visitor):
 
     clamps = True
 
-    def __init__(
-        self,
-        channels: Mapping[Channel, set[UnitKey]],
-        following: set[int],
-        scale: float,
-        quiet: set[int],
-        nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
-        *,
-        masks: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self._following, self._scale, self._quiet = following, scale, quiet
-        self._nudge, self._masks, self.lost = nudge, masks, False
-        self.live: dict[Channel, str] = {}
-        self.last: int | None = None
-        self._generator = _seeded(seed)
-        self.chose = False
+    channels: Mapping[Channel, set[UnitKey]]
+    following: set[int]
+    scale: float
+    quiet: set[int]
+    nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None
+    masks: int = 0
+    seed: int = 0
+    live: dict[Channel, str] = field(default_factory=dict)
+    last: int | None = None
+    lost: bool = False
+    chose: bool = False
+
+    def __post_init__(self) -> None:
+        self._generator = _seeded(self.seed)
         self._of_masks: dict[int, Tensor] = {}
         self._indices: dict[int, Tensor] = {}
-        self._channels: dict[int, list[int]] = {}
-        for index, channel in channels:
-            self._channels.setdefault(index, []).append(channel)
-        self._units = by_layer(set().union(*channels.values()))
+        self._channels = by_call(self.channels)
+        self._units = by_layer(set().union(*self.channels.values()))
 
     def leaf(self, index: int, value: Any) -> Any:
         value = super().leaf(index, value)
@@ -205,12 +201,12 @@ class _Noise(Visitor):
         return value if index in self._calls.buffers else self._choice(value)
 
     def _noisy_leaf(self, index: int, value: Tensor) -> Tensor:
-        if index in self._quiet or value.is_nested or value.layout is not torch.strided:
+        if index in self.quiet or value.is_nested or value.layout is not torch.strided:
             return value
-        if self._nudge is not None and index == self._nudge[0] and value.numel():
+        if self.nudge is not None and index == self.nudge[0] and value.numel():
             size = _NUDGE * value.abs().max().nan_to_num(1.0, 1.0, 1.0).clamp(min=1.0)
             size = size * (0.5 + torch.rand(value.shape, generator=_seeded())).to(value)
-            return value + self._nudge[1](value) * size.to(value.dtype)
+            return value + self.nudge[1](value) * size.to(value.dtype)
         self.last = index
         noisy = self._noisy(value)
         # What is never negative, as a variance, stays so; what is zero everywhere does not.
@@ -229,12 +225,12 @@ class _Noise(Visitor):
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Draw masks, and noise integers that join floats."""
-        if function in _MASKED and self._masks:
+        if function in _MASKED and self.masks:
             return mapped(args, self._drawn), mapped(kwargs, self._drawn)
-        if function in _INDEXED and self._masks:
+        if function in _INDEXED and self.masks:
             target, index, *value = args
             return (target, self._drawn_index(target, index), *value), kwargs
-        if function in _ALONG_AXIS and self._masks and len(args) > _INDEX:
+        if function in _ALONG_AXIS and self.masks and len(args) > _INDEX:
             target, axis, index, *more = args
             return (target, axis, self._redrawn(index, target.shape[axis]), *more), kwargs
         if function not in _ARITHMETIC or not any(map(_is_of_floats, args)):
@@ -247,7 +243,7 @@ class _Noise(Visitor):
     def _choice(self, value: Tensor) -> Tensor:
         if value.dtype != torch.bool:
             self._indices[id(value)] = value
-        elif self._masks == _WHERE_THEY_COME_FROM:
+        elif self.masks == _WHERE_THEY_COME_FROM:
             return self._noted(self._drawn(value))
         return value
 
@@ -309,7 +305,7 @@ class _Noise(Visitor):
         """Return a tensor with noise of its own size, one number per row of its first two axes."""
         if not tensor.numel():
             return tensor
-        size = self._scale * tensor.abs().mean().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
+        size = self.scale * tensor.abs().mean().nan_to_num(1.0, 1.0, 1.0).clamp(min=1e-3)
         shape = tensor.shape[:2] + (1,) * (tensor.ndim - 2)
         noise = torch.randn(shape, generator=self._generator)
         return tensor + noise.to(tensor.device, tensor.dtype) * size.to(tensor.dtype)
@@ -320,7 +316,7 @@ class _Noise(Visitor):
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         # Units may fire on other batches, whatever they do on this one.
-        if position not in self._following:
+        if position not in self.following:
             value = replaced(value, self._noisy(value).abs())
         return super().site(position, site, value)
 

@@ -461,6 +461,14 @@ def silenced(output: Tensor, unit_dims: tuple[int, ...], units: list[int]) -> Te
     return replaced(output, output.masked_fill(mask_of(output, unit_dims, units), 0.0))
 
 
+def by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
+    """Sort channels by the call that they are of."""
+    found: dict[int, list[int]] = {}
+    for index, channel in sorted(channels):
+        found.setdefault(index, []).append(channel)
+    return found
+
+
 def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
     """Return the values of one channel; cheap where one axis indexes the channels."""
     if len(axes) == 1:

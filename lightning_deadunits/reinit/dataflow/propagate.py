@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -155,18 +156,19 @@ def bit_by_bit(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[
     return found
 
 
+@dataclass(eq=False)
 class TagReplay(Visitor):
     """Tags channels of calls and units, clamps units, and writes down where tags show.
 
     A call whose channels are tagged returns what it returned before, with the tags. A unit shows
     what reaches it, is clamped, and then carries its own tag.
 
-    Args:
+    Attributes:
         passes: The passes.
         tape: The tape that is replayed.
         book: The tags.
         clamped: The units that are clamped.
-        tags: Tags of channels of calls, and of units.
+        tag_of: Tags of channels of calls, and of units.
         everywhere: Whether to look wherever a tag may show, rather than at units and norms alone.
         factors: Whether a product with a parameter is a consumer, for it can silence a channel.
     """
@@ -174,25 +176,22 @@ class TagReplay(Visitor):
     clamps = True
     tags = True
 
-    def __init__(
-        self,
-        passes: Passes,
-        tape: int,
-        book: Codebook[Any],
-        clamped: Iterable[UnitKey],
-        tags: Mapping[Any, int],
-        *,
-        everywhere: bool = False,
-        factors: bool = False,
-    ) -> None:
-        self.start(passes, tape)
-        self.book, self.units = book, by_layer(clamped)
-        self.number = 0
-        self._everywhere, self._factors = everywhere, factors
+    passes: Passes
+    tape: int
+    book: Codebook[Any]
+    clamped: Iterable[UnitKey]
+    tag_of: Mapping[Any, int]
+    everywhere: bool = False
+    factors: bool = False
+
+    def __post_init__(self) -> None:
+        """Sort the tags."""
+        self.start(self.passes, self.tape)
+        self.units = by_layer(self.clamped)
         self._shown: dict[Place, Tensor] = {}
         # The tags of all channels of a call, or units of a layer: 0 for those without.
         self._codes: dict[int | str, Tensor] = {}
-        for (of, channel), code in tags.items():
+        for (of, channel), code in self.tag_of.items():
             if of not in self._codes:
                 self._codes[of] = torch.zeros(self.recorded.width(of), dtype=torch.int64)
             self._codes[of][channel] = code
@@ -264,18 +263,18 @@ class TagReplay(Visitor):
         """See :class:`Visitor`."""
         before, kind = self.recorded.calls[index].out, operation.kind
         codes = self._codes.get(index)
-        by_factor = self._factors and operation.reads_by_factor
+        by_factor = self.factors and operation.reads_by_factor
         consumes = kind == "contraction" or operation.reads_by_scale or by_factor
         if kind == "norm" and codes is not None:
-            if self._everywhere or not operation.mixes:
+            if self.everywhere or not operation.mixes:
                 self._look(Place("norm", index), reads[0], operation.read_axes)
-        elif self._everywhere and consumes:
+        elif self.everywhere and consumes:
             self._look(Place("consumer", index), reads[0], operation.read_axes)
-        elif self._everywhere and (kind in ("opaque", "product") or operation.mixes):
+        elif self.everywhere and (kind in ("opaque", "product") or operation.mixes):
             hides: Kind = "norm" if kind == "norm" else "product" if kind == "product" else "opaque"
             for order, tensor in enumerate(reads):
                 self._look(Place(hides, index, order), tensor, ())
-        elif self._everywhere and kind == "link" and operation.weight is not None:
+        elif self.everywhere and kind == "link" and operation.weight is not None:
             self._look(Place("link", index), out, operation.made_axes)
         if before is None:
             return out
@@ -292,6 +291,6 @@ class TagReplay(Visitor):
 
     def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
         """See :class:`Visitor`."""
-        if self._everywhere:
+        if self.everywhere:
             kind: Kind = "result" if read_by is None else "python"
             self._look(Place(kind, (self.tape, key)), value, ())

@@ -168,9 +168,9 @@ class Surgeon:
         """
         recorded, biases = self._passes.recorded, biases_of(fresh)
         visitor = Settled(
-            {norm for trace in traces.values() for norm in trace.statistics},
-            self._centres(fresh),
-            {channel: weights_key(bias) for channel, bias in biases.items()},
+            normed={norm for trace in traces.values() for norm in trace.statistics},
+            biased=self._centres(fresh),
+            bias_of={channel: weights_key(bias) for channel, bias in biases.items()},
             **self._observed(traces),
         )
         in_training = self._config.every_n_train_steps is not None
