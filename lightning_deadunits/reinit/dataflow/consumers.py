@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from lightning_deadunits.reinit.dataflow.noise import live_channels
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, tagged_on_tapes
@@ -166,9 +164,7 @@ def _with_all_uses(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> 
 
 def _weight_of(passes: Passes, operation: Operation) -> tuple[object, ...]:
     """Return what tells the weights of a call, and how it reads them."""
-    view: Tensor | None = operation.weight
-    owner = passes.parameters.owner(view)
-    if view is None or owner is None:
-        return (id(operation),)
+    view = operation.weight
+    assert view is not None
     place = view.storage_offset(), tuple(view.shape), tuple(view.stride())
-    return (id(owner), place, operation.kind, operation.read_sizes)
+    return (id(passes.parameters.owner(view)), place, operation.kind, operation.read_sizes)

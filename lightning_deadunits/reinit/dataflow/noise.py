@@ -34,7 +34,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
 )
 from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS
 from lightning_deadunits.reinit.ops.operation import Channel, Operation
-from lightning_deadunits.reinit.recording.functions import makes_data
+from lightning_deadunits.reinit.recording.functions import FROM_PYTHON
 from lightning_deadunits.reinit.recording.tape import Call, SiteCall, mapped, tensors_of
 from lightning_deadunits.reinit.report import by_layer
 
@@ -257,7 +257,7 @@ class _Noise(Visitor):
         sources = tensors_of(args[:1] if function in _CASTS else (args, kwargs))
         of_floats = any(map(_is_of_floats, sources))
         if _is_of_floats(out):
-            of_python = makes_data(function) and out.numel() > 1
+            of_python = function in FROM_PYTHON and out.numel() > 1
             return self._noisy(out) if not of_floats and (sources or of_python) else out
         if any(id(source) in self._of_masks for source in sources):
             return self._noted(out)

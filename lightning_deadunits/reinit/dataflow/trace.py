@@ -40,14 +40,12 @@ class Part:
         channel: Channel of what the call makes (or reads) that is the unit's.
         role: What they do there.
         weights: The weights.
-        view: The tensor that the call was given, of which they are a part.
     """
 
     index: int
     channel: int
     role: Role
     weights: WeightSlice
-    view: Tensor
 
 
 @dataclass(eq=False)
@@ -289,7 +287,7 @@ def _parts(
     """Return the part of a parameter; none of what is no parameter, as a frozen norm's buffers."""
     if view is None or passes.parameters.owner(view) is None:
         return []
-    return [Part(*of, role, passes.parameters.part(view, where), view)]
+    return [Part(*of, role, passes.parameters.part(view, where))]
 
 
 def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:

@@ -250,7 +250,7 @@ class Recorder(SiteMode):
             self.running,
             torch.is_grad_enabled(),
             _autocast(),
-            RandomState(tape.devices) if name in RANDOM else None,
+            RandomState(tape.devices) if name.strip("_") in RANDOM else None,
         )
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
@@ -308,7 +308,8 @@ class Recorder(SiteMode):
                 known.add_gradient(tensor)
             for tensor, before in pending.versions:
                 if version_of(tensor) != before and not isinstance(tensor, nn.Parameter):
-                    known.becomes_gradient(tensor)
+                    known.unknown(tensor)
+                    known.add_gradient(tensor)
             return None
         if any(map(is_functorch_tensor, made)):
             return self._obstacle(_FUNCTORCH)
@@ -327,7 +328,7 @@ class Recorder(SiteMode):
         call.writes = tuple(known.add(tensor) for tensor, _ in wrote)
         self._check_written(pending, made)
         for tensor in made:
-            (known.note_empty if name in EMPTY else known.note_made)(tensor)
+            known.note_made(tensor, empty=name in EMPTY)
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
         known.note_plain({*call.writes, *call.made}, call.given, (tensor for tensor, _ in wrote))
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):

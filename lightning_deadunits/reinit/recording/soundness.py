@@ -118,10 +118,16 @@ def _is_same(before: Tensor, after: Tensor) -> bool:
     if torch.equal(before, after) or not before.is_floating_point():
         return torch.equal(before, after)
     # What is added up in no fixed order on a device differs in its last bits.
-    size = before.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    change, size = change_of(before, after)
+    return change <= 16 * torch.finfo(before.dtype).eps * size
+
+
+def change_of(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Return by how much a value has changed at most, and how large it was."""
     same = (before == after) | (before.isnan() & after.isnan())
-    difference = (after.double() - before.double()).abs().masked_fill(same, 0.0)
-    return bool((difference <= 16 * torch.finfo(before.dtype).eps * size.double()).all())
+    size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    difference = (after.double() - before.double()).abs().nan_to_num(torch.inf)
+    return float(difference.masked_fill(same, 0.0).max()), size
 
 
 def refuse_unsound(

@@ -21,7 +21,7 @@ from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
     DRAWS,
-    makes_data,
+    FROM_PYTHON,
     name_of,
     sets_attribute,
 )
@@ -267,7 +267,7 @@ class Tape:
         found, rooted = set(self.parameters), set(self.parameters)
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
-            made = makes_data(call.function) and not call.scalar
+            made = call.function in FROM_PYTHON and not call.scalar
             drawn = not of_weights and (made or name_of(call.function).strip("_") in DRAWS)
             if found.issuperset(call.given) and not drawn:
                 found.update(call.made)

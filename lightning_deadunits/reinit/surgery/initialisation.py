@@ -109,7 +109,8 @@ class Draws:
         if part.role == "scale":
             operation = self._passes.recorded.calls[part.index].operation
             factor = operation.kind == "link"
-            neutral = float(part.view.detach().float().median()) if factor else 1.0
+            assert operation.weight is not None
+            neutral = float(operation.weight.detach().float().median()) if factor else 1.0
             # A LayerNorm's own pair may be all there is to draw: it mirrors what it normalises. A
             # factor does so every other time, for the weights before it may be mirrored, too.
             mirrored = (factor and attempt // 2 % 2) or (operation.mixes and attempt % 2)

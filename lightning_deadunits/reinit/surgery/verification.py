@@ -21,6 +21,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
 )
 from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.recording.soundness import change_of
 
 
 class DisturbedError(Exception):
@@ -173,10 +174,7 @@ def check_same(title: str, before: Tensor, after: Any, tolerance: float | None) 
         return
     if not before.is_floating_point():
         raise DisturbedError(f"{title} would change")
-    same = (before == after) | (before.isnan() & after.isnan())
-    size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
-    difference = (after.double() - before.double()).abs().nan_to_num(torch.inf)
-    change = float(difference.masked_fill(same, 0.0).max())
+    change, size = change_of(before, after)
     if not change <= allowed(before.dtype, tolerance) * size:
         if not size:
             raise DisturbedError(f"{title} would be zero no more")
