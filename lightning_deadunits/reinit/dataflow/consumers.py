@@ -76,14 +76,7 @@ def judged(
     shown: Iterable[Shown[UnitKey]],
     lost: Mapping[UnitKey, str],
 ) -> Consumers:
-    """Return the consumers of units by where their tags have shown.
-
-    Args:
-        passes: The passes.
-        units: The units.
-        shown: Where they showed.
-        lost: Units that could not be tagged, with the reason.
-    """
+    """Return the consumers of units by where their tags have shown; lost ones had none."""
     found = _resolved(passes, shown)
     found.refused |= lost
     found.channels = _with_all_uses(passes, found.channels)

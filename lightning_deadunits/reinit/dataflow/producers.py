@@ -111,13 +111,7 @@ def _is_frozen(passes: Passes, operation: Operation) -> bool:
 
 
 def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = False) -> Producers:
-    """Find the channels whose weights make some units.
-
-    Args:
-        passes: The passes.
-        units: The units.
-        factors: Whether to look for factors per channel, instead of contractions and norms.
-    """
+    """Find the channels whose weights make some units: of contractions and norms, or factors."""
     recorded, units = passes.recorded, list(units)
 
     def search(tape: int, cells: int) -> list[Shown[Channel]]:
@@ -304,13 +298,7 @@ def find_side_effects(
     """Tag some producers, clamp the units, and see who notices.
 
     A producer that something else reads, before the activation or beside it, cannot get fresh
-    weights.
-
-    Args:
-        passes: The passes.
-        producers: Channels of calls that make the units, directly or through a norm.
-        units: The units.
-        before: For channels of norms, the producer that they are known to follow.
+    weights. The norm that is known to come behind it is nothing else.
     """
     calls = passes.recorded.calls
     shown, lost = tagged_on_tapes(passes, producers, units)

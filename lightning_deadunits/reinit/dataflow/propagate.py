@@ -61,13 +61,6 @@ def tagged_on_tapes(
 ) -> tuple[list[Shown[Tagged]], set[Tagged]]:
     """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`, and look everywhere.
 
-    Args:
-        passes: The passes.
-        items: Units, or channels of calls.
-        clamped: The units that are clamped.
-        makers: Channels that bear the tags of items, too.
-        factors: As for :class:`TagReplay`.
-
     Returns:
         What shows, and the items of tapes that cannot be replayed with tags in them.
     """
@@ -93,10 +86,8 @@ def on_tapes(
 ) -> tuple[list[Shown[Any]], set[int]]:
     """Search one tape of each structure; what it shows holds for the others of that structure.
 
-    Args:
-        passes: The passes.
-        search: Searches a tape, given its number and that of the cells: the samples, or one if the
-            model mixes samples, so that replays alone must tell items apart.
+    A search is given the number of a tape and that of the cells: the samples, or one if the model
+    mixes samples, so that replays alone must tell items apart.
 
     Returns:
         What shows on all tapes, and the tapes that cannot be replayed with tags in them.
@@ -220,14 +211,7 @@ class TagReplay(Visitor):
     def _look(
         self, place: Place, tensor: Tensor, axes: Sequence[int], only: Sequence[int] | None = None
     ) -> None:
-        """Write down what a tensor shows.
-
-        Args:
-            place: What it is.
-            tensor: The tensor.
-            axes: Axes that together index its channels, () if there are none.
-            only: The channels that matter, None for all.
-        """
+        """Write down what a tensor shows at its channels, or at those of them that matter."""
         if not tensor.is_floating_point():
             taint = taint_of(tensor)
             if taint is None:

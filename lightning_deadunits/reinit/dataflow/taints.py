@@ -82,12 +82,7 @@ def with_tags(
 
 
 def taint_of(tensor: Tensor, tagged: bool = True) -> Tensor | None:
-    """Return where a tensor is tainted, or tagged; None if nowhere.
-
-    Args:
-        tensor: The tensor.
-        tagged: Whether NaN of floating point tensors counts.
-    """
+    """Return where a tensor is tainted, or tagged with NaN if that counts; None if nowhere."""
     if tensor.is_floating_point():
         if not tagged or is_functorch_tensor(tensor) or not bool(tensor.sum().isnan()):
             return None
@@ -144,12 +139,8 @@ def _write(target: Tensor, index: Any) -> None:
 def steering(function: Callable[..., Any], args: tuple[Any, ...], looks_up: bool) -> list[Tensor]:
     """Return the tainted tensors by whose values a call steers the model.
 
-    They choose rows of weights, or the size of the result goes by them, which Python sees.
-
-    Args:
-        function: The function.
-        args: What it is given.
-        looks_up: Whether integers choose rows of weights, as in an embedding.
+    They choose rows of weights, as integers do where it looks something up, or the size of the
+    result goes by them, which Python sees.
     """
     name = name_of(function).strip("_")
     masks = name == "getitem"

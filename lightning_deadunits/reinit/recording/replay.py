@@ -40,12 +40,7 @@ class Visitor:
 
 
 def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = False) -> None:
-    """Run the calls of a tape again.
-
-    Args:
-        tape: The tape.
-        visitor: What is done with its values.
-        as_recorded: Whether buffers are taken as they were, rather than as they are now.
+    """Run the calls of a tape again, with the state of the model as it is now, or as it was then.
 
     Raises:
         Exception: Whatever a call raises on the values that a visitor gave it.

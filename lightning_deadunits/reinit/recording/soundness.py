@@ -136,14 +136,7 @@ def refuse_unsound(
     broken: Mapping[int, str],
     units: Iterable[UnitKey],
 ) -> dict[UnitKey, str]:
-    """Return the units that a recording cannot vouch for, each with the reason.
-
-    Args:
-        tapes: The tapes.
-        layers: Names of the layers that matter, by key.
-        broken: Numbers of tapes that cannot be replayed, with the reason.
-        units: The units.
-    """
+    """Return the units that a recording cannot vouch for, each with the reason."""
     reasons: dict[str, str] = {}
     for number, tape in enumerate(tapes):
         for position, entry in enumerate(tape.entries):
