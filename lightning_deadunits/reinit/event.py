@@ -109,7 +109,7 @@ class Event:
         keys = [(layer, unit) for layer, own in plan.units.items() for unit in own]
         passes, refused = self._replayed(plan.units, keys)
         # A unit that is on no tape of this process is judged by those that have it.
-        refused = {u: why for u, why in refused.items() if passes.recorded.of_layer(u[0])}
+        refused = {u: why for u, why in refused.items() if passes.of_layer(u[0])}
         refused |= passes.alive(keys)
         if refused:
             return refused

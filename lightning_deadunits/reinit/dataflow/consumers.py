@@ -60,7 +60,7 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
     units = list(units)
     found = _find(passes, units, factors=False)
     left = [unit for unit in units if unit in found.refused]
-    if left and any(call.operation.reads_by_factor for call in passes.recorded.calls):
+    if left and any(call.operation.reads_by_factor for call in passes.calls):
         _take_over(found, _find(passes, left, factors=True), left)
     return found
 
@@ -81,7 +81,7 @@ def judged(
     found.refused |= lost
     found.channels = _with_all_uses(passes, found.channels)
     for channel, what in live_channels(passes, found.channels).items():
-        reason = f"{passes.recorded.calls[channel[0]].title} reads it together with {what}"
+        reason = f"{passes.calls[channel[0]].title} reads it together with {what}"
         for unit in found.channels[channel]:
             found.refused.setdefault(unit, found.hints.get(unit, reason))
     consumed = set().union(*found.channels.values())
@@ -103,7 +103,7 @@ def _take_over(found: Consumers, other: Consumers, units: list[UnitKey]) -> None
 
 def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
     """Follow units that feed other units to what consumes those."""
-    spots, calls = passes.recorded.spots, passes.recorded.calls
+    spots, calls = passes.spots, passes.calls
     fed_by: dict[tuple[Place, int], set[UnitKey]] = {}
     fed: dict[UnitKey, set[UnitKey]] = {}
     for unit, place, channel in shown:
@@ -143,7 +143,7 @@ def _with_all_uses(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> 
 
     There they may read something else, or a unit that is not due: noise will show.
     """
-    calls = passes.recorded.calls
+    calls = passes.calls
     found: Fed = {channel: set(units) for channel, units in channels.items()}
     calls_of: dict[tuple[object, ...], list[int]] = {}
     for index, call in enumerate(calls):

@@ -61,7 +61,7 @@ def live_channels(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> d
     """Return the channels that are fed by units and by something else, and what that is."""
     live: dict[Channel, str] = {}
     for tape, *_ in passes.twins:
-        own = {c: fed for c, fed in channels.items() if passes.recorded.calls[c[0]].tape == tape}
+        own = {c: fed for c, fed in channels.items() if passes.calls[c[0]].tape == tape}
         live |= _live_channels(passes, tape, own) if own else {}
     return live
 
@@ -116,7 +116,7 @@ _UNKNOWN = "others, for all that is known: its values steer the model"
 
 def _following(passes: Passes, tape: int) -> set[int]:
     """Return the positions of activations that others alone make, by no product."""
-    own, call_at = passes.tapes[tape], passes.recorded.call_at
+    own, call_at = passes.tapes[tape], passes.call_at
     positions: set[int] = set()
     values = set(own.weight_values)
     for position, entry in enumerate(own.entries):
@@ -215,11 +215,11 @@ class _Noise(Visitor):
 
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         key = (self.tape, position)
-        if key in self.recorded.aside:
+        if key in self.passes.aside:
             return super().call(position, call, args, kwargs)
         args, kwargs = self._given(plain(call.function), args, kwargs)
         out = super().call(position, call, args, kwargs)
-        return out if key in self.recorded.call_at else self._born(call, args, kwargs, out)
+        return out if key in self.passes.call_at else self._born(call, args, kwargs, out)
 
     def _given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -321,7 +321,7 @@ class _Noise(Visitor):
         return super().site(position, site, value)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        call = self.recorded.calls[index]
+        call = self.passes.calls[index]
         for channel in self._channels.get(index, ()):
             values = channel_of(reads[0], operation.read_axes, channel).flatten()
             if bool((values != 0).any()):

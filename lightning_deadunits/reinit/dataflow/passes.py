@@ -88,18 +88,31 @@ class Spot:
     tape: int
 
 
-@dataclass
-class Recorded:
-    """What the passes computed, replayed once without a change.
+@dataclass(eq=False)
+class Passes:
+    """Replays tapes for visitors, and holds what they computed when replayed without a change.
 
     Attributes:
+        model: The model.
+        tapes: The tapes.
+        layers: Names of the layers that matter, by key.
         calls: The calls with weights.
         spots: The activations of the layers that matter.
         results: By tape and value, what it came to and what Python read of it.
         first_call: Number of the first call of each tape.
         first_spot: Number of the first spot of each tape.
+        call_at: Number of the call with weights at a position of a tape.
+        spot_at: Number of the spot there.
+        aside: What was returned there by a call that no replay makes again.
+        twins: Numbers of the tapes that can be replayed, those of one structure together: their
+            calls are the same.
+        replays: How many replays there were.
+        broken: Numbers of the tapes that cannot be replayed, with the reason.
     """
 
+    model: nn.Module
+    tapes: Sequence[Tape]
+    layers: Mapping[str, str]
     calls: list[WeightCall] = field(default_factory=list)
     spots: list[Spot] = field(default_factory=list)
     results: dict[tuple[int, Any], Any] = field(default_factory=dict)
@@ -108,41 +121,13 @@ class Recorded:
     call_at: dict[tuple[int, int], int] = field(default_factory=dict)
     spot_at: dict[tuple[int, int], int] = field(default_factory=dict)
     aside: dict[tuple[int, int], Any] = field(default_factory=dict)
+    twins: list[list[int]] = field(default_factory=list)
+    replays: int = 0
+    broken: dict[int, str] = field(default_factory=dict)
 
-    def of_layer(self, layer: str, tape: int | None = None) -> list[int]:
-        """Return the spots of a layer, of one tape or of all."""
-        own = enumerate(self.spots)
-        return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
-
-    def width(self, of: int | str) -> int:
-        """Return the number of channels that a call makes, or of units of a layer."""
-        if isinstance(of, str):
-            return self.num_units_at(self.of_layer(of)[0])
-        return torch.Size(self.calls[of].operation.made_sizes).numel()
-
-    def num_units_at(self, number: int) -> int:
-        """Return the number of units at a spot."""
-        spot = self.spots[number]
-        return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
-
-
-class Passes:
-    """Replays tapes for visitors.
-
-    Attributes:
-        twins: Numbers of the tapes that can be replayed, those of one structure together: their
-            calls are the same.
-        replays: How many replays there were.
-        broken: Numbers of the tapes that cannot be replayed, with the reason.
-    """
-
-    def __init__(self, model: nn.Module, tapes: Sequence[Tape], layers: Mapping[str, str]) -> None:
-        self.model, self.tapes, self.layers = model, list(tapes), layers
-        self.parameters = Parameters(model)
-        self.recorded = Recorded()
-        self.broken: dict[int, str] = {}
-        self.replays = 0
-        self.twins: list[list[int]] = []
+    def __post_init__(self) -> None:
+        """Find the parameters."""
+        self.parameters = Parameters(self.model)
 
     def record(self, clamped: Units) -> dict[int, str]:
         """Replay every tape once and keep what matters.
@@ -154,8 +139,8 @@ class Passes:
             Numbers of the tapes that cannot be replayed, with the reason.
         """
         for number in range(len(self.tapes)):
-            self.recorded.first_call.append(len(self.recorded.calls))
-            self.recorded.first_spot.append(len(self.recorded.spots))
+            self.first_call.append(len(self.calls))
+            self.first_spot.append(len(self.spots))
             try:
                 self.run(_Recording(clamped), number)
             except Exception as error:  # whatever a call of the user's step may raise
@@ -200,7 +185,7 @@ class Passes:
         """Return the calls that are given some elements of a parameter, beside those known."""
         return [
             index
-            for index, call in enumerate(self.recorded.calls)
+            for index, call in enumerate(self.calls)
             for parameter, view in call.uses
             if parameter is weights.parameter
             and index not in known
@@ -210,16 +195,32 @@ class Passes:
 
     def on_tape(self, tape: int, items: Iterable[Tagged]) -> list[Tagged]:
         """Return those units whose layer ran on a tape, or those channels whose call is on it."""
-        own: set[str | int] = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
-        own |= {index for index, call in enumerate(self.recorded.calls) if call.tape == tape}
+        own: set[str | int] = {spot.layer for spot in self.spots if spot.tape == tape}
+        own |= {index for index, call in enumerate(self.calls) if call.tape == tape}
         return [item for item in items if item[0] in own]
+
+    def of_layer(self, layer: str, tape: int | None = None) -> list[int]:
+        """Return the spots of a layer, of one tape or of all."""
+        own = enumerate(self.spots)
+        return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
+
+    def width(self, of: int | str) -> int:
+        """Return the number of channels that a call makes, or of units of a layer."""
+        if isinstance(of, str):
+            return self.num_units_at(self.of_layer(of)[0])
+        return torch.Size(self.calls[of].operation.made_sizes).numel()
+
+    def num_units_at(self, number: int) -> int:
+        """Return the number of units at a spot."""
+        spot = self.spots[number]
+        return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""
         found = {}
         for layer, unit in units:
-            spots = self.recorded.of_layer(layer)
-            sizes = {self.recorded.num_units_at(number) for number in spots}
+            spots = self.of_layer(layer)
+            sizes = {self.num_units_at(number) for number in spots}
             if not spots:
                 found[(layer, unit)] = "its layer ran in none of the recorded passes"
             elif len(sizes) > 1:
@@ -232,8 +233,8 @@ class Passes:
         """Return the units that fire in one of the passes, with that as the reason."""
         found = {}
         for layer, unit in units:
-            for number in self.recorded.of_layer(layer):
-                spot = self.recorded.spots[number]
+            for number in self.of_layer(layer):
+                spot = self.spots[number]
                 values = channel_of(spot.activation, spot.dims, unit)
                 if not bool((values.abs() <= spot.atol).all()):
                     found[(layer, unit)] = "it fires on the example"
@@ -254,8 +255,7 @@ class Visitor(ReplayVisitor):
 
     def start(self, passes: Passes, tape: int) -> None:
         """Receive, before all else, which tape is replayed."""
-        self.passes, self.recorded = passes, passes.recorded
-        self.tape, self._calls = tape, passes.tapes[tape]
+        self.passes, self.tape, self._calls = passes, tape, passes.tapes[tape]
         self._copies = Copies()
 
     def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
@@ -280,10 +280,10 @@ class Visitor(ReplayVisitor):
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See :class:`ReplayVisitor`."""
         key, function = (self.tape, position), plain(call.function)
-        if key in self.recorded.aside and (self.clamps or function is not GRADIENT):
+        if key in self.passes.aside and (self.clamps or function is not GRADIENT):
             return self._aside(key, function, args, kwargs)
-        index = self.recorded.call_at.get(key)
-        known = None if index is None else self.recorded.calls[index]
+        index = self.passes.call_at.get(key)
+        known = None if index is None else self.passes.calls[index]
         if known is not None and self._is_clamped(known, function, kwargs):
             out: Any = known.out
         else:
@@ -329,16 +329,16 @@ class Visitor(ReplayVisitor):
             for order, tensor in enumerate(tensors_of((args, kwargs))):
                 self.result((key[1], order), tensor, "autograd.grad")
         kept = [
-            item.clone() if isinstance(item, Tensor) else item for item in self.recorded.aside[key]
+            item.clone() if isinstance(item, Tensor) else item for item in self.passes.aside[key]
         ]
         return kept if len(kept) > 1 or function is GRADIENT else kept[0]
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         """See :class:`ReplayVisitor`."""
-        number = self.recorded.spot_at.get((self.tape, position))
+        number = self.passes.spot_at.get((self.tape, position))
         if number is None:
             return value
-        spot, finer = self.recorded.spots[number], site.site.values(value)
+        spot, finer = self.passes.spots[number], site.site.values(value)
         if spot.activation.shape != finer.shape:
             raise PathChangedError
         return self.spot(number, spot, finer).reshape(value.shape)
@@ -381,14 +381,14 @@ class _Recording(Visitor):
         out = call.function(*args, **kwargs)
         key = (self.tape, position)
         if call.function is GRADIENT or position in self._penalties:
-            self.recorded.aside[key] = [_kept(item) for item in leaves_of(out)]
+            self.passes.aside[key] = [_kept(item) for item in leaves_of(out)]
         found = self.described(call, args, kwargs, out)
         if found is not None and position not in self._of_penalties:
             operation, _, given = found
             if operation.running is not None:
                 mean, variance = map(self._original, operation.running)
                 operation = replace(operation, running=(mean, variance))
-            self.recorded.call_at[key] = len(self.recorded.calls)
+            self.passes.call_at[key] = len(self.passes.calls)
             floats = isinstance(out, Tensor) and out.is_floating_point()
             kept = _kept(out) if floats else None
             uses = [
@@ -396,7 +396,7 @@ class _Recording(Visitor):
                 for tensor in tensors_of(given)
                 if (owner := self.passes.parameters.owner(tensor)) is not None
             ]
-            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.tape, uses))
+            self.passes.calls.append(WeightCall(operation, call.module, kept, self.tape, uses))
         return out
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
@@ -406,22 +406,22 @@ class _Recording(Visitor):
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
             value = silenced(site.site.values(value), dims, units).reshape(value.shape)
-        self.recorded.spot_at[(self.tape, position)] = len(self.recorded.spots)
-        self.recorded.spots.append(
+        self.passes.spot_at[(self.tape, position)] = len(self.passes.spots)
+        self.passes.spots.append(
             Spot(
                 layer,
                 dims,
                 _kept(site.site.values(value)),
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
-                len(self.recorded.calls),
+                len(self.passes.calls),
                 self.tape,
             )
         )
         return value
 
     def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
-        self.recorded.results[(self.tape, key)] = _kept(value)
+        self.passes.results[(self.tape, key)] = _kept(value)
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -110,9 +110,8 @@ def on_tapes(
 def _on_twin(
     passes: Passes, tape: int, twin: int, item: Any, place: Place, channel: int
 ) -> Shown[Any]:
-    recorded = passes.recorded
-    calls = recorded.first_call[twin] - recorded.first_call[tape]
-    spots = recorded.first_spot[twin] - recorded.first_spot[tape]
+    calls = passes.first_call[twin] - passes.first_call[tape]
+    spots = passes.first_spot[twin] - passes.first_spot[tape]
     if isinstance(item[0], int) and item[0] >= 0:
         item = (item[0] + calls, item[1])
     if isinstance(place.of, int):
@@ -184,7 +183,7 @@ class TagReplay(Visitor):
         self._codes: dict[int | str, Tensor] = {}
         for (of, channel), code in self.tag_of.items():
             if of not in self._codes:
-                self._codes[of] = torch.zeros(self.recorded.width(of), dtype=torch.int64)
+                self._codes[of] = torch.zeros(self.passes.width(of), dtype=torch.int64)
             self._codes[of][channel] = code
         self._tags_calls = any(isinstance(of, int) for of in self._codes)
 
@@ -245,7 +244,7 @@ class TagReplay(Visitor):
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        before, kind = self.recorded.calls[index].out, operation.kind
+        before, kind = self.passes.calls[index].out, operation.kind
         codes = self._codes.get(index)
         by_factor = self.factors and operation.reads_by_factor
         consumes = kind == "contraction" or operation.reads_by_scale or by_factor

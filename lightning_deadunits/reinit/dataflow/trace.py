@@ -149,7 +149,7 @@ def _is_confirmed(
     seen: Mapping[UnitKey, set[tuple[Place, int]]],
 ) -> bool:
     """Tell whether a unit showed what makes it, and neither of them anything but consumers."""
-    expected = {(Place("unit", spot), unit[1]) for spot in passes.recorded.of_layer(unit[0])}
+    expected = {(Place("unit", spot), unit[1]) for spot in passes.of_layer(unit[0])}
     expected |= {(Place("norm", chain[0][0]), chain[0][1]) for chain in chains if len(chain) > 1}
     rest = seen[unit] - expected
     return expected <= seen[unit] and all(p.kind in ("consumer", "link") for p, _ in rest)
@@ -157,8 +157,8 @@ def _is_confirmed(
 
 def _is_before(passes: Passes, index: int, unit: UnitKey) -> bool:
     """Tell whether a call came before a spot of a unit, on the same tape."""
-    spots = (passes.recorded.spots[spot] for spot in passes.recorded.of_layer(unit[0]))
-    tape = passes.recorded.calls[index].tape
+    spots = (passes.spots[spot] for spot in passes.of_layer(unit[0]))
+    tape = passes.calls[index].tape
     return any(spot.tape == tape and index < spot.reached for spot in spots)
 
 
@@ -174,7 +174,7 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
         _search_producers(passes, left, units, found)
     # A norm that is written by hand may leave a unit nothing of its own but its scale.
     left = [unit for unit in left if unit in found.refused]
-    if left and any(call.operation.makes_by_factor for call in passes.recorded.calls):
+    if left and any(call.operation.makes_by_factor for call in passes.calls):
         other = Trace()
         _search_producers(passes, left, units, other, factors=True)
         found.units |= other.units
@@ -212,7 +212,7 @@ def _add_producer(
     passes: Passes, own: UnitTrace, maker: Channel, producers: Producers, effects: SideEffects
 ) -> str | None:
     """Add the weights of one producer to a trace; return why not, if so."""
-    call = passes.recorded.calls[maker[0]]
+    call = passes.calls[maker[0]]
     if maker in effects.of:
         return f"{call.title} makes it, and {effects.of[maker]} reads the same before it"
     before = producers.before.get(maker) if call.operation.kind == "norm" else None
@@ -254,7 +254,7 @@ def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
     """Return the weights that make a channel of what a call returns, or add to it on its way."""
     index, channel = maker
-    operation = passes.recorded.calls[index].operation
+    operation = passes.calls[index].operation
     weight, where = operation.weight, operation.makes(channel)
     if operation.kind == "link":
         # One number for all channels belongs to none of them.
@@ -271,7 +271,7 @@ def making_parts(passes: Passes, maker: Channel) -> list[Part]:
 
 def reading_parts(passes: Passes, reader: Channel) -> list[Part]:
     """Return the weights that a channel is read with."""
-    operation = passes.recorded.calls[reader[0]].operation
+    operation = passes.calls[reader[0]].operation
     where = operation.reads(reader[1])
     if operation.kind != "norm":
         return _parts(passes, reader, "weight", operation.weight, where)
@@ -299,7 +299,7 @@ def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
     calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
     foreign = passes.users_of(part.weights, known=calls)
     every = (*sorted(calls), *foreign) if foreign else ()
-    return list(dict.fromkeys(passes.recorded.calls[index].title for index in every))
+    return list(dict.fromkeys(passes.calls[index].title for index in every))
 
 
 def _covers(other: Part, part: Part) -> bool:

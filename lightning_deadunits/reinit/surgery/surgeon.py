@@ -155,7 +155,7 @@ class Surgeon:
         if part.role != "shift":
             return 0.0
         # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
-        call = self._passes.recorded.calls[part.index]
+        call = self._passes.calls[part.index]
         assert call.out is not None
         axis = call.operation.made_axes[0]
         return call.out.select(axis, part.channel).flatten()[0]
@@ -166,7 +166,7 @@ class Surgeon:
         Those of the tapes on which units are judged, where there are any: training tapes where
         windows of training batches decide, else eval tapes.
         """
-        recorded, biases = self._passes.recorded, biases_of(fresh)
+        biases = biases_of(fresh)
         visitor = Settled(
             normed={norm for trace in traces.values() for norm in trace.statistics},
             biased=self._centres(fresh),
@@ -182,7 +182,7 @@ class Surgeon:
             edit.set(bias, bias.read(bias.parameter).float() + shift)
         # The first tape's win: later ones are other batches.
         for (index, number), values in reversed(visitor.statistics.items()):
-            running = recorded.calls[index].operation.running
+            running = self._passes.calls[index].operation.running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):
                 edit.set(WeightSlice.along(buffer, {0: [number]}), value)
@@ -209,7 +209,7 @@ class Surgeon:
 
     def _centres(self, traces: Traces) -> dict[Channel, float]:
         """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
-        calls = self._passes.recorded.calls
+        calls = self._passes.calls
         frozen = {
             before: zero_of(calls[index].operation, channel)
             for trace in traces.values()
@@ -226,7 +226,7 @@ class Surgeon:
         visitor = Stressed(**self._observed(traces))
         for tape in tapes:
             self._run(visitor, tape)
-        of_layer = self._passes.recorded.of_layer
+        of_layer = self._passes.of_layer
         absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
         return visitor.firing | absent
 

@@ -59,7 +59,7 @@ class Observed(Visitor):
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        call = self.recorded.calls[index]
+        call = self.passes.calls[index]
         if call.out is not None and index not in self.made and not operation.passes_on:
             check_same(call.title, call.out, out, self.tolerance)
         return out
@@ -67,7 +67,7 @@ class Observed(Visitor):
     def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
         """See :class:`Visitor`."""
         what = "the model's output" if read_by is None else f"what Python reads of it ({read_by})"
-        check_same(what, self.recorded.results[(self.tape, key)], value, self.tolerance)
+        check_same(what, self.passes.results[(self.tape, key)], value, self.tolerance)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -195,7 +195,7 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     Raises:
         DisturbedError: If a pass comes to something else.
     """
-    made = {i for i, call in enumerate(passes.recorded.calls) if call.operation.kind == "norm"}
+    made = {i for i, call in enumerate(passes.calls) if call.operation.kind == "norm"}
     made.update(*(passes.users_of(fresh) for fresh in plan.made(passes.model)))
     for tape in passes.numbers():
         passes.run(Stressed(made, plan.units, tolerance), tape)
