@@ -54,40 +54,37 @@ class Consumers:
     refused: dict[UnitKey, str] = field(default_factory=dict)
     hints: dict[UnitKey, str] = field(default_factory=dict)
 
+    def refuse(self, units: Iterable[UnitKey], reason: str) -> None:
+        """Refuse units that are not refused yet, rather for what stands in between."""
+        for unit in units:
+            self.refused.setdefault(unit, self.hints.get(unit, reason))
+
 
 def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
     """Find all that consumes some units, and whether it consumes anything else by those weights."""
     units = list(units)
-    found = _find(passes, units, factors=False)
+    found = judged(passes, units, *tagged_on_tapes(passes, units, units))
     left = [unit for unit in units if unit in found.refused]
     if left and any(call.operation.reads_by_factor for call in passes.calls):
-        _take_over(found, _find(passes, left, factors=True), left)
+        others = tagged_on_tapes(passes, left, left, factors=True)
+        _take_over(found, judged(passes, left, *others), left)
     return found
-
-
-def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
-    shown, lost = tagged_on_tapes(passes, units, units, factors=factors)
-    return judged(passes, units, shown, dict.fromkeys(lost, STEERS))
 
 
 def judged(
     passes: Passes,
     units: Iterable[UnitKey],
     shown: Iterable[Shown[UnitKey]],
-    lost: Mapping[UnitKey, str],
+    lost: Iterable[UnitKey],
 ) -> Consumers:
     """Return the consumers of units by where their tags have shown; lost ones had none."""
     found = _resolved(passes, shown)
-    found.refused |= lost
+    found.refused |= dict.fromkeys(lost, STEERS)
     found.channels = _with_all_uses(passes, found.channels)
     for channel, what in live_channels(passes, found.channels).items():
         reason = f"{passes.calls[channel[0]].title} reads it together with {what}"
-        for unit in found.channels[channel]:
-            found.refused.setdefault(unit, found.hints.get(unit, reason))
-    consumed = set().union(*found.channels.values())
-    for unit in units:
-        if unit not in consumed:
-            found.refused.setdefault(unit, found.hints.get(unit, _UNREAD))
+        found.refuse(found.channels[channel], reason)
+    found.refuse(set(units).difference(*found.channels.values()), _UNREAD)
     return found
 
 
@@ -123,8 +120,7 @@ def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
         elif place.kind in _REASONS:
             refusals.append((_REASONS[place.kind], units))
     for reason, units in refusals:
-        for unit in units:
-            found.refused.setdefault(unit, found.hints.get(unit, reason))
+        found.refuse(units, reason)
     return found
 
 

@@ -266,9 +266,6 @@ class Visitor(ReplayVisitor):
         """Receive a call with weights; what is returned takes its result's place."""
         return out
 
-    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
-        """Receive what a pass comes to: what nothing on its tape is given, or Python reads."""
-
     # --- how they are told apart ----------------------------------------------------------------
 
     def leaf(self, index: int, value: Any) -> Any:
@@ -342,19 +339,6 @@ class Visitor(ReplayVisitor):
         if spot.activation.shape != finer.shape:
             raise PathChangedError
         return self.spot(number, spot, finer).reshape(value.shape)
-
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        """See :class:`ReplayVisitor`."""
-        for order, tensor in enumerate(given):
-            if isinstance(tensor, Tensor) and call.given[order] not in self._calls.weight_values:
-                name = getattr(call.function, "__name__", "")
-                self.result((position, order), tensor, name)
-
-    def final(self, index: int, value: Any) -> None:
-        """See :class:`ReplayVisitor`."""
-        # One of integers may be a by-product that nobody kept.
-        if isinstance(value, Tensor) and (value.is_floating_point() or index in self._calls.kept):
-            self.result(index, value, None)
 
 
 class _Recording(Visitor):

@@ -191,15 +191,12 @@ class TagReplay(Visitor):
         """Run all replays; yield every tag that shows, once per place and channel.
 
         Raises:
-            PathChangedError: If the pass cannot be replayed with tags in it.
-            CellsLostError: If samples are mixed.
+            PathChangedError: If the pass cannot be replayed with tags in it, or mixes samples.
         """
         for number in range(self.book.passes):
             self.number = number
             try:
                 self.passes.run(self, self.tape)
-            except (CellsLostError, PathChangedError):
-                raise
             except Exception as error:  # a call refuses NaN, or has another shape for it
                 raise PathChangedError from error
         for place, shown in self._shown.items():

@@ -128,7 +128,7 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     ]
     if not confirmed:
         return
-    consumers = judged(passes, units, shown, {})
+    consumers = judged(passes, units, shown, lost)
     for unit in confirmed:
         if unit not in consumers.refused:
             own = found.units[unit] = UnitTrace()
