@@ -180,19 +180,19 @@ def remainder(passes: Passes, own: UnitTrace, left: Mapping[Part, str]) -> UnitT
 
 def _between(passes: Passes, part: Part, before: Channel, norm: Channel) -> bool:
     """Tell whether weights add to a channel, or multiply it, on its way to a norm."""
-    link = passes.calls[part.index].operation.kind == "link"
+    link = passes.calls[part.index].kind == "link"
     return part.index == before[0] or (link and before[0] < part.index < norm[0])
 
 
 def _is_fixed(passes: Passes, norm: Channel) -> bool:
     """Tell whether a norm goes by its running statistics even in training."""
-    running = passes.calls[norm[0]].operation.running
+    running = passes.calls[norm[0]].running
     same = [
-        call.operation.fixed
+        call.fixed
         for call in passes.calls
         if passes.tapes[call.tape].training
         and running is not None
-        and call.operation.running is not None
-        and call.operation.running[0] is running[0]
+        and call.running is not None
+        and call.running[0] is running[0]
     ]
     return bool(same) and all(same)

@@ -65,7 +65,7 @@ def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
     units = list(units)
     found = judged(passes, units, *tagged_on_tapes(passes, units, units))
     left = [unit for unit in units if unit in found.refused]
-    if left and any(call.operation.reads_by_factor for call in passes.calls):
+    if left and any(call.reads_by_factor for call in passes.calls):
         others = tagged_on_tapes(passes, left, left, factors=True)
         _take_over(found, judged(passes, left, *others), left)
     return found
@@ -143,10 +143,10 @@ def _with_all_uses(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> 
     found: Fed = {channel: set(units) for channel, units in channels.items()}
     calls_of: dict[tuple[object, ...], list[int]] = {}
     for index, call in enumerate(calls):
-        if call.operation.weight is not None and call.operation.read_axes:
-            calls_of.setdefault(_weight_of(passes, call.operation), []).append(index)
+        if call.weight is not None and call.read_axes:
+            calls_of.setdefault(_weight_of(passes, call), []).append(index)
     for (index, channel), units in channels.items():
-        for other in calls_of.get(_weight_of(passes, calls[index].operation), ()):
+        for other in calls_of.get(_weight_of(passes, calls[index]), ()):
             found.setdefault((other, channel), set()).update(units)
     return found
 

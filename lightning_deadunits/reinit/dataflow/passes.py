@@ -41,31 +41,6 @@ class PathChangedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class WeightCall:
-    """One call with weights, as it was recorded.
-
-    Attributes:
-        operation: What it does.
-        module: Name of the module whose forward called it.
-        out: What it returned, None if that was not one floating point tensor.
-        tape: Number of the tape that it is on.
-        uses: The parameters that it was given, and which view of each.
-    """
-
-    operation: Operation
-    module: str
-    out: Tensor | None
-    tape: int
-    uses: Sequence[tuple[Tensor, Tensor]]
-
-    @property
-    def title(self) -> str:
-        """How it is called in reports."""
-        name = self.operation.name
-        return f"{self.module} ({name})" if self.module else name
-
-
-@dataclass(frozen=True, eq=False)
 class Spot:
     """One activation of a layer in one pass.
 
@@ -113,7 +88,7 @@ class Passes:
     model: nn.Module
     tapes: Sequence[Tape]
     layers: Mapping[str, str]
-    calls: list[WeightCall] = field(default_factory=list)
+    calls: list[Operation] = field(default_factory=list)
     spots: list[Spot] = field(default_factory=list)
     results: dict[tuple[int, Any], Any] = field(default_factory=dict)
     first_call: list[int] = field(default_factory=list)
@@ -208,7 +183,7 @@ class Passes:
         """Return the number of channels that a call makes, or of units of a layer."""
         if isinstance(of, str):
             return self.num_units_at(self.of_layer(of)[0])
-        return torch.Size(self.calls[of].operation.made_sizes).numel()
+        return torch.Size(self.calls[of].made_sizes).numel()
 
     def num_units_at(self, number: int) -> int:
         """Return the number of units at a spot."""
@@ -286,7 +261,7 @@ class Visitor(ReplayVisitor):
         else:
             out = call.function(*args, **kwargs)
         if self.tags:
-            looks_up = known is not None and known.operation.kind == "contraction"
+            looks_up = known is not None and known.kind == "contraction"
             for order, tensor in enumerate(steering(function, args, looks_up)):
                 self.result((position, order), tensor, "choice")
             out = with_tags(function, out, args, kwargs)
@@ -313,10 +288,10 @@ class Visitor(ReplayVisitor):
         found = describe(replace(given, args=resolved[0], kwargs=resolved[1]))
         return None if found is None else (*found, resolved)
 
-    def _is_clamped(self, known: WeightCall, function: Callable[..., Any], kwargs: Any) -> bool:
+    def _is_clamped(self, known: Operation, function: Callable[..., Any], kwargs: Any) -> bool:
         if not self.clamps or known.out is None or "out" in kwargs:
             return False
-        return known.operation.kind == "contraction" and function in PRODUCTS
+        return known.kind == "contraction" and function in PRODUCTS
 
     def _aside(
         self, key: tuple[int, int], function: Callable[..., Any], args: Any, kwargs: Any
@@ -380,7 +355,9 @@ class _Recording(Visitor):
                 for tensor in tensors_of(given)
                 if (owner := self.passes.parameters.owner(tensor)) is not None
             ]
-            self.passes.calls.append(WeightCall(operation, call.module, kept, self.tape, uses))
+            self.passes.calls.append(
+                replace(operation, module=call.module, out=kept, tape=self.tape, uses=uses)
+            )
         return out
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey, WeightCall
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import (
     Place,
     Shown,
@@ -89,13 +89,13 @@ def _candidate(passes: Passes, number: int) -> list[int]:
         if _makes_something(calls[index], factors=False) and passes.width(index) == width
     ]
     # Rather one that is trained: a frozen one may be a branch that is added.
-    trained = [index for index in fitting if not _is_frozen(passes, calls[index].operation)]
+    trained = [index for index in fitting if not _is_frozen(passes, calls[index])]
     if not fitting:
         return []
     index = (trained or fitting)[-1]
-    if calls[index].operation.kind == "contraction" or calls[index].operation.mixes:
+    if calls[index].kind == "contraction" or calls[index].mixes:
         return [index]
-    before = [i for i in fitting if i < index and calls[i].operation.kind == "contraction"]
+    before = [i for i in fitting if i < index and calls[i].kind == "contraction"]
     return [index, before[-1]] if before else []
 
 
@@ -150,15 +150,15 @@ def _unmade(passes: Passes, number: int) -> str:
     spot = passes.spots[number]
     first = passes.first_call[spot.tape]
     for call in reversed(passes.calls[first : spot.reached]):
-        if call.operation.kind == "opaque":
+        if call.kind == "opaque":
             return f"no layer that makes it was found, unless {call.title}, which cannot be traced"
     return "no layer that makes it was found"
 
 
-def _makes_something(call: WeightCall, factors: bool) -> bool:
+def _makes_something(call: Operation, factors: bool) -> bool:
     if factors:
-        return call.out is not None and call.operation.makes_by_factor
-    return call.out is not None and call.operation.kind in ("contraction", "norm")
+        return call.out is not None and call.makes_by_factor
+    return call.out is not None and call.kind in ("contraction", "norm")
 
 
 class _Search:

@@ -174,7 +174,7 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
         _search_producers(passes, left, units, found)
     # A norm that is written by hand may leave a unit nothing of its own but its scale.
     left = [unit for unit in left if unit in found.refused]
-    if left and any(call.operation.makes_by_factor for call in passes.calls):
+    if left and any(call.makes_by_factor for call in passes.calls):
         other = Trace()
         _search_producers(passes, left, units, other, factors=True)
         found.units |= other.units
@@ -215,9 +215,9 @@ def _add_producer(
     call = passes.calls[maker[0]]
     if maker in effects.of:
         return f"{call.title} makes it, and {effects.of[maker]} reads the same before it"
-    before = producers.before.get(maker) if call.operation.kind == "norm" else None
+    before = producers.before.get(maker) if call.kind == "norm" else None
     before = None if before in effects.of else before
-    if call.operation.kind == "norm" and before is None and call.operation.weight is None:
+    if call.kind == "norm" and before is None and call.weight is None:
         return f"{call.title} normalises what makes it, and has no weights of its own"
     _add_maker(passes, own, maker, before)
     for link, follows in effects.links:
@@ -254,7 +254,7 @@ def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
     """Return the weights that make a channel of what a call returns, or add to it on its way."""
     index, channel = maker
-    operation = passes.calls[index].operation
+    operation = passes.calls[index]
     weight, where = operation.weight, operation.makes(channel)
     if operation.kind == "link":
         # One number for all channels belongs to none of them.
@@ -271,7 +271,7 @@ def making_parts(passes: Passes, maker: Channel) -> list[Part]:
 
 def reading_parts(passes: Passes, reader: Channel) -> list[Part]:
     """Return the weights that a channel is read with."""
-    operation = passes.calls[reader[0]].operation
+    operation = passes.calls[reader[0]]
     where = operation.reads(reader[1])
     if operation.kind != "norm":
         return _parts(passes, reader, "weight", operation.weight, where)

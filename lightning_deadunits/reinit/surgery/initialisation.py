@@ -107,7 +107,7 @@ class Draws:
     def _affine(self, part: Part, attempt: int) -> Tensor:
         neutral = 0.0
         if part.role == "scale":
-            operation = self._passes.calls[part.index].operation
+            operation = self._passes.calls[part.index]
             factor = operation.kind == "link"
             assert operation.weight is not None
             neutral = float(operation.weight.detach().float().median()) if factor else 1.0
@@ -139,7 +139,7 @@ class Draws:
 
     def _live(self, part: Part, revived: set[int]) -> Tensor:
         """Return the incoming weights of live channels of the same call, at most 256 of them."""
-        operation = self._passes.calls[part.index].operation
+        operation = self._passes.calls[part.index]
         assert operation.weight is not None
         channels = range(self._passes.width(part.index))
         live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]

@@ -157,7 +157,7 @@ class Surgeon:
         # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
         call = self._passes.calls[part.index]
         assert call.out is not None
-        axis = call.operation.made_axes[0]
+        axis = call.made_axes[0]
         return call.out.select(axis, part.channel).flatten()[0]
 
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
@@ -182,7 +182,7 @@ class Surgeon:
             edit.set(bias, bias.read(bias.parameter).float() + shift)
         # The first tape's win: later ones are other batches.
         for (index, number), values in reversed(visitor.statistics.items()):
-            running = self._passes.calls[index].operation.running
+            running = self._passes.calls[index].running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):
                 edit.set(WeightSlice.along(buffer, {0: [number]}), value)
@@ -211,7 +211,7 @@ class Surgeon:
         """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
         calls = self._passes.calls
         frozen = {
-            before: zero_of(calls[index].operation, channel)
+            before: zero_of(calls[index], channel)
             for trace in traces.values()
             for (index, channel), before in trace.fixed.items()
         }

@@ -195,7 +195,7 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     Raises:
         DisturbedError: If a pass comes to something else.
     """
-    made = {i for i, call in enumerate(passes.calls) if call.operation.kind == "norm"}
+    made = {i for i, call in enumerate(passes.calls) if call.kind == "norm"}
     made.update(*(passes.users_of(fresh) for fresh in plan.made(passes.model)))
     for tape in passes.numbers():
         passes.run(Stressed(made, plan.units, tolerance), tape)
