@@ -25,12 +25,14 @@ _SAMPLE = 64
 UnitKey = tuple[str, int]
 
 
-class Samples:
-    """Samples of what a pass computes, by their place on the tape."""
+class Samples(Visitor):
+    """Samples of what a pass computes, by their place on the tape; compares them with a replay."""
 
     def __init__(self) -> None:
         self._values: dict[int, Tensor] = {}
         self._moved: dict[int, int] = {}
+        self._outdated: set[int | None] = set()
+        self._problem: str | None = None
 
     def move(self, position: int, weights: Iterable[Tensor]) -> None:
         """Take note that weights are stepped, and how many entries of the tape came before."""
@@ -43,28 +45,19 @@ class Samples:
 
     def check(self, tape: Tape) -> None:
         """Replay a tape and note an obstacle where it differs since the last check; begin anew."""
-        values, self._values = self._values, {}
-        if not values:
+        if not self._values:
             return
-        checker = _Checker(values, self._moved)
         try:
-            replay(tape, checker, as_recorded=True)
+            replay(tape, self, as_recorded=True)
         except Exception as error:  # whatever a call may raise
-            checker.problem = f"cannot be replayed ({type(error).__name__}: {error})"
-        if checker.problem is not None:
-            tape.obstacles.append(Obstacle(len(tape.entries), checker.problem))
+            self._problem = f"cannot be replayed ({type(error).__name__}: {error})"
+        if self._problem is not None:
+            tape.obstacles.append(Obstacle(len(tape.entries), self._problem))
+        self._values, self._outdated, self._problem = {}, set(), None
         tape.forget_derived()  # the recording may go on
 
-
-class _Checker(Visitor):
-    """Compares values with samples of those that were made; the first difference is a problem."""
-
-    def __init__(self, values: Mapping[int, Tensor], moved: Mapping[int, int]) -> None:
-        self._values, self._moved = values, moved
-        self._outdated: set[int | None] = set()
-        self.problem: str | None = None
-
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """See :class:`Visitor`."""
         given = set(map(storage_of, tensors_of((args, kwargs))))
         out = call.function(*args, **kwargs)
         made = tensors_of(out)
@@ -93,14 +86,15 @@ class _Checker(Visitor):
         return outdated
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         if position in self._values and storage_of(value) not in self._outdated:
             self._compare(position, value, site.layer.partition("|")[0])
         return value
 
     def _compare(self, position: int, value: Tensor | None, what: str) -> None:
         before = self._values[position]
-        if self.problem is None and (value is None or not _is_same(before, _sample(value))):
-            self.problem = f"computes {what} otherwise when it is replayed"
+        if self._problem is None and (value is None or not _is_same(before, _sample(value))):
+            self._problem = f"computes {what} otherwise when it is replayed"
 
 
 def _sample(value: Tensor) -> Tensor:
