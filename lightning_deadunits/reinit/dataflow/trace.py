@@ -115,7 +115,6 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     chains_of = candidates(passes, units)
     if not chains_of:
         return
-
     makers = {unit: [c for chain in chains for c in chain] for unit, chains in chains_of.items()}
     shown, lost = tagged_on_tapes(passes, units, units, makers=makers)
     seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
@@ -175,10 +174,7 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     # A norm that is written by hand may leave a unit nothing of its own but its scale.
     left = [unit for unit in left if unit in found.refused]
     if left and any(call.makes_by_factor for call in passes.calls):
-        other = Trace()
-        _search_producers(passes, left, units, other, factors=True)
-        found.units |= other.units
-        found.refused = {u: why for u, why in found.refused.items() if u not in other.units}
+        _search_producers(passes, left, units, found, factors=True)
     _add_consumers(passes, found, consumers.channels)
 
 
@@ -190,8 +186,9 @@ def _search_producers(
     *,
     factors: bool = False,
 ) -> None:
+    """Trace units by what makes them; one that was refused before keeps that reason."""
     producers = find_producers(passes, units, factors=factors)
-    found.refused |= producers.refused
+    found.refused = producers.refused | found.refused
     makers = {channel for channels in producers.of.values() for channel in channels}
     if not makers:
         return
@@ -202,10 +199,11 @@ def _search_producers(
         own = UnitTrace()
         reasons = [_add_producer(passes, own, maker, producers, effects) for maker in channels]
         # One producer of its own is enough, as in a residual block: what else is added stays.
-        if any(reason is None for reason in reasons):
+        if None in reasons:
             found.units[unit] = own
+            found.refused.pop(unit, None)
         else:
-            found.refused[unit] = next(reason for reason in reasons if reason)
+            found.refused.setdefault(unit, str(reasons[0]))
 
 
 def _add_producer(
