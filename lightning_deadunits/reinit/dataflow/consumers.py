@@ -60,9 +60,8 @@ class Consumers:
             self.refused.setdefault(unit, self.hints.get(unit, reason))
 
 
-def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
+def find_consumers(passes: Passes, units: list[UnitKey]) -> Consumers:
     """Find all that consumes some units, and whether it consumes anything else by those weights."""
-    units = list(units)
     found = judged(passes, units, *tagged_on_tapes(passes, units, units))
     left = [unit for unit in units if unit in found.refused]
     if left and any(call.reads_by_factor for call in passes.calls):

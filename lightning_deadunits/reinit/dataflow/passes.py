@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lightning_deadunits.observation.activations import plain_function, zero_atol
 from lightning_deadunits.reinit.dataflow.taints import is_readable, steering, with_tags
 from lightning_deadunits.reinit.ops.elementwise import SUMS, Copies
-from lightning_deadunits.reinit.ops.operation import Channel, Given, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Given, Operation, unravel
 from lightning_deadunits.reinit.ops.registry import PRODUCTS, describe
 from lightning_deadunits.reinit.parameters import Parameters
 from lightning_deadunits.reinit.recording.functions import GRADIENT
@@ -105,13 +105,9 @@ class Passes:
         self.parameters = Parameters(self.model)
 
     def record(self, clamped: Units) -> dict[int, str]:
-        """Replay every tape once and keep what matters.
+        """Replay every tape once and keep what matters; return which are broken.
 
-        Args:
-            clamped: Units that are held at zero: dormant ones, whose contribution is to be lost.
-
-        Returns:
-            Numbers of the tapes that cannot be replayed, with the reason.
+        Clamped units are held at zero: dormant ones, whose contribution is to be lost.
         """
         for number in range(len(self.tapes)):
             self.first_call.append(len(self.calls))
@@ -435,6 +431,6 @@ def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
     if len(axes) == 1:
         return tensor.select(axes[0], channel)
     index: list[Any] = [slice(None)] * tensor.ndim
-    for axis in reversed(axes):
-        channel, index[axis] = divmod(channel, tensor.shape[axis])
+    for axis, i in zip(axes, unravel(channel, [tensor.shape[axis] for axis in axes]), strict=True):
+        index[axis] = i
     return tensor[tuple(index)]

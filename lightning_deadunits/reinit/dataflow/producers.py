@@ -60,12 +60,11 @@ class Producers:
 # --- candidates ---------------------------------------------------------------------------------
 
 
-def candidates(passes: Passes, units: Iterable[UnitKey]) -> dict[UnitKey, list[list[Channel]]]:
+def candidates(passes: Passes, units: list[UnitKey]) -> dict[UnitKey, list[list[Channel]]]:
     """Guess per unit and spot the channel that makes it, and what is before it if it is a norm.
 
     Units are left out that have none at some spot, or one that another unit has, too.
     """
-    units = list(units)
     spots_of = {layer: passes.of_layer(layer) for layer, _ in units}
     calls_of = {spot: _candidate(passes, spot) for own in spots_of.values() for spot in own}
     found: dict[UnitKey, list[list[Channel]]] = {}
@@ -109,9 +108,8 @@ def _is_frozen(passes: Passes, operation: Operation) -> bool:
 # --- a search over all channels -----------------------------------------------------------------
 
 
-def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = False) -> Producers:
+def find_producers(passes: Passes, units: list[UnitKey], *, factors: bool = False) -> Producers:
     """Find the channels whose weights make some units: of contractions and norms, or factors."""
-    units = list(units)
 
     def search(tape: int, cells: int) -> list[Shown[Channel]]:
         calls = [

@@ -9,7 +9,7 @@ with the units tagged alone, their producers among all channels, and what else r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,16 +90,13 @@ class Trace:
     lost: Traces = field(default_factory=dict)
 
 
-def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Trace:
+def trace(passes: Passes, units: list[UnitKey], *, guess: bool = True) -> Trace:
     """Find the weights of some units, and refuse those that share theirs with what is alive.
 
-    Args:
-        passes: Passes that were replayed once.
-        units: Layer and unit.
-        guess: Whether a candidate that is confirmed is enough, though others may add to it. A
-            thorough search takes some more replays.
+    A guess that is confirmed is enough, though others may add to it; a thorough search, without
+    one, takes some more replays.
     """
-    units, found = list(units), Trace()
+    found = Trace()
     if guess:
         _confirm(passes, units, found)
     if any(unit not in found.units for unit in units):

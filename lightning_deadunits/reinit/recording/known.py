@@ -135,12 +135,8 @@ class KnownTensors:
         """Return the values that somebody holds, and those that perhaps autograd alone does.
 
         It holds masks, too, which have no gradient of their own: ``h > 0`` of ``h * (h > 0)``.
-
-        Args:
-            modules: Whose attributes hold values certainly.
-
-        Returns:
-            Numbers of values; and numbers of those that are in doubt, by where their memory is.
+        Attributes of modules hold values certainly. Values that are in doubt are told by where
+        their memory is.
         """
         held = {
             id(tensor)

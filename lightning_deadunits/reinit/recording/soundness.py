@@ -100,7 +100,7 @@ class Samples(Visitor):
 def _sample(value: Tensor) -> Tensor:
     value = value.detach()
     if value.is_nested or value.layout is not torch.strided:
-        return value.new_zeros(()) if value.layout is torch.strided else torch.zeros(())
+        return torch.zeros(())
     step = max(1, value.numel() // _SAMPLE)
     index = torch.arange(0, value.numel(), step, device=value.device)
     return value.take(index) if value.numel() > 1 else value.clone()
