@@ -32,7 +32,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     replaced,
     silenced,
 )
-from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS
+from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS, named
 from lightning_deadunits.reinit.ops.operation import Channel, Operation
 from lightning_deadunits.reinit.recording.functions import FROM_PYTHON
 from lightning_deadunits.reinit.recording.tape import Call, SiteCall, mapped, tensors_of
@@ -46,13 +46,10 @@ _ARITHMETIC = {*SUMS, *FACTORS}
 _MASKED = WHERE | FILLS
 _INDEXED = {*WRITES, Tensor.__getitem__}
 _INDEX = 2
-_ALONG_AXIS = {
-    getattr(place, name + suffix)
-    for name in ("gather", "index_select", "index_add", "index_copy", "scatter", "scatter_add")
-    for suffix in ("", "_")
-    for place in (torch, Tensor)
-    if hasattr(place, name + suffix)
-}
+_ALONG_AXIS = named(
+    *("gather", "index_select", "index_add", "index_add_", "index_copy", "index_copy_"),
+    *("scatter", "scatter_", "scatter_add", "scatter_add_"),
+)
 """Functions that are given a tensor, an axis, and indices along it."""
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 

@@ -317,7 +317,7 @@ class _Recording(Visitor):
 
     def __init__(self, clamped: Units) -> None:
         self._clamped = clamped
-        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._buffers = Copies()
 
     def start(self, passes: Passes, tape: int) -> None:
         super().start(passes, tape)
@@ -325,12 +325,8 @@ class _Recording(Visitor):
 
     def leaf(self, index: int, value: Any) -> Any:
         if index in self._calls.buffers:
-            self._buffers[id(value)] = value, self._calls.buffers[index]
+            self._buffers.stand_in(value, self._calls.buffers[index])
         return super().leaf(index, value)
-
-    def _original(self, buffer: Tensor) -> Tensor:
-        """Return the model's own buffer for the copy that a replay works on."""
-        return self._buffers.get(id(buffer), (buffer, buffer))[1]
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
         out = call.function(*args, **kwargs)
@@ -340,9 +336,6 @@ class _Recording(Visitor):
         found = self.described(call, args, kwargs, out)
         if found is not None and position not in self._of_penalties:
             operation, _, given = found
-            if operation.running is not None:
-                mean, variance = map(self._original, operation.running)
-                operation = replace(operation, running=(mean, variance))
             self.passes.call_at[key] = len(self.passes.calls)
             floats = isinstance(out, Tensor) and out.is_floating_point()
             kept = _kept(out) if floats else None
@@ -352,7 +345,15 @@ class _Recording(Visitor):
                 if (owner := self.passes.parameters.owner(tensor)) is not None
             ]
             self.passes.calls.append(
-                replace(operation, module=call.module, out=kept, tape=self.tape, uses=uses)
+                replace(
+                    operation,
+                    # The model's own buffers, rather than the copies that a replay works on.
+                    running=self._buffers.resolved(operation.running),
+                    module=call.module,
+                    out=kept,
+                    tape=self.tape,
+                    uses=uses,
+                )
             )
         return out
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.consumers import find_consumers, judged
@@ -291,20 +292,16 @@ def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
     Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
     tapes. That is no reason to refuse, as long as each use is the unit's own.
     """
-    calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
-    foreign = passes.users_of(part.weights, known=calls)
+    weights = part.weights
+    calls = {
+        other.index
+        for other in (*own.makes, *own.reads)
+        if other.weights.parameter is weights.parameter
+        and torch.equal(other.weights.positions, weights.positions)
+    }
+    foreign = passes.users_of(weights, known=calls)
     every = (*sorted(calls), *foreign) if foreign else ()
     return list(dict.fromkeys(passes.calls[index].title for index in every))
-
-
-def _covers(other: Part, part: Part) -> bool:
-    """Tell whether a part holds all the weights of another one that they have in common."""
-    if other.weights.parameter is not part.weights.parameter:
-        return False
-    return other is part or bool(
-        other.weights.positions.shape == part.weights.positions.shape
-        and (other.weights.positions == part.weights.positions).all()
-    )
 
 
 # --- coupled groups -----------------------------------------------------------------------------
