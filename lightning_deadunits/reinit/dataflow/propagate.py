@@ -30,9 +30,10 @@ from lightning_deadunits.reinit.dataflow.passes import (
 from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
 from lightning_deadunits.reinit.dataflow.taints import taint_of
 from lightning_deadunits.reinit.ops.operation import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Kind as OperationKind
 from lightning_deadunits.reinit.report import by_layer
 
-Kind = Literal["consumer", "unit", "norm", "link", "product", "opaque", "result", "python"]
+Kind = OperationKind | Literal["consumer", "unit", "result", "python"]
 
 
 class Place(NamedTuple):
@@ -251,9 +252,8 @@ class TagReplay(Visitor):
         elif self.everywhere and consumes:
             self._look(Place("consumer", index), reads[0], operation.read_axes)
         elif self.everywhere and (kind in ("opaque", "product") or operation.mixes):
-            hides: Kind = "norm" if kind == "norm" else "product" if kind == "product" else "opaque"
             for order, tensor in enumerate(reads):
-                self._look(Place(hides, index, order), tensor, ())
+                self._look(Place(kind, index, order), tensor, ())
         elif self.everywhere and kind == "link" and operation.weight is not None:
             self._look(Place("link", index), out, operation.made_axes)
         if before is None:

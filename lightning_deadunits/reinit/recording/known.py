@@ -198,11 +198,11 @@ class KnownTensors:
             return False
         if (index := self.number(tensor)) is not None:
             return index in self._plain
-        return self.descent_problem(tensor) is None
+        return self._descent_problem(tensor) is None
 
     # --- what cannot be followed ------------------------------------------------------------------
 
-    def descent_problem(self, tensor: Tensor) -> str | None:
+    def _descent_problem(self, tensor: Tensor) -> str | None:
         """Say why a tensor that is seen for the first time is no leaf, None if it is one."""
         if isinstance(tensor, nn.Parameter) or tensor.numel() == 0:
             return None
@@ -216,9 +216,10 @@ class KnownTensors:
         )
 
     def problem(self, tensor: Tensor) -> str | None:
-        """Say why a known tensor may hold something else than calls have made, None if not."""
-        index = self.number(tensor)
-        if index is None or index not in self._versions or isinstance(tensor, nn.Parameter):
+        """Say why a tensor may hold something else than calls have made, None if not."""
+        if (index := self.number(tensor)) is None:
+            return self._descent_problem(tensor)
+        if index not in self._versions or isinstance(tensor, nn.Parameter):
             return None
         before, since = self._versions[index]
         moved = version_of(tensor) - before

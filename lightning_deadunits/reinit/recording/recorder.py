@@ -267,16 +267,12 @@ class Recorder(SiteMode):
     def _read(self, tape: Tape, leaf: Tensor | Generator) -> int:
         """Return the number of a value that a call is given; a new one is a leaf."""
         known = self._known
-        index = known.number(leaf)
-        if index is not None:
-            if isinstance(leaf, Tensor) and (problem := known.problem(leaf)) is not None:
-                self._obstacle(problem)
-                # From here on it is what it was found to be.
-                known.unknown(leaf)
-            else:
-                return index
-        elif isinstance(leaf, Tensor) and (problem := known.descent_problem(leaf)) is not None:
+        if isinstance(leaf, Tensor) and (problem := known.problem(leaf)) is not None:
             self._obstacle(problem)
+            # From here on it is what it was found to be.
+            known.unknown(leaf)
+        if (index := known.number(leaf)) is not None:
+            return index
         index = known.add(leaf)
         if isinstance(leaf, Generator):
             tape.leaves[index] = leaf.clone_state()
