@@ -21,7 +21,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     refuse_with_group,
     trace,
 )
-from lightning_deadunits.reinit.ops import Channel
+from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
 
@@ -72,13 +72,13 @@ def eligible(
 def loudness(passes: Passes, unit: UnitKey, own: UnitTrace, tolerance: float | None) -> str | None:
     """Say why a unit cannot be silenced although it counts as dead, None if it can."""
     layer, number = unit
-    for at in passes.recorded.of_layer(layer):
-        spot = passes.recorded.spots[at]
+    for at in passes.of_layer(layer):
+        spot = passes.spots[at]
         loudest = float(channel_of(spot.activation, spot.dims, number).abs().max())
         if loudest == 0.0:
             continue
         for part in own.reads:
-            call = passes.recorded.calls[part.index]
+            call = passes.calls[part.index]
             if call.tape != spot.tape or call.out is None or part.role != "weight":
                 continue
             # Less than the sum over a kernel's taps: what it lets pass, verification judges.
@@ -179,19 +179,19 @@ def remainder(passes: Passes, own: UnitTrace, left: Mapping[Part, str]) -> UnitT
 
 def _between(passes: Passes, part: Part, before: Channel, norm: Channel) -> bool:
     """Tell whether weights add to a channel, or multiply it, on its way to a norm."""
-    link = passes.recorded.calls[part.index].operation.kind == "link"
+    link = passes.calls[part.index].kind == "link"
     return part.index == before[0] or (link and before[0] < part.index < norm[0])
 
 
 def _is_fixed(passes: Passes, norm: Channel) -> bool:
     """Tell whether a norm goes by its running statistics even in training."""
-    running = passes.recorded.calls[norm[0]].operation.running
+    running = passes.calls[norm[0]].running
     same = [
-        call.operation.fixed
-        for call in passes.recorded.calls
+        call.fixed
+        for call in passes.calls
         if passes.tapes[call.tape].training
         and running is not None
-        and call.operation.running is not None
-        and call.operation.running[0] is running[0]
+        and call.running is not None
+        and call.running[0] is running[0]
     ]
     return bool(same) and all(same)

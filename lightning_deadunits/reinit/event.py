@@ -118,7 +118,7 @@ class Event:
         keys = each_of(plan.units)
         passes, refused = self._replayed(plan.units)
         # A unit that is on no tape of this process is judged by those that have it.
-        refused = {u: why for u, why in refused.items() if passes.recorded.of_layer(u[0])}
+        refused = {u: why for u, why in refused.items() if passes.of_layer(u[0])}
         refused |= passes.alive(keys)
         if refused:
             return refused

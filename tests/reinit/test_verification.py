@@ -13,7 +13,7 @@ from lightning_deadunits import ReinitConfig, reinit_dead_units
 from lightning_deadunits.reinit import eligibility, revive, weights
 from lightning_deadunits.reinit.dataflow import trace as tracing
 from lightning_deadunits.reinit.dataflow.trace import Trace
-from lightning_deadunits.reinit.ops import Operation
+from lightning_deadunits.reinit.ops.operation import Operation
 from lightning_deadunits.reinit.surgery import surgeon
 from tests.zoo import Net, ResNet, conv, kill
 from tests.zoo.parts import raw

@@ -7,16 +7,13 @@ reads a unit must stay zero, or its weights read something else as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.noise import live_channels
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
-from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, TagReplay, tagged_on_tapes
-from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.dataflow.propagate import Place, Shown, tagged_on_tapes
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 
 Fed = dict[Channel, set[UnitKey]]
 """Channels of calls, and which units feed them."""
@@ -57,53 +54,36 @@ class Consumers:
     refused: dict[UnitKey, str] = field(default_factory=dict)
     hints: dict[UnitKey, str] = field(default_factory=dict)
 
+    def refuse(self, units: Iterable[UnitKey], reason: str) -> None:
+        """Refuse units that are not refused yet, rather for what stands in between."""
+        for unit in units:
+            self.refused.setdefault(unit, self.hints.get(unit, reason))
 
-def find_consumers(passes: Passes, units: Iterable[UnitKey]) -> Consumers:
+
+def find_consumers(passes: Passes, units: list[UnitKey]) -> Consumers:
     """Find all that consumes some units, and whether it consumes anything else by those weights."""
-    units = list(units)
-    found = _find(passes, units, factors=False)
+    found = judged(passes, units, *tagged_on_tapes(passes, units, units))
     left = [unit for unit in units if unit in found.refused]
-    if left and any(call.operation.reads_by_factor for call in passes.recorded.calls):
-        _take_over(found, _find(passes, left, factors=True), left)
+    if left and any(call.reads_by_factor for call in passes.calls):
+        others = tagged_on_tapes(passes, left, left, factors=True)
+        _take_over(found, judged(passes, left, *others), left)
     return found
-
-
-def _find(passes: Passes, units: list[UnitKey], factors: bool) -> Consumers:
-    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(
-            passes, tape, book, units, units=book.code_of, everywhere=True, factors=factors
-        ).run()
-
-    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
-    steer = {unit for tape in lost for unit in passes.on_tape(tape, units)}
-    return judged(passes, units, shown, dict.fromkeys(steer, STEERS))
 
 
 def judged(
     passes: Passes,
     units: Iterable[UnitKey],
     shown: Iterable[Shown[UnitKey]],
-    lost: Mapping[UnitKey, str],
+    lost: Iterable[UnitKey],
 ) -> Consumers:
-    """Return the consumers of units by where their tags have shown.
-
-    Args:
-        passes: The passes.
-        units: The units.
-        shown: Where they showed.
-        lost: Units that could not be tagged, with the reason.
-    """
+    """Return the consumers of units by where their tags have shown; lost ones had none."""
     found = _resolved(passes, shown)
-    found.refused |= lost
+    found.refused |= dict.fromkeys(lost, STEERS)
     found.channels = _with_all_uses(passes, found.channels)
     for channel, what in live_channels(passes, found.channels).items():
-        reason = f"{passes.recorded.calls[channel[0]].title} reads it together with {what}"
-        for unit in found.channels[channel]:
-            found.refused.setdefault(unit, found.hints.get(unit, reason))
-    consumed = set().union(*found.channels.values())
-    for unit in units:
-        if unit not in consumed:
-            found.refused.setdefault(unit, found.hints.get(unit, _UNREAD))
+        reason = f"{passes.calls[channel[0]].title} reads it together with {what}"
+        found.refuse(found.channels[channel], reason)
+    found.refuse(set(units).difference(*found.channels.values()), _UNREAD)
     return found
 
 
@@ -119,7 +99,7 @@ def _take_over(found: Consumers, other: Consumers, units: list[UnitKey]) -> None
 
 def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
     """Follow units that feed other units to what consumes those."""
-    spots, calls = passes.recorded.spots, passes.recorded.calls
+    spots, calls = passes.spots, passes.calls
     fed_by: dict[tuple[Place, int], set[UnitKey]] = {}
     fed: dict[UnitKey, set[UnitKey]] = {}
     for unit, place, channel in shown:
@@ -139,8 +119,7 @@ def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
         elif place.kind in _REASONS:
             refusals.append((_REASONS[place.kind], units))
     for reason, units in refusals:
-        for unit in units:
-            found.refused.setdefault(unit, found.hints.get(unit, reason))
+        found.refuse(units, reason)
     return found
 
 
@@ -159,23 +138,21 @@ def _with_all_uses(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> 
 
     There they may read something else, or a unit that is not due: noise will show.
     """
-    calls = passes.recorded.calls
+    calls = passes.calls
     found: Fed = {channel: set(units) for channel, units in channels.items()}
     calls_of: dict[tuple[object, ...], list[int]] = {}
     for index, call in enumerate(calls):
-        if call.operation.weight is not None and call.operation.read_axes:
-            calls_of.setdefault(_weight_of(passes, call.operation), []).append(index)
+        if call.weight is not None and call.read_axes:
+            calls_of.setdefault(_weight_of(passes, call), []).append(index)
     for (index, channel), units in channels.items():
-        for other in calls_of.get(_weight_of(passes, calls[index].operation), ()):
+        for other in calls_of.get(_weight_of(passes, calls[index]), ()):
             found.setdefault((other, channel), set()).update(units)
     return found
 
 
 def _weight_of(passes: Passes, operation: Operation) -> tuple[object, ...]:
     """Return what tells the weights of a call, and how it reads them."""
-    view: Tensor | None = operation.weight
-    owner = passes.parameters.owner(view)
-    if view is None or owner is None:
-        return (id(operation),)
+    view = operation.weight
+    assert view is not None
     place = view.storage_offset(), tuple(view.shape), tuple(view.stride())
-    return (id(owner), place, operation.kind, operation.read_sizes)
+    return (id(passes.parameters.owner(view)), place, operation.kind, operation.read_sizes)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,14 +26,17 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Spot,
     UnitKey,
     Visitor,
+    by_call,
     channel_of,
     plain,
     replaced,
     silenced,
 )
-from lightning_deadunits.reinit.ops import FACTORS, SUMS, Channel, Operation, tensors_of
-from lightning_deadunits.reinit.recording.functions import makes_data
-from lightning_deadunits.reinit.recording.tape import Call, mapped
+from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS, named
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
+from lightning_deadunits.reinit.recording.functions import FROM_PYTHON
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, mapped, tensors_of
+from lightning_deadunits.reinit.report import by_layer
 
 _SCALES = (2.0, 0.1, 1e-3)
 _MOST_TRIES = 24
@@ -42,13 +46,10 @@ _ARITHMETIC = {*SUMS, *FACTORS}
 _MASKED = WHERE | FILLS
 _INDEXED = {*WRITES, Tensor.__getitem__}
 _INDEX = 2
-_ALONG_AXIS = {
-    getattr(place, name + suffix)
-    for name in ("gather", "index_select", "index_add", "index_copy", "scatter", "scatter_add")
-    for suffix in ("", "_")
-    for place in (torch, Tensor)
-    if hasattr(place, name + suffix)
-}
+_ALONG_AXIS = named(
+    *("gather", "index_select", "index_add", "index_add_", "index_copy", "index_copy_"),
+    *("scatter", "scatter_", "scatter_add", "scatter_add_"),
+)
 """Functions that are given a tensor, an axis, and indices along it."""
 _CASTS = {Tensor.to, Tensor.type, Tensor.type_as}
 
@@ -57,7 +58,7 @@ def live_channels(passes: Passes, channels: Mapping[Channel, set[UnitKey]]) -> d
     """Return the channels that are fed by units and by something else, and what that is."""
     live: dict[Channel, str] = {}
     for tape, *_ in passes.twins:
-        own = {c: fed for c, fed in channels.items() if passes.recorded.calls[c[0]].tape == tape}
+        own = {c: fed for c, fed in channels.items() if passes.calls[c[0]].tape == tape}
         live |= _live_channels(passes, tape, own) if own else {}
     return live
 
@@ -68,9 +69,10 @@ def _live_channels(
     """Return the channels that are not zero although the units are, whatever else happens."""
     quiet: set[int] = set()
     masks = _WHERE_THEY_COME_FROM
+    following = _following(passes, tape)
     for scale in _SCALES:
         for _ in range(_MOST_TRIES):
-            visitor = _Noise(passes, channels, scale, quiet, masks=masks)
+            visitor = _Noise(channels, following, scale, quiet, masks=masks)
             try:
                 passes.run(visitor, tape)
             except Exception:  # noise may be no input at all: a wrong index, a failing check
@@ -87,12 +89,20 @@ def _live_channels(
                 continue
             live = visitor.live
             for seed in range(1, _DRAWS if visitor.chose else 1):  # one may have hit other units
-                again = _Noise(passes, channels, scale, quiet, masks=masks, seed=seed)
+                again = _Noise(channels, following, scale, quiet, masks=masks, seed=seed)
                 with suppress(Exception):
                     passes.run(again, tape)
                 live |= again.live
             for leaf in sorted(quiet):
-                live |= _nudged(passes, tape, channels, scale, quiet - {leaf}, leaf)
+                for direction in _DIRECTIONS:
+                    nudge = (leaf, direction)
+                    nudged = _Noise(channels, following, scale, quiet - {leaf}, nudge)
+                    with suppress(Exception):  # as above
+                        passes.run(nudged, tape)
+                        live |= nudged.live
+                        break
+                else:
+                    live |= dict.fromkeys(channels, _UNKNOWN)
             return live
     return dict.fromkeys(channels, _UNKNOWN)
 
@@ -101,23 +111,21 @@ _WHERE_THEY_COME_FROM, _WHERE_THEY_CHOOSE = 2, 1
 _UNKNOWN = "others, for all that is known: its values steer the model"
 
 
-def _nudged(
-    passes: Passes,
-    tape: int,
-    channels: Mapping[Channel, set[UnitKey]],
-    scale: float,
-    quiet: set[int],
-    leaf: int,
-) -> dict[Channel, str]:
-    """Return the channels that are not zero when a leaf that bears no noise is changed a little."""
-    for direction in _DIRECTIONS:
-        visitor = _Noise(passes, channels, scale, quiet, (leaf, direction))
-        try:
-            passes.run(visitor, tape)
-        except Exception:  # as above
-            continue
-        return visitor.live
-    return dict.fromkeys(channels, _UNKNOWN)
+def _following(passes: Passes, tape: int) -> set[int]:
+    """Return the positions of activations that others alone make, by no product."""
+    own, call_at = passes.tapes[tape], passes.call_at
+    positions: set[int] = set()
+    values = set(own.weight_values)
+    for position, entry in enumerate(own.entries):
+        if isinstance(entry, SiteCall):
+            if entry.value in values and entry.value not in own.weight_values:
+                positions.add(position)
+            values.add(entry.value)
+        elif (tape, position) not in call_at and values.issuperset(entry.given):
+            values.update(entry.made)
+        else:
+            values.difference_update(entry.outs, entry.writes)
+    return positions
 
 
 def _inwards(value: Tensor) -> Tensor:
@@ -142,19 +150,18 @@ def _is_of_floats(value: Any) -> bool:
     return isinstance(value, torch.dtype) and value.is_floating_point
 
 
+@dataclass(eq=False)
 class _Noise(Visitor):
     """Clamps the units to zero, noises all else, and sees which channels are not zero.
 
-    Args:
-        passes: The passes.
+    Attributes:
         channels: The channels, and the units that feed them.
+        following: Positions of activations that get no noise of their own.
         scale: Size of the noise, relative to the values.
-        quiet: Leaves that get none, by their order.
+        quiet: Leaves that get none.
         nudge: A leaf that is changed a little, and in which direction.
         masks: Where masks are drawn at random, which on other batches may be others; 0 for nowhere.
         seed: Of what is drawn.
-
-    Attributes:
         live: Channels that are not zero, and what they read.
         last: The last leaf that got noise.
         lost: Whether a channel is NaN, so that nothing can be seen of it.
@@ -163,58 +170,64 @@ class _Noise(Visitor):
 
     clamps = True
 
-    def __init__(
-        self,
-        passes: Passes,
-        channels: Mapping[Channel, set[UnitKey]],
-        scale: float,
-        quiet: set[int],
-        nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None,
-        *,
-        masks: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.recorded, self.scale, self.quiet = passes.recorded, scale, quiet
-        self._fixed = [tape.weight_values for tape in passes.tapes]
-        self._nudge, self._masks, self.lost = nudge, masks, False
-        self.live: dict[Channel, str] = {}
-        self.last: int | None = None
-        self._leaves = 0
-        self._generator = _seeded(seed)
-        self.chose = False
+    channels: Mapping[Channel, set[UnitKey]]
+    following: set[int]
+    scale: float
+    quiet: set[int]
+    nudge: tuple[int, Callable[[Tensor], Tensor]] | None = None
+    masks: int = 0
+    seed: int = 0
+    live: dict[Channel, str] = field(default_factory=dict)
+    last: int | None = None
+    lost: bool = False
+    chose: bool = False
+
+    def __post_init__(self) -> None:
+        self._generator = _seeded(self.seed)
         self._of_masks: dict[int, Tensor] = {}
         self._indices: dict[int, Tensor] = {}
-        self._channels: dict[int, list[int]] = {}
-        for index, channel in channels:
-            self._channels.setdefault(index, []).append(channel)
-        self._units: dict[str, list[int]] = {}
-        for layer, unit in set().union(*channels.values()):
-            self._units.setdefault(layer, []).append(unit)
+        self._channels = by_call(self.channels)
+        self._units = by_layer(set().union(*self.channels.values()))
 
-    def leaf(self, value: Tensor) -> Tensor:
-        self._leaves += 1
-        if self._leaves in self.quiet or value.is_nested or value.layout is not torch.strided:
+    def leaf(self, index: int, value: Any) -> Any:
+        value = super().leaf(index, value)
+        if index in self._calls.parameters or not isinstance(value, Tensor) or value.is_complex():
             return value
-        if self._nudge is not None and self._leaves == self._nudge[0] and value.numel():
+        if value.is_floating_point():
+            return self._noisy_leaf(index, value)
+        return value if index in self._calls.buffers else self._choice(value)
+
+    def _noisy_leaf(self, index: int, value: Tensor) -> Tensor:
+        if index in self.quiet or value.is_nested or value.layout is not torch.strided:
+            return value
+        if self.nudge is not None and index == self.nudge[0] and value.numel():
             size = _NUDGE * value.abs().max().nan_to_num(1.0, 1.0, 1.0).clamp(min=1.0)
             size = size * (0.5 + torch.rand(value.shape, generator=_seeded())).to(value)
-            return value + self._nudge[1](value) * size.to(value.dtype)
-        self.last = self._leaves
+            return value + self.nudge[1](value) * size.to(value.dtype)
+        self.last = index
         noisy = self._noisy(value)
         # What is never negative, as a variance, stays so; what is zero everywhere does not.
         one_sided = bool((value >= 0).all()) and bool((value > 0).any())
         return noisy.abs() if one_sided else noisy
 
-    def given(
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = (self.tape, position)
+        if key in self.passes.aside:
+            return super().call(position, call, args, kwargs)
+        args, kwargs = self._given(plain(call.function), args, kwargs)
+        out = super().call(position, call, args, kwargs)
+        return out if key in self.passes.call_at else self._born(call, args, kwargs, out)
+
+    def _given(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Draw masks, and noise integers that join floats."""
-        if function in _MASKED and self._masks:
+        if function in _MASKED and self.masks:
             return mapped(args, self._drawn), mapped(kwargs, self._drawn)
-        if function in _INDEXED and self._masks:
+        if function in _INDEXED and self.masks:
             target, index, *value = args
             return (target, self._drawn_index(target, index), *value), kwargs
-        if function in _ALONG_AXIS and self._masks and len(args) > _INDEX:
+        if function in _ALONG_AXIS and self.masks and len(args) > _INDEX:
             target, axis, index, *more = args
             return (target, axis, self._redrawn(index, target.shape[axis]), *more), kwargs
         if function not in _ARITHMETIC or not any(map(_is_of_floats, args)):
@@ -224,14 +237,14 @@ class _Noise(Visitor):
             for a in args
         ), kwargs
 
-    def choice(self, value: Tensor) -> Tensor:
+    def _choice(self, value: Tensor) -> Tensor:
         if value.dtype != torch.bool:
             self._indices[id(value)] = value
-        elif self._masks == _WHERE_THEY_COME_FROM:
+        elif self.masks == _WHERE_THEY_COME_FROM:
             return self._noted(self._drawn(value))
         return value
 
-    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+    def _born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
         """Noise what becomes floating point, and take note of masks and indices made of data."""
         if not isinstance(out, Tensor):
             return out
@@ -241,14 +254,14 @@ class _Noise(Visitor):
         sources = tensors_of(args[:1] if function in _CASTS else (args, kwargs))
         of_floats = any(map(_is_of_floats, sources))
         if _is_of_floats(out):
-            of_python = makes_data(function) and out.numel() > 1
+            of_python = function in FROM_PYTHON and out.numel() > 1
             return self._noisy(out) if not of_floats and (sources or of_python) else out
         if any(id(source) in self._of_masks for source in sources):
             return self._noted(out)
         # What parameters and constants alone make is the same in every pass.
-        fixed = self._fixed[self.tape].issuperset(i for i in call.outs if i is not None)
+        fixed = self._calls.weight_values.issuperset(call.made)
         is_mask = out.dtype == torch.bool
-        return out if fixed or (is_mask and (of_floats or not sources)) else self.choice(out)
+        return out if fixed or (is_mask and (of_floats or not sources)) else self._choice(out)
 
     def _noted(self, value: Tensor) -> Tensor:
         """Remember what a drawn mask is, or was made of one."""
@@ -298,12 +311,14 @@ class _Noise(Visitor):
         units = self._units.get(spot.layer)
         return silenced(output, spot.dims, units) if units else output
 
-    def activation(self, output: Tensor) -> Tensor:
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
         # Units may fire on other batches, whatever they do on this one.
-        return replaced(output, self._noisy(output).abs())
+        if position not in self.following:
+            value = replaced(value, self._noisy(value).abs())
+        return super().site(position, site, value)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        call = self.recorded.calls[index]
+        call = self.passes.calls[index]
         for channel in self._channels.get(index, ()):
             values = channel_of(reads[0], operation.read_axes, channel).flatten()
             if bool((values != 0).any()):

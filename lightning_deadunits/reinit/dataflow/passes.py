@@ -7,33 +7,30 @@ twice, or is on two tapes, has two spots, and a unit is a channel of every spot 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.observation.activations import plain_function, zero_atol
 from lightning_deadunits.reinit.dataflow.taints import is_readable, steering, with_tags
-from lightning_deadunits.reinit.ops import (
-    PRODUCTS,
-    SUMS,
-    Copies,
-    Given,
-    Operation,
-    describe,
-    tensors_of,
-)
+from lightning_deadunits.reinit.ops.elementwise import SUMS, Copies
+from lightning_deadunits.reinit.ops.operation import Channel, Given, Operation, unravel
+from lightning_deadunits.reinit.ops.registry import PRODUCTS, describe
 from lightning_deadunits.reinit.parameters import Parameters
 from lightning_deadunits.reinit.recording.functions import GRADIENT
 from lightning_deadunits.reinit.recording.replay import Visitor as ReplayVisitor
 from lightning_deadunits.reinit.recording.replay import replay
-from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, SiteCall, Tape, leaves_of, tensors_of
 from lightning_deadunits.reinit.report import Units
+from lightning_deadunits.reinit.weights import WeightSlice
 
 UnitKey = tuple[str, int]
 """Layer and unit."""
+
+Tagged = TypeVar("Tagged", UnitKey, Channel)
 
 _MOST_CELLS = 31
 """So that a tag of 62 bits spans two replays at least."""
@@ -41,38 +38,6 @@ _MOST_CELLS = 31
 
 class PathChangedError(Exception):
     """A replay cannot go the recorded way with other values in it."""
-
-
-@dataclass(frozen=True, eq=False)
-class WeightCall:
-    """One call with weights, as it was recorded.
-
-    Attributes:
-        operation: What it does.
-        module: Name of the module whose forward called it.
-        out: What it returned, None if that was not one floating point tensor.
-        tape: Number of the tape that it is on.
-    """
-
-    operation: Operation
-    module: str
-    out: Tensor | None
-    tape: int
-
-    @property
-    def title(self) -> str:
-        """How it is called in reports."""
-        name = self.operation.name
-        return f"{self.module} ({name})" if self.module else name
-
-
-@dataclass(frozen=True, eq=False)
-class Use:
-    """A parameter, or a part of it, was given to a call."""
-
-    call: int
-    parameter: Tensor
-    view: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,21 +63,32 @@ class Spot:
     tape: int
 
 
-@dataclass
-class Recorded:
-    """What the passes computed, replayed once without a change.
+@dataclass(eq=False)
+class Passes:
+    """Replays tapes for visitors, and holds what they computed when replayed without a change.
 
     Attributes:
+        model: The model.
+        tapes: The tapes.
+        layers: Names of the layers that matter, by key.
         calls: The calls with weights.
-        uses: Which parameters were given to them.
         spots: The activations of the layers that matter.
         results: By tape and value, what it came to and what Python read of it.
         first_call: Number of the first call of each tape.
         first_spot: Number of the first spot of each tape.
+        call_at: Number of the call with weights at a position of a tape.
+        spot_at: Number of the spot there.
+        aside: What was returned there by a call that no replay makes again.
+        twins: Numbers of the tapes that can be replayed, those of one structure together: their
+            calls are the same.
+        replays: How many replays there were.
+        broken: Numbers of the tapes that cannot be replayed, with the reason.
     """
 
-    calls: list[WeightCall] = field(default_factory=list)
-    uses: list[Use] = field(default_factory=list)
+    model: nn.Module
+    tapes: Sequence[Tape]
+    layers: Mapping[str, str]
+    calls: list[Operation] = field(default_factory=list)
     spots: list[Spot] = field(default_factory=list)
     results: dict[tuple[int, Any], Any] = field(default_factory=dict)
     first_call: list[int] = field(default_factory=list)
@@ -120,107 +96,24 @@ class Recorded:
     call_at: dict[tuple[int, int], int] = field(default_factory=dict)
     spot_at: dict[tuple[int, int], int] = field(default_factory=dict)
     aside: dict[tuple[int, int], Any] = field(default_factory=dict)
+    twins: list[list[int]] = field(default_factory=list)
+    replays: int = 0
+    broken: dict[int, str] = field(default_factory=dict)
 
-    def of_layer(self, layer: str, tape: int | None = None) -> list[int]:
-        """Return the spots of a layer, of one tape or of all."""
-        own = enumerate(self.spots)
-        return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
-
-    def num_units(self, layer: str) -> int:
-        """Return the number of units of a layer."""
-        return self.num_units_at(self.of_layer(layer)[0])
-
-    def num_units_at(self, number: int) -> int:
-        """Return the number of units at a spot."""
-        spot = self.spots[number]
-        return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
-
-
-class Visitor:
-    """What is done with the spots and calls with weights of a replay; by default nothing.
-
-    Attributes:
-        clamps: Whether contractions return what they returned before, and need not be computed.
-        tags: Whether it tags values with NaN, which no call may drop.
-        tape: Number of the tape that is replayed.
-    """
-
-    clamps: bool = False
-    tags: bool = False
-    tape: int = 0
-
-    def leaf(self, value: Tensor) -> Tensor:
-        """Receive a floating point leaf that is no parameter; what is returned takes its place."""
-        return value
-
-    def given(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Receive what a call is given; what is returned takes its place."""
-        return args, kwargs
-
-    def choice(self, value: Tensor) -> Tensor:
-        """Receive a leaf of booleans or integers, no buffer; what is returned takes its place."""
-        return value
-
-    def born(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
-        """Receive what a call without weights returned; what is returned takes its place."""
-        return out
-
-    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
-        """Receive an activation; what is returned takes its place."""
-        return output
-
-    def activation(self, output: Tensor) -> Tensor:
-        """Receive, before that, one of any layer; not what follows from other activations alone."""
-        return output
-
-    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
-        """Receive a call with weights; what is returned takes its result's place."""
-        return out
-
-    def result(self, key: Any, value: Tensor) -> None:
-        """Receive what a pass comes to: what nothing on its tape is given."""
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        """Receive what Python reads the values of, or takes gradients of, by a function's name."""
-
-
-class Passes:
-    """Replays tapes for visitors.
-
-    Attributes:
-        twins: Numbers of the tapes that can be replayed, those of one structure together: their
-            calls are the same.
-        following: Per tape, the positions of activations that others alone make, by no product.
-        replays: How many replays there were.
-        broken: Numbers of the tapes that cannot be replayed, with the reason.
-    """
-
-    def __init__(self, model: nn.Module, tapes: Sequence[Tape], layers: Mapping[str, str]) -> None:
-        self.model, self.tapes, self.layers = model, list(tapes), layers
-        self.parameters = Parameters(model)
-        self.recorded = Recorded()
-        self.broken: dict[int, str] = {}
-        self.replays = 0
-        self.twins: list[list[int]] = []
-        self.following: dict[int, set[int]] = {}
+    def __post_init__(self) -> None:
+        """Find the parameters."""
+        self.parameters = Parameters(self.model)
 
     def record(self, clamped: Units) -> dict[int, str]:
-        """Replay every tape once and keep what matters.
+        """Replay every tape once and keep what matters; return which are broken.
 
-        Args:
-            clamped: Units that are held at zero: dormant ones, whose contribution is to be lost.
-
-        Returns:
-            Numbers of the tapes that cannot be replayed, with the reason.
+        Clamped units are held at zero: dormant ones, whose contribution is to be lost.
         """
         for number in range(len(self.tapes)):
-            self.recorded.first_call.append(len(self.recorded.calls))
-            self.recorded.first_spot.append(len(self.recorded.spots))
-            self.replays += 1
+            self.first_call.append(len(self.calls))
+            self.first_spot.append(len(self.spots))
             try:
-                replay(self.tapes[number], _Recording(self, number, clamped))
+                self.run(_Recording(clamped), number)
             except Exception as error:  # whatever a call of the user's step may raise
                 self.broken[number] = (
                     f"the recorded pass cannot be replayed ({type(error).__name__}: {error})"
@@ -231,14 +124,13 @@ class Passes:
             if (twins := next(same, None)) is None:
                 self.twins.append(twins := [])
             twins.append(number)
-        self.following = {number: self._find_following(number) for number in self.numbers()}
         return self.broken
 
     def run(self, visitor: Visitor, tape: int) -> None:
         """Replay one tape for a visitor."""
         self.replays += 1
-        visitor.tape = tape
-        replay(self.tapes[tape], _Running(self, tape, visitor))
+        visitor.start(self, tape)
+        replay(self.tapes[tape], visitor)
 
     def numbers(self, *, training: bool | None = None) -> list[int]:
         """Return the numbers of all tapes that can be replayed, or of those of one mode."""
@@ -260,32 +152,46 @@ class Passes:
         fitting = range(min(size, _MOST_CELLS), 0, -1)
         return next((cells for cells in fitting if size % cells == 0), 1)
 
-    def _find_following(self, tape: int) -> set[int]:
-        own, call_at = self.tapes[tape], self.recorded.call_at
-        positions: set[int] = set()
-        values = set(own.weight_values)
-        for position, entry in enumerate(own.entries):
-            if isinstance(entry, SiteCall):
-                if entry.value in values and entry.value not in own.weight_values:
-                    positions.add(position)
-                values.add(entry.value)
-            elif (tape, position) not in call_at and values.issuperset(entry.given):
-                values.update(value for value in entry.outs if value is not None)
-            else:
-                values.difference_update(entry.outs, entry.writes)
-        return positions
+    def users_of(self, weights: WeightSlice, known: Collection[int] = ()) -> list[int]:
+        """Return the calls that are given some elements of a parameter, beside those known."""
+        return [
+            index
+            for index, call in enumerate(self.calls)
+            for parameter, view in call.uses
+            if parameter is weights.parameter
+            and index not in known
+            # Most weights are given to calls as a whole.
+            and (view.shape == parameter.shape or self.parameters.meet(view, weights))
+        ]
 
-    def on_tape(self, tape: int, units: Iterable[UnitKey]) -> list[UnitKey]:
-        """Return those units whose layer ran on a tape."""
-        layers = {spot.layer for spot in self.recorded.spots if spot.tape == tape}
-        return [unit for unit in units if unit[0] in layers]
+    def on_tape(self, tape: int, items: Iterable[Tagged]) -> list[Tagged]:
+        """Return those units whose layer ran on a tape, or those channels whose call is on it."""
+        own: set[str | int] = {spot.layer for spot in self.spots if spot.tape == tape}
+        own |= {index for index, call in enumerate(self.calls) if call.tape == tape}
+        return [item for item in items if item[0] in own]
+
+    def of_layer(self, layer: str, tape: int | None = None) -> list[int]:
+        """Return the spots of a layer, of one tape or of all."""
+        own = enumerate(self.spots)
+        return [n for n, s in own if s.layer == layer and tape in (None, s.tape)]
+
+    def width(self, of: int | str) -> int:
+        """Return the number of channels that a call makes, or of units of a layer."""
+        if isinstance(of, str):
+            return self.num_units_at(self.of_layer(of)[0])
+        return torch.Size(self.calls[of].made_sizes).numel()
+
+    def num_units_at(self, number: int) -> int:
+        """Return the number of units at a spot."""
+        spot = self.spots[number]
+        return torch.Size([spot.activation.shape[axis] for axis in spot.dims]).numel()
 
     def absent(self, units: Iterable[UnitKey]) -> dict[UnitKey, str]:
         """Return the units that are in none of the passes, with that as the reason."""
         found = {}
         for layer, unit in units:
-            spots = self.recorded.of_layer(layer)
-            sizes = {self.recorded.num_units_at(number) for number in spots}
+            spots = self.of_layer(layer)
+            sizes = {self.num_units_at(number) for number in spots}
             if not spots:
                 found[(layer, unit)] = "its layer ran in none of the recorded passes"
             elif len(sizes) > 1:
@@ -298,79 +204,157 @@ class Passes:
         """Return the units that fire in one of the passes, with that as the reason."""
         found = {}
         for layer, unit in units:
-            for number in self.recorded.of_layer(layer):
-                spot = self.recorded.spots[number]
+            for number in self.of_layer(layer):
+                spot = self.spots[number]
                 values = channel_of(spot.activation, spot.dims, unit)
                 if not bool((values.abs() <= spot.atol).all()):
                     found[(layer, unit)] = "it fires on the example"
         return found
 
 
-class _Driver(ReplayVisitor):
-    """Finds the calls with weights among the calls of a replay."""
+class Visitor(ReplayVisitor):
+    """What is done with the spots and calls with weights of a replay; by default nothing.
 
-    def __init__(self, passes: Passes, number: int) -> None:
-        self.passes, self.number = passes, number
-        self.tape, self.recorded = passes.tapes[number], passes.recorded
-        self.copies = Copies()
+    Attributes:
+        clamps: Whether contractions return what they returned before, and need not be computed.
+        tags: Whether it tags values with NaN, which no call may drop.
+        tape: Number of the tape that is replayed.
+    """
+
+    clamps: bool = False
+    tags: bool = False
+
+    def start(self, passes: Passes, tape: int) -> None:
+        """Receive, before all else, which tape is replayed."""
+        self.passes, self.tape, self._calls = passes, tape, passes.tapes[tape]
+        self._copies = Copies()
+
+    def spot(self, number: int, spot: Spot, output: Tensor) -> Tensor:
+        """Receive an activation; what is returned takes its place."""
+        return output
+
+    def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
+        """Receive a call with weights; what is returned takes its result's place."""
+        return out
+
+    # --- how they are told apart ----------------------------------------------------------------
 
     def leaf(self, index: int, value: Any) -> Any:
-        if index in self.tape.parameters and index in self.tape.written:
-            self.copies.stand_in(value, self.tape.parameters[index])
+        """See :class:`ReplayVisitor`."""
+        if index in self._calls.parameters and index in self._calls.written:
+            self._copies.stand_in(value, self._calls.parameters[index])
         return value
+
+    def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """See :class:`ReplayVisitor`."""
+        key, function = (self.tape, position), plain(call.function)
+        if key in self.passes.aside and (self.clamps or function is not GRADIENT):
+            return self._aside(key, function, args, kwargs)
+        index = self.passes.call_at.get(key)
+        known = None if index is None else self.passes.calls[index]
+        if known is not None and self._is_clamped(known, function, kwargs):
+            out: Any = known.out
+        else:
+            out = call.function(*args, **kwargs)
+        if self.tags:
+            looks_up = known is not None and known.kind == "contraction"
+            for order, tensor in enumerate(steering(function, args, looks_up)):
+                self.result((position, order), tensor, "choice")
+            out = with_tags(function, out, args, kwargs)
+        found = self.described(call, args, kwargs, out)
+        if index is None or known is None:
+            return out
+        if found is None:
+            raise PathChangedError
+        if known.out is not None and getattr(out, "shape", None) != known.out.shape:
+            raise PathChangedError
+        operation, reads, _ = found
+        if operation.kind == "norm":
+            operation = replace(operation, again=lambda: call.function(*args, **kwargs))
+        return self.operation(index, operation, reads, out)
 
     def described(
         self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> tuple[Operation, list[Tensor], Any] | None:
         """Return what a call does with weights, and what it was given; None if it has none."""
         given = Given(plain(call.function), args, kwargs, out, self.passes.parameters)
-        if not is_readable(out) or self.copies.follow(given):
+        if not is_readable(out) or self._copies.follow(given):
             return None
-        resolved = self.copies.resolved(args), self.copies.resolved(kwargs)
+        resolved = self._copies.resolved(args), self._copies.resolved(kwargs)
         found = describe(replace(given, args=resolved[0], kwargs=resolved[1]))
         return None if found is None else (*found, resolved)
 
-    def _matters(self, index: int, value: Any) -> bool:
-        """Tell whether a result must stay: one of integers may be a by-product that nobody kept."""
-        return isinstance(value, Tensor) and (value.is_floating_point() or index in self.tape.kept)
+    def _is_clamped(self, known: Operation, function: Callable[..., Any], kwargs: Any) -> bool:
+        if not self.clamps or known.out is None or "out" in kwargs:
+            return False
+        return known.kind == "contraction" and function in PRODUCTS
+
+    def _aside(
+        self, key: tuple[int, int], function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        """Return what a call returned before: gradients, or a penalty on the weights."""
+        if function is GRADIENT:
+            for order, tensor in enumerate(tensors_of((args, kwargs))):
+                self.result((key[1], order), tensor, "autograd.grad")
+        kept = [
+            item.clone() if isinstance(item, Tensor) else item for item in self.passes.aside[key]
+        ]
+        return kept if len(kept) > 1 or function is GRADIENT else kept[0]
+
+    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        """See :class:`ReplayVisitor`."""
+        number = self.passes.spot_at.get((self.tape, position))
+        if number is None:
+            return value
+        spot, finer = self.passes.spots[number], site.site.values(value)
+        if spot.activation.shape != finer.shape:
+            raise PathChangedError
+        return self.spot(number, spot, finer).reshape(value.shape)
 
 
-class _Recording(_Driver):
+class _Recording(Visitor):
     """Replays without a change, and keeps what matters."""
 
-    def __init__(self, passes: Passes, number: int, clamped: Units) -> None:
-        super().__init__(passes, number)
+    def __init__(self, clamped: Units) -> None:
         self._clamped = clamped
-        self._of_penalties, self._penalties = self.tape.penalties(SUMS)
-        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._buffers = Copies()
+
+    def start(self, passes: Passes, tape: int) -> None:
+        super().start(passes, tape)
+        self._of_penalties, self._penalties = self._calls.penalties(SUMS)
 
     def leaf(self, index: int, value: Any) -> Any:
-        if index in self.tape.buffers:
-            self._buffers[id(value)] = value, self.tape.buffers[index]
+        if index in self._calls.buffers:
+            self._buffers.stand_in(value, self._calls.buffers[index])
         return super().leaf(index, value)
-
-    def _original(self, buffer: Tensor) -> Tensor:
-        """Return the model's own buffer for the copy that a replay works on."""
-        return self._buffers.get(id(buffer), (buffer, buffer))[1]
 
     def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
         out = call.function(*args, **kwargs)
-        key = (self.number, position)
+        key = (self.tape, position)
         if call.function is GRADIENT or position in self._penalties:
-            self.recorded.aside[key] = [_kept(item) for item in leaves_of(out)]
+            self.passes.aside[key] = [_kept(item) for item in leaves_of(out)]
         found = self.described(call, args, kwargs, out)
         if found is not None and position not in self._of_penalties:
             operation, _, given = found
-            if operation.running is not None:
-                mean, variance = map(self._original, operation.running)
-                operation = replace(operation, running=(mean, variance))
-            self.recorded.call_at[key] = index = len(self.recorded.calls)
+            self.passes.call_at[key] = len(self.passes.calls)
             floats = isinstance(out, Tensor) and out.is_floating_point()
             kept = _kept(out) if floats else None
-            self.recorded.calls.append(WeightCall(operation, call.module, kept, self.number))
-            for tensor in tensors_of(given):
-                if (owner := self.passes.parameters.owner(tensor)) is not None:
-                    self.recorded.uses.append(Use(index, owner, tensor.detach()))
+            uses = [
+                (owner, tensor.detach())
+                for tensor in tensors_of(given)
+                if (owner := self.passes.parameters.owner(tensor)) is not None
+            ]
+            self.passes.calls.append(
+                replace(
+                    operation,
+                    # The model's own buffers, rather than the copies that a replay works on.
+                    running=self._buffers.resolved(operation.running),
+                    module=call.module,
+                    out=kept,
+                    tape=self.tape,
+                    uses=uses,
+                )
+            )
         return out
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
@@ -380,111 +364,22 @@ class _Recording(_Driver):
         dims = site.site.unit_dims
         if units := self._clamped.get(layer):
             value = silenced(site.site.values(value), dims, units).reshape(value.shape)
-        self.recorded.spot_at[(self.number, position)] = len(self.recorded.spots)
-        self.recorded.spots.append(
+        self.passes.spot_at[(self.tape, position)] = len(self.passes.spots)
+        self.passes.spots.append(
             Spot(
                 layer,
                 dims,
                 _kept(site.site.values(value)),
                 zero_atol(site.site.kind, None),
                 0.0 if site.site.kind == "exact" else 1e-3,
-                len(self.recorded.calls),
-                self.number,
+                len(self.passes.calls),
+                self.tape,
             )
         )
         return value
 
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        for order, tensor in enumerate(given):
-            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
-                self.recorded.results[(self.number, (position, order))] = _kept(tensor)
-
-    def final(self, index: int, value: Any) -> None:
-        if self._matters(index, value):
-            self.recorded.results[(self.number, index)] = _kept(value)
-
-
-class _Running(_Driver):
-    """Replays for a visitor, along what was recorded."""
-
-    def __init__(self, passes: Passes, number: int, visitor: Visitor) -> None:
-        super().__init__(passes, number)
-        self.visitor = visitor
-        self._following = passes.following[number]
-
-    def leaf(self, index: int, value: Any) -> Any:
-        value = super().leaf(index, value)
-        if index in self.tape.parameters or not isinstance(value, Tensor):
-            return value
-        if value.is_complex():
-            return value
-        if not value.is_floating_point():
-            return value if index in self.tape.buffers else self.visitor.choice(value)
-        return self.visitor.leaf(value)
-
-    def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
-        key = (self.number, position)
-        if key in self.recorded.aside and (self.visitor.clamps or call.function is not GRADIENT):
-            return self._aside(key, call, args, kwargs)
-        index = self.recorded.call_at.get(key)
-        known = None if index is None else self.recorded.calls[index]
-        args, kwargs = self.visitor.given(plain(call.function), args, kwargs)
-        if known is not None and self._is_clamped(known, call, kwargs):
-            out: Any = known.out
-        else:
-            out = call.function(*args, **kwargs)
-        if self.visitor.tags:
-            looks_up = known is not None and known.operation.kind == "contraction"
-            for order, tensor in enumerate(steering(plain(call.function), args, looks_up)):
-                self.visitor.read((position, order), tensor, "choice")
-            out = with_tags(plain(call.function), out, args, kwargs)
-        found = self.described(call, args, kwargs, out)
-        if index is None or known is None:
-            return self.visitor.born(call, args, kwargs, out)
-        if found is None or found[0].function is not known.operation.function:
-            raise PathChangedError
-        if known.out is not None and getattr(out, "shape", None) != known.out.shape:
-            raise PathChangedError
-        operation, reads, _ = found
-        if operation.kind == "norm":
-            operation = replace(operation, again=lambda: call.function(*args, **kwargs))
-        return self.visitor.operation(index, operation, reads, out)
-
-    def _is_clamped(self, known: WeightCall, call: Call, kwargs: Any) -> bool:
-        if not self.visitor.clamps or known.out is None or "out" in kwargs:
-            return False
-        return known.operation.kind == "contraction" and plain(call.function) in PRODUCTS
-
-    def _aside(self, key: tuple[int, int], call: Call, args: Any, kwargs: Any) -> Any:
-        """Return what a call returned before: gradients, or a penalty on the weights."""
-        if call.function is GRADIENT:
-            for order, tensor in enumerate(tensors_of((args, kwargs))):
-                self.visitor.read((key[1], order), tensor, "autograd.grad")
-        kept = [
-            item.clone() if isinstance(item, Tensor) else item for item in self.recorded.aside[key]
-        ]
-        return kept if len(kept) > 1 or call.function is GRADIENT else kept[0]
-
-    def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
-        if position not in self._following:
-            value = self.visitor.activation(value)
-        number = self.recorded.spot_at.get((self.number, position))
-        if number is None:
-            return value
-        spot, finer = self.recorded.spots[number], site.site.values(value)
-        if spot.activation.shape != finer.shape:
-            raise PathChangedError
-        return self.visitor.spot(number, spot, finer).reshape(value.shape)
-
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        for order, tensor in enumerate(given):
-            if isinstance(tensor, Tensor) and call.given[order] not in self.tape.weight_values:
-                name = getattr(call.function, "__name__", "")
-                self.visitor.read((position, order), tensor, name)
-
-    def final(self, index: int, value: Any) -> None:
-        if self._matters(index, value):
-            self.visitor.result(index, value)
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+        self.passes.results[(self.tape, key)] = _kept(value)
 
 
 def plain(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -524,11 +419,19 @@ def silenced(output: Tensor, unit_dims: tuple[int, ...], units: list[int]) -> Te
     return replaced(output, output.masked_fill(mask_of(output, unit_dims, units), 0.0))
 
 
+def by_call(channels: Iterable[Channel]) -> dict[int, list[int]]:
+    """Sort channels by the call that they are of."""
+    found: dict[int, list[int]] = {}
+    for index, channel in sorted(channels):
+        found.setdefault(index, []).append(channel)
+    return found
+
+
 def channel_of(tensor: Tensor, axes: tuple[int, ...], channel: int) -> Tensor:
     """Return the values of one channel; cheap where one axis indexes the channels."""
     if len(axes) == 1:
         return tensor.select(axes[0], channel)
     index: list[Any] = [slice(None)] * tensor.ndim
-    for axis in reversed(axes):
-        channel, index[axis] = divmod(channel, tensor.shape[axis])
+    for axis, i in zip(axes, unravel(channel, [tensor.shape[axis] for axis in axes]), strict=True):
+        index[axis] = i
     return tensor[tuple(index)]

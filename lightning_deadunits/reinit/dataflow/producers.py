@@ -16,7 +16,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey, WeightCall
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.propagate import (
     Place,
     Shown,
@@ -24,10 +24,9 @@ from lightning_deadunits.reinit.dataflow.propagate import (
     bit_by_bit,
     on_tapes,
     tagged_on_tapes,
-    width_of,
 )
 from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
 
 At = tuple[Place, int]
 """A place, and a channel of it."""
@@ -61,13 +60,12 @@ class Producers:
 # --- candidates ---------------------------------------------------------------------------------
 
 
-def candidates(passes: Passes, units: Iterable[UnitKey]) -> dict[UnitKey, list[list[Channel]]]:
+def candidates(passes: Passes, units: list[UnitKey]) -> dict[UnitKey, list[list[Channel]]]:
     """Guess per unit and spot the channel that makes it, and what is before it if it is a norm.
 
     Units are left out that have none at some spot, or one that another unit has, too.
     """
-    units = list(units)
-    spots_of = {layer: passes.recorded.of_layer(layer) for layer, _ in units}
+    spots_of = {layer: passes.of_layer(layer) for layer, _ in units}
     calls_of = {spot: _candidate(passes, spot) for own in spots_of.values() for spot in own}
     found: dict[UnitKey, list[list[Channel]]] = {}
     owners: dict[Channel, set[UnitKey]] = {}
@@ -83,21 +81,20 @@ def candidates(passes: Passes, units: Iterable[UnitKey]) -> dict[UnitKey, list[l
 
 def _candidate(passes: Passes, number: int) -> list[int]:
     """Return the call that is likely to make the units of a spot; behind a norm, two calls."""
-    spot, width = passes.recorded.spots[number], passes.recorded.num_units_at(number)
-    calls = passes.recorded.calls
+    spot, width, calls = passes.spots[number], passes.num_units_at(number), passes.calls
     fitting = [
         index
-        for index in range(passes.recorded.first_call[spot.tape], spot.reached)
-        if _makes_something(calls[index], factors=False) and width_of(passes, index) == width
+        for index in range(passes.first_call[spot.tape], spot.reached)
+        if _makes_something(calls[index], factors=False) and passes.width(index) == width
     ]
     # Rather one that is trained: a frozen one may be a branch that is added.
-    trained = [index for index in fitting if not _is_frozen(passes, calls[index].operation)]
+    trained = [index for index in fitting if not _is_frozen(passes, calls[index])]
     if not fitting:
         return []
     index = (trained or fitting)[-1]
-    if calls[index].operation.kind == "contraction" or calls[index].operation.mixes:
+    if calls[index].kind == "contraction" or calls[index].mixes:
         return [index]
-    before = [i for i in fitting if i < index and calls[i].operation.kind == "contraction"]
+    before = [i for i in fitting if i < index and calls[i].kind == "contraction"]
     return [index, before[-1]] if before else []
 
 
@@ -111,20 +108,13 @@ def _is_frozen(passes: Passes, operation: Operation) -> bool:
 # --- a search over all channels -----------------------------------------------------------------
 
 
-def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = False) -> Producers:
-    """Find the channels whose weights make some units.
-
-    Args:
-        passes: The passes.
-        units: The units.
-        factors: Whether to look for factors per channel, instead of contractions and norms.
-    """
-    recorded, units = passes.recorded, list(units)
+def find_producers(passes: Passes, units: list[UnitKey], *, factors: bool = False) -> Producers:
+    """Find the channels whose weights make some units: of contractions and norms, or factors."""
 
     def search(tape: int, cells: int) -> list[Shown[Channel]]:
         calls = [
             index
-            for index, call in enumerate(recorded.calls)
+            for index, call in enumerate(passes.calls)
             if call.tape == tape and _makes_something(call, factors)
         ]
         if not (calls and passes.on_tape(tape, units)):
@@ -139,9 +129,9 @@ def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = 
         if place.kind == "norm" and len(channels) == 1 and channels[0] != _UNTOLD:
             found.before[(place.of, own)] = channels[0]
     for unit in units:
-        for spot in recorded.of_layer(unit[0]):
+        for spot in passes.of_layer(unit[0]):
             channels = makers.get((Place("unit", spot), unit[1]), [])
-            if recorded.spots[spot].tape in lost:
+            if passes.spots[spot].tape in lost:
                 found.refused.setdefault(unit, STEERS)
             elif _UNTOLD in channels:
                 found.refused.setdefault(unit, TOGETHER)
@@ -155,18 +145,18 @@ def find_producers(passes: Passes, units: Iterable[UnitKey], *, factors: bool = 
 
 def _unmade(passes: Passes, number: int) -> str:
     """Say why no producer was found: perhaps one that cannot be traced was seen before the unit."""
-    spot = passes.recorded.spots[number]
-    first = passes.recorded.first_call[spot.tape]
-    for call in reversed(passes.recorded.calls[first : spot.reached]):
-        if call.operation.kind == "opaque":
+    spot = passes.spots[number]
+    first = passes.first_call[spot.tape]
+    for call in reversed(passes.calls[first : spot.reached]):
+        if call.kind == "opaque":
             return f"no layer that makes it was found, unless {call.title}, which cannot be traced"
     return "no layer that makes it was found"
 
 
-def _makes_something(call: WeightCall, factors: bool) -> bool:
+def _makes_something(call: Operation, factors: bool) -> bool:
     if factors:
-        return call.out is not None and call.operation.makes_by_factor
-    return call.out is not None and call.operation.kind in ("contraction", "norm")
+        return call.out is not None and call.makes_by_factor
+    return call.out is not None and call.kind in ("contraction", "norm")
 
 
 class _Search:
@@ -179,27 +169,24 @@ class _Search:
         """Return which channels of some calls show at units and at norms."""
         everything = self._codes_shown(calls)
         found = {at: everything.channels(at) for at in everything.codes}
-        mixed = [at for at, own in found.items() if own is None and at[0].kind == "unit"]
+        mixed = [at for at, own in found.items() if _UNTOLD in own and at[0].kind == "unit"]
         if mixed:
             found |= self._separated(everything, mixed, calls)
-        return [
-            (channel, *at)
-            for at, channels in found.items()
-            for channel in ([_UNTOLD] if channels is None else channels)
-        ]
+        return [(channel, *at) for at, channels in found.items() for channel in channels]
 
     def _replay(
-        self, book: Codebook[Any], channels: Mapping[Channel, int]
+        self, book: Codebook[Any], tags: Mapping[Channel, int] | None = None
     ) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(self._passes, self._tape, book, self._units, channels=channels).run()
+        tags = book.code_of if tags is None else tags
+        return TagReplay(self._passes, self._tape, book, self._units, tags).run()
 
     def _channels(self, index: int) -> list[Channel]:
-        return [(index, channel) for channel in range(width_of(self._passes, index))]
+        return [(index, channel) for channel in range(self._passes.width(index))]
 
     def _codes_shown(self, calls: Iterable[int]) -> _Codes:
         channels = [channel for index in calls for channel in self._channels(index)]
         found = _Codes(Codebook.of(channels, self._cells))
-        for place, channel, code in self._replay(found.book, found.book.code_of):
+        for place, channel, code in self._replay(found.book):
             found.codes.setdefault((place, channel), set()).add(code)
         return found
 
@@ -207,8 +194,8 @@ class _Search:
 
     def _separated(
         self, everything: _Codes, mixed: list[At], calls: list[int]
-    ) -> dict[At, list[Channel] | None]:
-        """Return the producers of units that showed mixtures, None for what cannot be told apart.
+    ) -> dict[At, list[Channel]]:
+        """Return the producers of units that showed mixtures.
 
         Which calls are in a mixture is tagged bit by bit. Most sums are over equal channels; else
         each call is searched alone, and its channels bit by bit where several make the unit.
@@ -223,42 +210,36 @@ class _Search:
             if (place, channel) in inside:
                 inside[(place, channel)].append(index)
         found = {at: self._same_channels(everything, at, inside[at]) for at in mixed}
-        left = [at for at in mixed if not found[at] and len(inside[at]) <= _MOST_PRODUCERS]
-        alone: dict[At, list[Channel] | None] = {at: [] for at in left}
+        left = [at for at in mixed if _UNTOLD in found[at] and len(inside[at]) <= _MOST_PRODUCERS]
+        found |= {at: [] for at in left}
         for index in dict.fromkeys(index for at in left for index in inside[at]):
             wanted = [at for at in left if index in inside[at]]
             for at, channels in self._within(index, wanted).items():
-                known = alone[at]
-                alone[at] = None if known is None or channels is None else known + channels
-        return found | alone
+                found[at] += channels
+        return found
 
-    def _same_channels(
-        self, everything: _Codes, at: At, calls: Iterable[int]
-    ) -> list[Channel] | None:
+    def _same_channels(self, everything: _Codes, at: At, calls: Iterable[int]) -> list[Channel]:
         """Return the channels of the unit's own number if they explain its mixture."""
-        width = self._passes.recorded.num_units_at(at[0].of)
+        width = self._passes.num_units_at(at[0].of)
         same = [(index, at[1]) for index in sorted(calls, reverse=True)]
-        same = [channel for channel in same if width_of(self._passes, channel[0]) == width]
+        same = [channel for channel in same if self._passes.width(channel[0]) == width]
         explained = reduce(or_, (everything.book.code_of[channel] for channel in same), 0)
         mixture = reduce(or_, everything.codes[at], 0)
-        return same if same and explained == mixture and len(same) <= _MOST_PRODUCERS else None
+        told = same and explained == mixture and len(same) <= _MOST_PRODUCERS
+        return same if told else [_UNTOLD]
 
-    def _within(self, index: int, wanted: list[At]) -> dict[At, list[Channel] | None]:
+    def _within(self, index: int, wanted: list[At]) -> dict[At, list[Channel]]:
         """Return which channels of one call make some units."""
         shown = self._codes_shown([index])
         found = {at: shown.channels(at) for at in wanted}
-        mixed = [at for at in wanted if found[at] is None]
+        mixed = [at for at in wanted if _UNTOLD in found[at]]
         behind = {c for at in mixed for code in shown.codes[at] for c in shown.book.inside(code)}
         if not mixed or len(behind) > _MOST_MIXED:
             return found
-        exact: dict[At, list[Channel] | None] = {at: [] for at in mixed}
-
-        def replay(book: Codebook[Channel]) -> Iterator[tuple[Place, int, int]]:
-            return self._replay(book, book.code_of)
-
-        for item, place, channel in bit_by_bit(sorted(behind), self._cells, replay):
-            if (known := exact.get((place, channel))) is not None:
-                known.append(item)
+        exact: dict[At, list[Channel]] = {at: [] for at in mixed}
+        for item, place, channel in bit_by_bit(sorted(behind), self._cells, self._replay):
+            if (place, channel) in exact:
+                exact[(place, channel)].append(item)
         return found | exact
 
 
@@ -269,11 +250,11 @@ class _Codes:
     book: Codebook[Channel]
     codes: dict[At, set[int]] = field(default_factory=dict)
 
-    def channels(self, at: At) -> list[Channel] | None:
-        """Return the channels that a place showed, None if some of them are mixed."""
+    def channels(self, at: At) -> list[Channel]:
+        """Return the channels that a place showed."""
         codes = self.codes.get(at, set())
         if not codes <= self.book.item_of.keys():
-            return None
+            return [_UNTOLD]
         return [self.book.item_of[code] for code in codes]
 
 
@@ -297,34 +278,18 @@ class SideEffects:
 
 def find_side_effects(
     passes: Passes,
-    producers: Iterable[Channel],
-    units: Iterable[UnitKey],
+    producers: list[Channel],
+    units: list[UnitKey],
     before: Mapping[Channel, Channel],
 ) -> SideEffects:
     """Tag some producers, clamp the units, and see who notices.
 
     A producer that something else reads, before the activation or beside it, cannot get fresh
-    weights.
-
-    Args:
-        passes: The passes.
-        producers: Channels of calls that make the units, directly or through a norm.
-        units: The units.
-        before: For channels of norms, the producer that they are known to follow.
+    weights. The norm that is known to come behind it is nothing else.
     """
-    producers, units = list(producers), list(units)
-    calls = passes.recorded.calls
-
-    def replay(tape: int, book: Codebook[Channel]) -> Iterator[tuple[Place, int, int]]:
-        return TagReplay(passes, tape, book, units, channels=book.code_of, everywhere=True).run()
-
-    def producers_on(tape: int) -> list[Channel]:
-        return [producer for producer in producers if calls[producer[0]].tape == tape]
-
-    shown, lost = tagged_on_tapes(passes, producers_on, replay)
-    found = SideEffects()
-    for tape in lost:
-        found.of |= dict.fromkeys(producers_on(tape), "the model's control flow")
+    calls = passes.calls
+    shown, lost = tagged_on_tapes(passes, producers, units)
+    found = SideEffects(dict.fromkeys(lost, "the model's control flow"))
     for producer, place, channel in shown:
         if place.kind == "link":
             found.links.append(((place.of, channel), producer))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
     PathChangedError,
     Spot,
+    Tagged,
     UnitKey,
     Visitor,
     mask_of,
@@ -27,10 +29,11 @@ from lightning_deadunits.reinit.dataflow.passes import (
 )
 from lightning_deadunits.reinit.dataflow.tags import LONGEST, CellsLostError, Codebook, Item
 from lightning_deadunits.reinit.dataflow.taints import taint_of
-from lightning_deadunits.reinit.ops import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Channel, Operation
+from lightning_deadunits.reinit.ops.operation import Kind as OperationKind
 from lightning_deadunits.reinit.report import by_layer
 
-Kind = Literal["consumer", "unit", "norm", "link", "product", "opaque", "result", "python"]
+Kind = OperationKind | Literal["consumer", "unit", "result", "python"]
 
 
 class Place(NamedTuple):
@@ -51,21 +54,32 @@ Replay = Callable[[Codebook[Item]], Iterator[tuple[Place, int, int]]]
 
 def tagged_on_tapes(
     passes: Passes,
-    items_on: Callable[[int], list[Item]],
-    replay: Callable[[int, Codebook[Item]], Iterator[tuple[Place, int, int]]],
-) -> tuple[list[Shown[Item]], set[int]]:
-    """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`.
+    items: Sequence[Tagged],
+    clamped: Sequence[UnitKey],
+    *,
+    makers: Mapping[Tagged, list[Channel]] | None = None,
+    factors: bool = False,
+) -> tuple[list[Shown[Tagged]], set[Tagged]]:
+    """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`, and look everywhere.
 
-    Args:
-        passes: The passes.
-        items_on: Returns the items of a tape.
-        replay: Replays a tape.
+    Returns:
+        What shows, and the items of tapes that cannot be replayed with tags in them.
     """
 
-    def search(tape: int, cells: int) -> list[Shown[Item]]:
-        return tagged(items_on(tape), cells, lambda book: replay(tape, book))
+    def search(tape: int, cells: int) -> list[Shown[Tagged]]:
+        def replay(book: Codebook[Tagged]) -> Iterator[tuple[Place, int, int]]:
+            tags: dict[Any, int] = {}
+            for item, code in book.code_of.items():
+                tags[item] = code
+                tags |= dict.fromkeys((makers or {}).get(item, ()), code)
+            return TagReplay(
+                passes, tape, book, clamped, tags, everywhere=True, factors=factors
+            ).run()
 
-    return on_tapes(passes, search)
+        return tagged(passes.on_tape(tape, items), cells, replay)
+
+    shown, lost = on_tapes(passes, search)
+    return shown, {item for tape in lost for item in passes.on_tape(tape, items)}
 
 
 def on_tapes(
@@ -73,10 +87,8 @@ def on_tapes(
 ) -> tuple[list[Shown[Any]], set[int]]:
     """Search one tape of each structure; what it shows holds for the others of that structure.
 
-    Args:
-        passes: The passes.
-        search: Searches a tape, given its number and that of the cells: the samples, or one if the
-            model mixes samples, so that replays alone must tell items apart.
+    A search is given the number of a tape and that of the cells: the samples, or one if the model
+    mixes samples, so that replays alone must tell items apart.
 
     Returns:
         What shows on all tapes, and the tapes that cannot be replayed with tags in them.
@@ -99,9 +111,8 @@ def on_tapes(
 def _on_twin(
     passes: Passes, tape: int, twin: int, item: Any, place: Place, channel: int
 ) -> Shown[Any]:
-    recorded = passes.recorded
-    calls = recorded.first_call[twin] - recorded.first_call[tape]
-    spots = recorded.first_spot[twin] - recorded.first_spot[tape]
+    calls = passes.first_call[twin] - passes.first_call[tape]
+    spots = passes.first_spot[twin] - passes.first_spot[tape]
     if isinstance(item[0], int) and item[0] >= 0:
         item = (item[0] + calls, item[1])
     if isinstance(place.of, int):
@@ -136,19 +147,19 @@ def bit_by_bit(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[
     return found
 
 
+@dataclass(eq=False)
 class TagReplay(Visitor):
     """Tags channels of calls and units, clamps units, and writes down where tags show.
 
     A call whose channels are tagged returns what it returned before, with the tags. A unit shows
     what reaches it, is clamped, and then carries its own tag.
 
-    Args:
+    Attributes:
         passes: The passes.
         tape: The tape that is replayed.
         book: The tags.
         clamped: The units that are clamped.
-        channels: Tags of channels of calls.
-        units: Tags of units.
+        tag_of: Tags of channels of calls, and of units.
         everywhere: Whether to look wherever a tag may show, rather than at units and norms alone.
         factors: Whether a product with a parameter is a consumer, for it can silence a channel.
     """
@@ -156,39 +167,37 @@ class TagReplay(Visitor):
     clamps = True
     tags = True
 
-    def __init__(
-        self,
-        passes: Passes,
-        tape: int,
-        book: Codebook[Any],
-        clamped: Iterable[UnitKey],
-        *,
-        channels: Mapping[Channel, int] | None = None,
-        units: Mapping[UnitKey, int] | None = None,
-        everywhere: bool = False,
-        factors: bool = False,
-    ) -> None:
-        self.passes, self.tape, self.book = passes, tape, book
-        self.recorded, self.units = passes.recorded, by_layer(clamped)
-        self.number = 0
-        self._everywhere, self._factors = everywhere, factors
+    passes: Passes
+    tape: int
+    book: Codebook[Any]
+    clamped: Iterable[UnitKey]
+    tag_of: Mapping[Any, int]
+    everywhere: bool = False
+    factors: bool = False
+
+    def __post_init__(self) -> None:
+        """Sort the tags."""
+        self.start(self.passes, self.tape)
+        self.units = by_layer(self.clamped)
         self._shown: dict[Place, Tensor] = {}
-        self._of_channels = _codes(channels or {}, lambda index: width_of(passes, index))
-        self._of_units = _codes(units or {}, self.recorded.num_units)
+        # The tags of all channels of a call, or units of a layer: 0 for those without.
+        self._codes: dict[int | str, Tensor] = {}
+        for (of, channel), code in self.tag_of.items():
+            if of not in self._codes:
+                self._codes[of] = torch.zeros(self.passes.width(of), dtype=torch.int64)
+            self._codes[of][channel] = code
+        self._tags_calls = any(isinstance(of, int) for of in self._codes)
 
     def run(self) -> Iterator[tuple[Place, int, int]]:
         """Run all replays; yield every tag that shows, once per place and channel.
 
         Raises:
-            PathChangedError: If the pass cannot be replayed with tags in it.
-            CellsLostError: If samples are mixed.
+            PathChangedError: If the pass cannot be replayed with tags in it, or mixes samples.
         """
         for number in range(self.book.passes):
             self.number = number
             try:
                 self.passes.run(self, self.tape)
-            except (CellsLostError, PathChangedError):
-                raise
             except Exception as error:  # a call refuses NaN, or has another shape for it
                 raise PathChangedError from error
         for place, shown in self._shown.items():
@@ -199,14 +208,7 @@ class TagReplay(Visitor):
     def _look(
         self, place: Place, tensor: Tensor, axes: Sequence[int], only: Sequence[int] | None = None
     ) -> None:
-        """Write down what a tensor shows.
-
-        Args:
-            place: What it is.
-            tensor: The tensor.
-            axes: Axes that together index its channels, () if there are none.
-            only: The channels that matter, None for all.
-        """
+        """Write down what a tensor shows at its channels, or at those of them that matter."""
         if not tensor.is_floating_point():
             taint = taint_of(tensor)
             if taint is None:
@@ -231,29 +233,28 @@ class TagReplay(Visitor):
             return output
         self._look(Place("unit", number), output, spot.dims, units)
         clamped = torch.where(mask_of(output, spot.dims, units), spot.activation, output)
-        if spot.layer in self._of_units:
+        codes = self._codes.get(spot.layer)
+        if codes is not None:
             if not self.book.fits(clamped, spot.dims):
                 raise CellsLostError
-            codes = self._of_units[spot.layer]
             clamped = self.book.mark(clamped, spot.dims, codes, self.number)
         return replaced(output, clamped)
 
     def operation(self, index: int, operation: Operation, reads: list[Tensor], out: Any) -> Any:
         """See :class:`Visitor`."""
-        before, kind = self.recorded.calls[index].out, operation.kind
-        codes = self._of_channels.get(index)
-        by_factor = self._factors and operation.reads_by_factor
+        before, kind = self.passes.calls[index].out, operation.kind
+        codes = self._codes.get(index)
+        by_factor = self.factors and operation.reads_by_factor
         consumes = kind == "contraction" or operation.reads_by_scale or by_factor
         if kind == "norm" and codes is not None:
-            if self._everywhere or not operation.mixes:
+            if self.everywhere or not operation.mixes:
                 self._look(Place("norm", index), reads[0], operation.read_axes)
-        elif self._everywhere and consumes:
+        elif self.everywhere and consumes:
             self._look(Place("consumer", index), reads[0], operation.read_axes)
-        elif self._everywhere and (kind in ("opaque", "product") or operation.mixes):
-            hides: Kind = "norm" if kind == "norm" else "product" if kind == "product" else "opaque"
+        elif self.everywhere and (kind in ("opaque", "product") or operation.mixes):
             for order, tensor in enumerate(reads):
-                self._look(Place(hides, index, order), tensor, ())
-        elif self._everywhere and kind == "link" and operation.weight is not None:
+                self._look(Place(kind, index, order), tensor, ())
+        elif self.everywhere and kind == "link" and operation.weight is not None:
             self._look(Place("link", index), out, operation.made_axes)
         if before is None:
             return out
@@ -265,28 +266,11 @@ class TagReplay(Visitor):
         if by_factor:
             return replaced(out, before)
         # No tag of a producer gets past what cannot be traced, or mixes channels.
-        opaque = bool(self._of_channels) and (kind == "opaque" or operation.mixes)
+        opaque = self._tags_calls and (kind == "opaque" or operation.mixes)
         return before.clone() if consumes or opaque else out
 
-    def result(self, key: Any, value: Tensor) -> None:
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
         """See :class:`Visitor`."""
-        if self._everywhere:
-            self._look(Place("result", (self.tape, key)), value, ())
-
-    def read(self, key: Any, value: Tensor, name: str) -> None:
-        """See :class:`Visitor`."""
-        if self._everywhere:
-            self._look(Place("python", (self.tape, key)), value, ())
-
-
-def _codes(tags: Mapping[Any, int], width: Callable[[Any], int]) -> dict[Any, Tensor]:
-    """Return the tags of all channels of a call, or units of a layer: 0 for those without."""
-    found: dict[Any, Tensor] = {}
-    for (of, channel), code in tags.items():
-        found.setdefault(of, torch.zeros(width(of), dtype=torch.int64))[channel] = code
-    return found
-
-
-def width_of(passes: Passes, index: int) -> int:
-    """Return how many channels a call makes."""
-    return torch.Size(passes.recorded.calls[index].operation.made_sizes).numel()
+        if self.everywhere:
+            kind: Kind = "result" if read_by is None else "python"
+            self._look(Place(kind, (self.tape, key)), value, ())

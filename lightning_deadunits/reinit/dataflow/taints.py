@@ -16,7 +16,7 @@ from lightning_deadunits.observation import axis_rules as rules
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.private_api import is_functorch_tensor
 from lightning_deadunits.reinit.recording.functions import name_of
-from lightning_deadunits.reinit.recording.tape import leaves_of, mapped
+from lightning_deadunits.reinit.recording.tape import mapped, tensors_of
 
 _CHECKS = {
     **dict.fromkeys((torch.isnan, Tensor.isnan, torch.isinf, Tensor.isinf), False),
@@ -58,7 +58,7 @@ def with_tags(
     if name.endswith("_like") or name.startswith("new_"):
         return out
     given = args[:1] if name == "to" or name.endswith("_as") else (args, kwargs)  # a shape, a type
-    tensors = [leaf for leaf in leaves_of(given) if isinstance(leaf, Tensor)]
+    tensors = tensors_of(given)
     hides = name in _DROPPING or name in _RANKING
     if name == "setitem" and isinstance(args[0], Tensor):
         _write(args[0], args[1])
@@ -82,12 +82,7 @@ def with_tags(
 
 
 def taint_of(tensor: Tensor, tagged: bool = True) -> Tensor | None:
-    """Return where a tensor is tainted, or tagged; None if nowhere.
-
-    Args:
-        tensor: The tensor.
-        tagged: Whether NaN of floating point tensors counts.
-    """
+    """Return where a tensor is tainted, or tagged with NaN if that counts; None if nowhere."""
     if tensor.is_floating_point():
         if not tagged or is_functorch_tensor(tensor) or not bool(tensor.sum().isnan()):
             return None
@@ -112,7 +107,7 @@ def _pattern(
         if pattern.shape == out.shape:
             return pattern
     elif MOVES.get(function, rules.reduce) is not rules.reduce and all(
-        any(tensor is leaf for leaf in leaves_of(args[0])) for tensor in hidden
+        any(tensor is leaf for leaf in tensors_of(args[0])) for tensor in hidden
     ):
 
         def as_numbers(leaf: Any) -> Any:
@@ -135,8 +130,8 @@ def _pattern(
 
 def _write(target: Tensor, index: Any) -> None:
     """Taint what is written where a tainted index says."""
-    for place in leaves_of(index):
-        taint = taint_of(place, tagged=False) if isinstance(place, Tensor) else None
+    for place in tensors_of(index):
+        taint = taint_of(place, tagged=False)
         if taint is not None and target.is_floating_point():
             target.masked_fill_(taint if taint.shape == target.shape else taint.any(), torch.nan)
 
@@ -144,19 +139,15 @@ def _write(target: Tensor, index: Any) -> None:
 def steering(function: Callable[..., Any], args: tuple[Any, ...], looks_up: bool) -> list[Tensor]:
     """Return the tainted tensors by whose values a call steers the model.
 
-    They choose rows of weights, or the size of the result goes by them, which Python sees.
-
-    Args:
-        function: The function.
-        args: What it is given.
-        looks_up: Whether integers choose rows of weights, as in an embedding.
+    They choose rows of weights, as integers do where it looks something up, or the size of the
+    result goes by them, which Python sees.
     """
     name = name_of(function).strip("_")
     masks = name == "getitem"
     sized = name in _SIZED or (name == "where" and len(args) == 1)
     if not (masks or sized or looks_up):
         return []
-    given = [t for t in leaves_of(args[1] if masks else args) if isinstance(t, Tensor)]
+    given = tensors_of(args[1] if masks else args)
     if not sized:
         given = [t for t in given if t.dtype == torch.bool or not (masks or t.is_floating_point())]
     return [tensor for tensor in given if taint_of(tensor) is not None]

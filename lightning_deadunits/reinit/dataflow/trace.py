@@ -9,10 +9,11 @@ with the units tagged alone, their producers among all channels, and what else r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.consumers import find_consumers, judged
@@ -24,9 +25,8 @@ from lightning_deadunits.reinit.dataflow.producers import (
     find_producers,
     find_side_effects,
 )
-from lightning_deadunits.reinit.dataflow.propagate import Place, TagReplay, tagged_on_tapes
-from lightning_deadunits.reinit.dataflow.tags import Codebook
-from lightning_deadunits.reinit.ops import Channel, Where
+from lightning_deadunits.reinit.dataflow.propagate import Place, tagged_on_tapes
+from lightning_deadunits.reinit.ops.operation import Channel, Where
 from lightning_deadunits.reinit.weights import WeightSlice
 
 Role = Literal["weight", "bias", "scale", "shift"]
@@ -41,14 +41,12 @@ class Part:
         channel: Channel of what the call makes (or reads) that is the unit's.
         role: What they do there.
         weights: The weights.
-        view: The tensor that the call was given, of which they are a part.
     """
 
     index: int
     channel: int
     role: Role
     weights: WeightSlice
-    view: Tensor
 
 
 @dataclass(eq=False)
@@ -93,16 +91,13 @@ class Trace:
     lost: Traces = field(default_factory=dict)
 
 
-def trace(passes: Passes, units: Iterable[UnitKey], *, guess: bool = True) -> Trace:
+def trace(passes: Passes, units: list[UnitKey], *, guess: bool = True) -> Trace:
     """Find the weights of some units, and refuse those that share theirs with what is alive.
 
-    Args:
-        passes: Passes that were replayed once.
-        units: Layer and unit.
-        guess: Whether a candidate that is confirmed is enough, though others may add to it. A
-            thorough search takes some more replays.
+    A guess that is confirmed is enough, though others may add to it; a thorough search, without
+    one, takes some more replays.
     """
-    units, found = list(units), Trace()
+    found = Trace()
     if guess:
         _confirm(passes, units, found)
     if any(unit not in found.units for unit in units):
@@ -118,29 +113,19 @@ def _confirm(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     chains_of = candidates(passes, units)
     if not chains_of:
         return
-
-    def replay(tape: int, book: Codebook[UnitKey]) -> Iterator[tuple[Place, int, int]]:
-        channels = {
-            channel: code
-            for unit, code in book.code_of.items()
-            for chain in chains_of.get(unit, ())
-            for channel in chain
-            if passes.recorded.calls[channel[0]].tape == tape
-        }
-        return TagReplay(
-            passes, tape, book, units, channels=channels, units=book.code_of, everywhere=True
-        ).run()
-
-    shown, lost = tagged_on_tapes(passes, lambda tape: passes.on_tape(tape, units), replay)
+    makers = {unit: [c for chain in chains for c in chain] for unit, chains in chains_of.items()}
+    shown, lost = tagged_on_tapes(passes, units, units, makers=makers)
     seen: dict[UnitKey, set[tuple[Place, int]]] = {unit: set() for unit in chains_of}
     for unit, place, channel in shown:
         seen.setdefault(unit, set()).add((place, channel))
-    confirmed = [unit for unit in chains_of if _is_confirmed(passes, unit, chains_of[unit], seen)]
-    unknown = {unit for tape in lost for unit in passes.on_tape(tape, confirmed)}
-    confirmed = [unit for unit in confirmed if unit not in unknown]
+    confirmed = [
+        unit
+        for unit, chains in chains_of.items()
+        if unit not in lost and _is_confirmed(passes, unit, chains, seen)
+    ]
     if not confirmed:
         return
-    consumers = judged(passes, units, shown, {})
+    consumers = judged(passes, units, shown, lost)
     for unit in confirmed:
         if unit not in consumers.refused:
             own = found.units[unit] = UnitTrace()
@@ -161,7 +146,7 @@ def _is_confirmed(
     seen: Mapping[UnitKey, set[tuple[Place, int]]],
 ) -> bool:
     """Tell whether a unit showed what makes it, and neither of them anything but consumers."""
-    expected = {(Place("unit", spot), unit[1]) for spot in passes.recorded.of_layer(unit[0])}
+    expected = {(Place("unit", spot), unit[1]) for spot in passes.of_layer(unit[0])}
     expected |= {(Place("norm", chain[0][0]), chain[0][1]) for chain in chains if len(chain) > 1}
     rest = seen[unit] - expected
     return expected <= seen[unit] and all(p.kind in ("consumer", "link") for p, _ in rest)
@@ -169,8 +154,8 @@ def _is_confirmed(
 
 def _is_before(passes: Passes, index: int, unit: UnitKey) -> bool:
     """Tell whether a call came before a spot of a unit, on the same tape."""
-    spots = (passes.recorded.spots[spot] for spot in passes.recorded.of_layer(unit[0]))
-    tape = passes.recorded.calls[index].tape
+    spots = (passes.spots[spot] for spot in passes.of_layer(unit[0]))
+    tape = passes.calls[index].tape
     return any(spot.tape == tape and index < spot.reached for spot in spots)
 
 
@@ -186,11 +171,8 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
         _search_producers(passes, left, units, found)
     # A norm that is written by hand may leave a unit nothing of its own but its scale.
     left = [unit for unit in left if unit in found.refused]
-    if left and any(call.operation.makes_by_factor for call in passes.recorded.calls):
-        other = Trace()
-        _search_producers(passes, left, units, other, factors=True)
-        found.units |= other.units
-        found.refused = {u: why for u, why in found.refused.items() if u not in other.units}
+    if left and any(call.makes_by_factor for call in passes.calls):
+        _search_producers(passes, left, units, found, factors=True)
     _add_consumers(passes, found, consumers.channels)
 
 
@@ -202,8 +184,9 @@ def _search_producers(
     *,
     factors: bool = False,
 ) -> None:
+    """Trace units by what makes them; one that was refused before keeps that reason."""
     producers = find_producers(passes, units, factors=factors)
-    found.refused |= producers.refused
+    found.refused = producers.refused | found.refused
     makers = {channel for channels in producers.of.values() for channel in channels}
     if not makers:
         return
@@ -214,22 +197,23 @@ def _search_producers(
         own = UnitTrace()
         reasons = [_add_producer(passes, own, maker, producers, effects) for maker in channels]
         # One producer of its own is enough, as in a residual block: what else is added stays.
-        if any(reason is None for reason in reasons):
+        if None in reasons:
             found.units[unit] = own
+            found.refused.pop(unit, None)
         else:
-            found.refused[unit] = next(reason for reason in reasons if reason)
+            found.refused.setdefault(unit, str(reasons[0]))
 
 
 def _add_producer(
     passes: Passes, own: UnitTrace, maker: Channel, producers: Producers, effects: SideEffects
 ) -> str | None:
     """Add the weights of one producer to a trace; return why not, if so."""
-    call = passes.recorded.calls[maker[0]]
+    call = passes.calls[maker[0]]
     if maker in effects.of:
         return f"{call.title} makes it, and {effects.of[maker]} reads the same before it"
-    before = producers.before.get(maker) if call.operation.kind == "norm" else None
+    before = producers.before.get(maker) if call.kind == "norm" else None
     before = None if before in effects.of else before
-    if call.operation.kind == "norm" and before is None and call.operation.weight is None:
+    if call.kind == "norm" and before is None and call.weight is None:
         return f"{call.title} normalises what makes it, and has no weights of its own"
     _add_maker(passes, own, maker, before)
     for link, follows in effects.links:
@@ -266,7 +250,7 @@ def _add_consumers(passes: Passes, found: Trace, channels: Mapping[Channel, set[
 def making_parts(passes: Passes, maker: Channel) -> list[Part]:
     """Return the weights that make a channel of what a call returns, or add to it on its way."""
     index, channel = maker
-    operation = passes.recorded.calls[index].operation
+    operation = passes.calls[index]
     weight, where = operation.weight, operation.makes(channel)
     if operation.kind == "link":
         # One number for all channels belongs to none of them.
@@ -283,7 +267,7 @@ def making_parts(passes: Passes, maker: Channel) -> list[Part]:
 
 def reading_parts(passes: Passes, reader: Channel) -> list[Part]:
     """Return the weights that a channel is read with."""
-    operation = passes.recorded.calls[reader[0]].operation
+    operation = passes.calls[reader[0]]
     where = operation.reads(reader[1])
     if operation.kind != "norm":
         return _parts(passes, reader, "weight", operation.weight, where)
@@ -299,7 +283,7 @@ def _parts(
     """Return the part of a parameter; none of what is no parameter, as a frozen norm's buffers."""
     if view is None or passes.parameters.owner(view) is None:
         return []
-    return [Part(*of, role, passes.parameters.part(view, where), view)]
+    return [Part(*of, role, passes.parameters.part(view, where))]
 
 
 def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
@@ -308,28 +292,16 @@ def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
     Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
     tapes. That is no reason to refuse, as long as each use is the unit's own.
     """
-    calls = {other.index for other in (*own.makes, *own.reads) if _covers(other, part)}
-    parameter = part.weights.parameter
-    foreign = [
-        use.call
-        for use in passes.recorded.uses
-        if use.parameter is parameter
-        and use.call not in calls
-        # Most weights are given to calls as a whole.
-        and (use.view.shape == parameter.shape or passes.parameters.meet(use.view, part.weights))
-    ]
+    weights = part.weights
+    calls = {
+        other.index
+        for other in (*own.makes, *own.reads)
+        if other.weights.parameter is weights.parameter
+        and torch.equal(other.weights.positions, weights.positions)
+    }
+    foreign = passes.users_of(weights, known=calls)
     every = (*sorted(calls), *foreign) if foreign else ()
-    return list(dict.fromkeys(passes.recorded.calls[index].title for index in every))
-
-
-def _covers(other: Part, part: Part) -> bool:
-    """Tell whether a part holds all the weights of another one that they have in common."""
-    if other.weights.parameter is not part.weights.parameter:
-        return False
-    return other is part or bool(
-        other.weights.positions.shape == part.weights.positions.shape
-        and (other.weights.positions == part.weights.positions).all()
-    )
+    return list(dict.fromkeys(passes.calls[index].title for index in every))
 
 
 # --- coupled groups -----------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from lightning_deadunits.reinit.ops.operation import Described, Given, Operation, Where, unravel
@@ -71,23 +70,15 @@ def norm(*names: str, mixes: bool) -> Callable[[Given], Described | None]:
         mean, variance = named.get("running_mean"), named.get("running_var")
         operation = Operation(
             "norm", given.function, axes, sizes, axes, sizes, weight, bias,
-            per_channel, per_channel, per_channel, mixes,
+            per_channel, per_channel, per_channel,
+            # With one channel per group a group norm mixes none.
+            mixes and named.get("num_groups") != sizes[0],
             running=None if mean is None or variance is None else (mean, variance),
             fixed=any(key in named and not named[key] for key in ("training", "use_input_stats")),
         )  # fmt: skip
         return operation, [x]
 
     return describe_it
-
-
-def group_norm(given: Given) -> Described | None:
-    """Describe a group norm; with one channel per group it mixes none."""
-    described = norm("input", "num_groups", "weight", "bias", mixes=True)(given)
-    if described is None:
-        return None
-    operation, reads = described
-    _, groups = given.bound("input", "num_groups")
-    return replace(operation, mixes=groups != operation.read_sizes[0]), reads
 
 
 def _axes(ndim: int, shape: Any) -> tuple[int, ...]:

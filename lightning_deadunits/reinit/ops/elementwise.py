@@ -10,19 +10,20 @@ from torch import Tensor
 
 from lightning_deadunits.observation.moves import MOVES
 from lightning_deadunits.reinit.ops.linear import ABC, Letters, lettered
-from lightning_deadunits.reinit.ops.operation import Described, Given, tensors_of
-from lightning_deadunits.reinit.recording.tape import mapped
+from lightning_deadunits.reinit.ops.operation import Described, Given
+from lightning_deadunits.reinit.recording.tape import mapped, tensors_of
 
 
-def _named(*names: str) -> tuple[Callable[..., Any], ...]:
+def named(*names: str) -> tuple[Callable[..., Any], ...]:
+    """Return the functions and the methods of tensors that have these names."""
     return tuple(getattr(home, n) for n in names for home in (torch, Tensor) if hasattr(home, n))
 
 
-SUMS = _named(
+SUMS = named(
     *("add", "sub", "subtract", "add_", "sub_"),
     *("__add__", "__radd__", "__sub__", "__rsub__", "__iadd__", "__isub__"),
 )
-FACTORS = _named(
+FACTORS = named(
     *("mul", "div", "multiply", "divide", "true_divide", "mul_", "div_"),
     *("__mul__", "__rmul__", "__truediv__", "__imul__"),
 )
@@ -38,10 +39,9 @@ def elementwise(given: Given) -> Described | None:
         return None
     weight, x = operands if owned[0] else operands[::-1]
     letters = ABC[: given.out.ndim]
-    named = Letters(
-        letters[len(letters) - x.ndim :], letters[len(letters) - weight.ndim :], letters
-    )
-    return lettered(given, named, x, weight, kind="link", scales=given.function in FACTORS)
+    of_each = (letters[len(letters) - tensor.ndim :] for tensor in (x, weight, given.out))
+    scales = given.function in FACTORS
+    return lettered(given, Letters(*of_each), x, weight, kind="link", scales=scales)
 
 
 _CASTS = {

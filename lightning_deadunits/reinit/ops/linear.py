@@ -46,38 +46,30 @@ def lettered(
 
     The letters ``k`` and ``o`` are free besides :data:`ABC`.
     """
-    place = {letter: a for a, letter in enumerate(letters.weight) if weight.shape[a] > 1}
-    read = _indexing(letters.x, x, place)
-    made = _indexing(letters.out, given.out, place)
+    place = _places(letters.weight, weight)
+    of_bias = {} if bias is None else _places(letters.out[given.out.ndim - bias.ndim :], bias)
+    read = tuple(a for letter, a in _places(letters.x, x).items() if letter in place)
+    made = tuple(a for letter, a in _places(letters.out, given.out).items() if letter in place)
     read_sizes = tuple(x.shape[axis] for axis in read)
     made_sizes = tuple(given.out.shape[axis] for axis in made)
-
-    def reads(channel: int) -> Where:
-        index = unravel(channel, read_sizes)
-        return {place[letters.x[axis]]: [i] for axis, i in zip(read, index, strict=True)}
-
-    def makes(channel: int) -> Where:
-        index = unravel(channel, made_sizes)
-        return {place[letters.out[axis]]: [i] for axis, i in zip(made, index, strict=True)}
-
-    def biases(channel: int) -> Where:
-        if bias is None:
-            return {}
-        index = dict(zip(made, unravel(channel, made_sizes), strict=True))
-        shift = given.out.ndim - bias.ndim
-        axes = [axis for axis in range(bias.ndim) if bias.shape[axis] > 1]
-        return {axis: [index[axis + shift]] for axis in axes if axis + shift in index}
-
+    of_read, of_made = [letters.x[axis] for axis in read], [letters.out[axis] for axis in made]
     operation = Operation(
-        kind, given.function, read, read_sizes, made, made_sizes,
-        weight, bias, reads, makes, biases, scales=scales,
+        kind, given.function, read, read_sizes, made, made_sizes, weight, bias,
+        lambda channel: _where(place, of_read, unravel(channel, read_sizes)),
+        lambda channel: _where(place, of_made, unravel(channel, made_sizes)),
+        lambda channel: _where(of_bias, of_made, unravel(channel, made_sizes)),
+        scales=scales,
     )  # fmt: skip
     return operation, [x]
 
 
-def _indexing(letters: str, tensor: Tensor, place: dict[str, int]) -> tuple[int, ...]:
-    """Return the axes whose letters the weight has; one of size 1 is broadcast over them all."""
-    return tuple(a for a, letter in enumerate(letters) if letter in place and tensor.shape[a] > 1)
+def _places(letters: str, tensor: Tensor) -> dict[str, int]:
+    """Return the axis of each letter; one of size 1 is broadcast and indexes nothing."""
+    return {letter: axis for axis, letter in enumerate(letters) if tensor.shape[axis] > 1}
+
+
+def _where(place: dict[str, int], letters: list[str], index: list[int]) -> Where:
+    return {place[a]: [i] for a, i in zip(letters, index, strict=True) if a in place}
 
 
 def linear(given: Given) -> Described | None:

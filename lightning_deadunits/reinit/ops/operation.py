@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import Parameters
-from lightning_deadunits.reinit.recording.tape import leaves_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +36,6 @@ class Given:
     def owns(self, value: Any) -> bool:
         """Tell whether a value is a parameter, or a part of one."""
         return self.parameters.owner(value) is not None
-
-
-def tensors_of(value: Any) -> list[Tensor]:
-    """Return the tensors in nested containers."""
-    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]
 
 
 Where = dict[int, list[int]]
@@ -79,6 +73,10 @@ class Operation:
         running: Running mean and variance of a batch norm.
         fixed: Whether it normalises by those, rather than by what it reads.
         again: Makes the call of a norm anew; it holds on to the activations that were read.
+        module: Name of the module whose forward called it, when it was recorded.
+        out: What it returned then, None if that was not one floating point tensor.
+        tape: Number of the tape that it is on.
+        uses: The parameters that it was given, and which view of each.
     """
 
     kind: Kind
@@ -97,11 +95,20 @@ class Operation:
     running: tuple[Tensor, Tensor] | None = None
     fixed: bool = False
     again: Callable[[], Any] | None = None
+    module: str = ""
+    out: Tensor | None = None
+    tape: int = 0
+    uses: Sequence[tuple[Tensor, Tensor]] = ()
 
     @property
     def name(self) -> str:
         """The function's name."""
         return str(getattr(self.function, "__name__", self.function)).strip("_")
+
+    @property
+    def title(self) -> str:
+        """How it is called in reports."""
+        return f"{self.module} ({self.name})" if self.module else self.name
 
     @property
     def reads_by_scale(self) -> bool:

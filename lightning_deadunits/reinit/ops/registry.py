@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_deadunits.observation.moves import MOVES
-from lightning_deadunits.reinit.ops.conv_norm import convolution, group_norm, norm
+from lightning_deadunits.reinit.ops.conv_norm import convolution, norm
 from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS, elementwise
 from lightning_deadunits.reinit.ops.linear import (
     addmm,
@@ -31,7 +31,8 @@ from lightning_deadunits.reinit.ops.linear import (
     rmatmul,
     tensordot,
 )
-from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation, tensors_of
+from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation
+from lightning_deadunits.reinit.recording.tape import tensors_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 _TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -71,7 +72,9 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
     **dict.fromkeys((torch.inner, Tensor.inner), inner),
     **dict.fromkeys((F.bilinear, torch.bilinear), bilinear),
     **dict.fromkeys((*SUMS, *FACTORS), elementwise),
-    **dict.fromkeys((F.group_norm, torch.group_norm), group_norm),
+    **dict.fromkeys(
+        (F.group_norm, torch.group_norm), norm("input", "num_groups", *_AFFINE, mixes=True)
+    ),
     **dict.fromkeys((F.embedding, F.embedding_bag), embedding),
     F.linear: linear,
     Tensor.__rmatmul__: rmatmul,

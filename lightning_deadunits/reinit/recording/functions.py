@@ -42,21 +42,6 @@ METADATA = _words(
 )
 """What returns no value of a tensor, or nothing of its own: it looks at no value either."""
 
-RANDOM = _words(
-    """
-    rand rand_like randn randn_like randint randint_like randperm normal normal_ uniform_ bernoulli
-    bernoulli_ multinomial exponential_ geometric_ cauchy_ log_normal_ random_ poisson binomial
-    _standard_gamma _sample_dirichlet standard_gamma gumbel_softmax rrelu rrelu_
-    dropout dropout_ dropout1d dropout2d dropout3d native_dropout alpha_dropout alpha_dropout_
-    feature_dropout feature_dropout_ feature_alpha_dropout feature_alpha_dropout_
-    fractional_max_pool2d fractional_max_pool3d fractional_max_pool2d_with_indices
-    fractional_max_pool3d_with_indices
-    scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh rnn_relu
-    trunc_normal_ kaiming_uniform_ kaiming_normal_ xavier_uniform_ xavier_normal_ orthogonal_
-    """
-)
-"""What may draw random numbers."""
-
 DRAWS = _words(
     """
     rand rand_like randn randn_like randint randint_like randperm normal uniform random bernoulli
@@ -65,8 +50,22 @@ DRAWS = _words(
 )
 """Without their underscores: what returns random numbers, whatever it is given."""
 
-_FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, torch.linspace, torch.logspace}
-_FROM_PYTHON.add(Tensor.new_tensor)
+RANDOM = DRAWS | _words(
+    """
+    binomial standard_gamma sample_dirichlet gumbel_softmax rrelu
+    dropout dropout1d dropout2d dropout3d native_dropout alpha_dropout
+    feature_dropout feature_alpha_dropout
+    fractional_max_pool2d fractional_max_pool3d fractional_max_pool2d_with_indices
+    fractional_max_pool3d_with_indices
+    scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh rnn_relu
+    trunc_normal kaiming_uniform kaiming_normal xavier_uniform xavier_normal orthogonal
+    """
+)
+"""Likewise: what may draw random numbers."""
+
+FROM_PYTHON = {torch.tensor, torch.as_tensor, torch.asarray, torch.linspace, torch.logspace}
+FROM_PYTHON.add(Tensor.new_tensor)
+"""What makes data of what is no tensor: lists, arrays, a grid."""
 
 EMPTY = _words("empty empty_like empty_strided new_empty new_empty_strided empty_permuted resize_")
 """What returns memory that nobody has written yet."""
@@ -86,11 +85,6 @@ def name_of(function: Callable[..., Any]) -> str:
 def sets_attribute(function: Callable[..., Any]) -> bool:
     """Tell whether a call sets an attribute of a tensor, as in ``x.data = y``."""
     return getattr(function, "__name__", "") == "__set__"
-
-
-def makes_data(function: Callable[..., Any]) -> bool:
-    """Tell whether a function makes data of what is no tensor: lists, arrays, a grid."""
-    return function in _FROM_PYTHON
 
 
 def writes_in_place(name: str) -> bool:

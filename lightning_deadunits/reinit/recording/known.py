@@ -128,19 +128,15 @@ class KnownTensors:
         return index
 
     def unknown(self, value: Any) -> None:
-        """Forget the number of a value: it is another one now."""
-        del self._entries[id(value)]
+        """Forget the number of a value, if it has one: it is another one now."""
+        self._entries.pop(id(value), None)
 
     def alive(self, modules: Iterable[nn.Module]) -> tuple[set[int], dict[int, int]]:
         """Return the values that somebody holds, and those that perhaps autograd alone does.
 
         It holds masks, too, which have no gradient of their own: ``h > 0`` of ``h * (h > 0)``.
-
-        Args:
-            modules: Whose attributes hold values certainly.
-
-        Returns:
-            Numbers of values; and numbers of those that are in doubt, by where their memory is.
+        Attributes of modules hold values certainly. Values that are in doubt are told by where
+        their memory is.
         """
         held = {
             id(tensor)
@@ -170,12 +166,6 @@ class KnownTensors:
         """Take note of a gradient, or of what was computed from gradients alone."""
         if self.number(tensor) is None:
             self._gradients[id(tensor)] = weakref.ref(tensor)
-
-    def becomes_gradient(self, tensor: Tensor) -> None:
-        """Take note that something computed from gradients was written into a tensor."""
-        if self.number(tensor) is not None:
-            self.unknown(tensor)
-        self.add_gradient(tensor)
 
     def is_gradient(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a gradient, or was computed from gradients alone."""
@@ -208,11 +198,11 @@ class KnownTensors:
             return False
         if (index := self.number(tensor)) is not None:
             return index in self._plain
-        return self.descent_problem(tensor) is None
+        return self._descent_problem(tensor) is None
 
     # --- what cannot be followed ------------------------------------------------------------------
 
-    def descent_problem(self, tensor: Tensor) -> str | None:
+    def _descent_problem(self, tensor: Tensor) -> str | None:
         """Say why a tensor that is seen for the first time is no leaf, None if it is one."""
         if isinstance(tensor, nn.Parameter) or tensor.numel() == 0:
             return None
@@ -226,9 +216,10 @@ class KnownTensors:
         )
 
     def problem(self, tensor: Tensor) -> str | None:
-        """Say why a known tensor may hold something else than calls have made, None if not."""
-        index = self.number(tensor)
-        if index is None or index not in self._versions or isinstance(tensor, nn.Parameter):
+        """Say why a tensor may hold something else than calls have made, None if not."""
+        if (index := self.number(tensor)) is None:
+            return self._descent_problem(tensor)
+        if index not in self._versions or isinstance(tensor, nn.Parameter):
             return None
         before, since = self._versions[index]
         moved = version_of(tensor) - before
@@ -245,14 +236,11 @@ class KnownTensors:
         if (index := self.number(tensor)) is not None:
             self._versions[index] = version_of(tensor), position
 
-    def note_empty(self, tensor: Tensor) -> None:
-        """Take note of memory that nobody has written yet."""
-        if tensor.numel() and (key := storage_of(tensor)) is not None:
+    def note_made(self, tensor: Tensor, *, empty: bool) -> None:
+        """Take note of a result, be it of memory that nobody has written yet."""
+        if empty and tensor.numel() and (key := storage_of(tensor)) is not None:
             self._unwritten.add(key)
-
-    def note_made(self, tensor: Tensor) -> None:
-        """Take note of a result; its memory may be that of an empty tensor that is gone."""
-        if self._unwritten:
+        elif self._unwritten and not empty:  # it may be that of an empty tensor that is gone
             self._unwritten.discard(storage_of(tensor) or 0)
 
     def note_write(self, tensor: Tensor, before: int, position: int) -> None:

@@ -20,12 +20,11 @@ def keys_of(
     keys = list(dict.fromkeys(key for tape in tapes for key in tape.num_units))
     local = LayerNames()
     local.settle(keys)
-    own = {local[key]: key for key in keys}
     found: dict[str, str] = {}
     left = []
     for name in wanted:
         known = None if names is None else names.key(name)
-        key = known if known in keys else own.get(name)
+        key = known if known in keys else local.key(name)
         if key is None:
             left.append(name)
         else:

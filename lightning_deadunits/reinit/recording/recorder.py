@@ -80,7 +80,6 @@ class Recorder(SiteMode):
         self._tape: Tape | None = None
         self._known = KnownTensors()
         self._pending: _Pending | None = None
-        self._modules: set[str] = set()
         self._inside_optimizer = 0
         self._samples = Samples()
 
@@ -92,7 +91,7 @@ class Recorder(SiteMode):
         devices = sorted({p.get_device() for p in self.model.parameters() if p.is_cuda})
         self._tape = Tape(training, tuple(devices))
         self._known.start_pass(self.model)
-        self._modules, self._pending, self._inside_optimizer = set(), None, 0
+        self._pending, self._inside_optimizer = None, 0
         self._samples = Samples()
         with ExitStack() as stack:
             stack.callback(self.detach)
@@ -121,7 +120,6 @@ class Recorder(SiteMode):
         self._known.forget()
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
-        tape.modules = frozenset(self._modules)
         self._samples.check(tape)
         tape.before.clear()
         return tape
@@ -252,7 +250,7 @@ class Recorder(SiteMode):
             self.running,
             torch.is_grad_enabled(),
             _autocast(),
-            RandomState(tape.devices) if name in RANDOM else None,
+            RandomState(tape.devices) if name.strip("_") in RANDOM else None,
         )
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
@@ -269,16 +267,12 @@ class Recorder(SiteMode):
     def _read(self, tape: Tape, leaf: Tensor | Generator) -> int:
         """Return the number of a value that a call is given; a new one is a leaf."""
         known = self._known
-        index = known.number(leaf)
-        if index is not None:
-            if isinstance(leaf, Tensor) and (problem := known.problem(leaf)) is not None:
-                self._obstacle(problem)
-                # From here on it is what it was found to be.
-                known.unknown(leaf)
-            else:
-                return index
-        elif isinstance(leaf, Tensor) and (problem := known.descent_problem(leaf)) is not None:
+        if isinstance(leaf, Tensor) and (problem := known.problem(leaf)) is not None:
             self._obstacle(problem)
+            # From here on it is what it was found to be.
+            known.unknown(leaf)
+        if (index := known.number(leaf)) is not None:
+            return index
         index = known.add(leaf)
         if isinstance(leaf, Generator):
             tape.leaves[index] = leaf.clone_state()
@@ -310,7 +304,8 @@ class Recorder(SiteMode):
                 known.add_gradient(tensor)
             for tensor, before in pending.versions:
                 if version_of(tensor) != before and not isinstance(tensor, nn.Parameter):
-                    known.becomes_gradient(tensor)
+                    known.unknown(tensor)
+                    known.add_gradient(tensor)
             return None
         if any(map(is_functorch_tensor, made)):
             return self._obstacle(_FUNCTORCH)
@@ -329,7 +324,7 @@ class Recorder(SiteMode):
         call.writes = tuple(known.add(tensor) for tensor, _ in wrote)
         self._check_written(pending, made)
         for tensor in made:
-            (known.note_empty if name in EMPTY else known.note_made)(tensor)
+            known.note_made(tensor, empty=name in EMPTY)
         call.outs = tuple(known.add(item) if isinstance(item, Tensor) else None for item in results)
         known.note_plain({*call.writes, *call.made}, call.given, (tensor for tensor, _ in wrote))
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
@@ -337,7 +332,6 @@ class Recorder(SiteMode):
         call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()
         if call.scalar:
             self._samples.take(position, made[0])
-        self._modules.add(call.module)
         tape.entries.append(call)
         return None
 

@@ -32,20 +32,12 @@ class Visitor:
         """Receive an activation; what is returned takes its place."""
         return value
 
-    def read(self, position: int, call: Call, given: list[Any]) -> None:
-        """Receive what Python read the values of."""
-
-    def final(self, index: int, value: Any) -> None:
-        """Receive a value that no later call is given."""
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+        """Receive what the pass comes to: what no later call is given, or Python read, by what."""
 
 
 def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = False) -> None:
-    """Run the calls of a tape again.
-
-    Args:
-        tape: The tape.
-        visitor: What is done with its values.
-        as_recorded: Whether buffers are taken as they were, rather than as they are now.
+    """Run the calls of a tape again, with the state of the model as it is now, or as it was then.
 
     Raises:
         Exception: Whatever a call raises on the values that a visitor gave it.
@@ -88,21 +80,26 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
                 if takes_gradients:
                     torch.set_grad_enabled(entry.gradients)
                 if entry.reads_values:
-                    given = [value_of(Ref(index)) for index in entry.given]
-                    visitor.read(position, entry, given)
+                    name = getattr(entry.function, "__name__", "")
+                    for order, index in enumerate(entry.given):
+                        value = value_of(Ref(index))
+                        if isinstance(value, Tensor) and index not in tape.weight_values:
+                            visitor.result((position, order), value, name)
                 else:
                     args, kwargs = mapped(entry.args, value_of), mapped(entry.kwargs, value_of)
                     if entry.random_state is not None:
                         entry.random_state.restore()
                     out = leaves_of(visitor.call(position, entry, args, kwargs))
-                    for index, item in zip(entry.outs, out, strict=True):
-                        if index is not None:
-                            values[index] = item
+                    for number, item in zip(entry.outs, out, strict=True):
+                        if number is not None:
+                            values[number] = item
             for index in dropped[position]:
-                if index in values:
-                    value = values.pop(index)
-                    if index in final:
-                        visitor.final(index, value)
+                value = values.pop(index, None)
+                if index not in final or not isinstance(value, Tensor):
+                    continue
+                # One of integers may be a by-product that nobody kept.
+                if value.is_floating_point() or index in tape.kept:
+                    visitor.result(index, value, None)
 
 
 def _leaf(tape: Tape, index: int, as_recorded: bool) -> Any:

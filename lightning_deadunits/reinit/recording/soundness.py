@@ -18,19 +18,21 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.replay import Visitor, replay
-from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, leaves_of
+from lightning_deadunits.reinit.recording.tape import Call, Obstacle, SiteCall, Tape, tensors_of
 
 _SAMPLE = 64
 
 UnitKey = tuple[str, int]
 
 
-class Samples:
-    """Samples of what a pass computes, by their place on the tape."""
+class Samples(Visitor):
+    """Samples of what a pass computes, by their place on the tape; compares them with a replay."""
 
     def __init__(self) -> None:
         self._values: dict[int, Tensor] = {}
         self._moved: dict[int, int] = {}
+        self._outdated: set[int | None] = set()
+        self._problem: str | None = None
 
     def move(self, position: int, weights: Iterable[Tensor]) -> None:
         """Take note that weights are stepped, and how many entries of the tape came before."""
@@ -43,32 +45,23 @@ class Samples:
 
     def check(self, tape: Tape) -> None:
         """Replay a tape and note an obstacle where it differs since the last check; begin anew."""
-        values, self._values = self._values, {}
-        if not values:
+        if not self._values:
             return
-        checker = _Checker(values, self._moved)
         try:
-            replay(tape, checker, as_recorded=True)
+            replay(tape, self, as_recorded=True)
         except Exception as error:  # whatever a call may raise
-            checker.problem = f"cannot be replayed ({type(error).__name__}: {error})"
-        if checker.problem is not None:
-            tape.obstacles.append(Obstacle(len(tape.entries), checker.problem))
+            self._problem = f"cannot be replayed ({type(error).__name__}: {error})"
+        if self._problem is not None:
+            tape.obstacles.append(Obstacle(len(tape.entries), self._problem))
+        self._values, self._outdated, self._problem = {}, set(), None
         tape.forget_derived()  # the recording may go on
 
-
-class _Checker(Visitor):
-    """Compares values with samples of those that were made; the first difference is a problem."""
-
-    def __init__(self, values: Mapping[int, Tensor], moved: Mapping[int, int]) -> None:
-        self._values, self._moved = values, moved
-        self._outdated: set[int | None] = set()
-        self.problem: str | None = None
-
     def call(self, position: int, call: Call, args: tuple[Any, ...], kwargs: Any) -> Any:
-        given = {storage_of(item) for item in leaves_of((args, kwargs)) if isinstance(item, Tensor)}
+        """See :class:`Visitor`."""
+        given = set(map(storage_of, tensors_of((args, kwargs))))
         out = call.function(*args, **kwargs)
-        made = [item for item in leaves_of(out) if isinstance(item, Tensor)]
-        outdated = self._follow(position, call, given, {storage_of(item) for item in made})
+        made = tensors_of(out)
+        outdated = self._follow(position, call, given, set(map(storage_of, made)))
         if position in self._values and not outdated:
             value = made[0] if made else None
             name = getattr(call.function, "__name__", "a call").strip("_")
@@ -93,20 +86,21 @@ class _Checker(Visitor):
         return outdated
 
     def site(self, position: int, site: SiteCall, value: Tensor) -> Tensor:
+        """See :class:`Visitor`."""
         if position in self._values and storage_of(value) not in self._outdated:
             self._compare(position, value, site.layer.partition("|")[0])
         return value
 
     def _compare(self, position: int, value: Tensor | None, what: str) -> None:
         before = self._values[position]
-        if self.problem is None and (value is None or not _is_same(before, _sample(value))):
-            self.problem = f"computes {what} otherwise when it is replayed"
+        if self._problem is None and (value is None or not _is_same(before, _sample(value))):
+            self._problem = f"computes {what} otherwise when it is replayed"
 
 
 def _sample(value: Tensor) -> Tensor:
     value = value.detach()
     if value.is_nested or value.layout is not torch.strided:
-        return value.new_zeros(()) if value.layout is torch.strided else torch.zeros(())
+        return torch.zeros(())
     step = max(1, value.numel() // _SAMPLE)
     index = torch.arange(0, value.numel(), step, device=value.device)
     return value.take(index) if value.numel() > 1 else value.clone()
@@ -118,10 +112,16 @@ def _is_same(before: Tensor, after: Tensor) -> bool:
     if torch.equal(before, after) or not before.is_floating_point():
         return torch.equal(before, after)
     # What is added up in no fixed order on a device differs in its last bits.
-    size = before.abs().nan_to_num(0.0, 0.0, 0.0).max()
+    change, size = change_of(before, after)
+    return change <= 16 * torch.finfo(before.dtype).eps * size
+
+
+def change_of(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """Return by how much a value has changed at most, and how large it was."""
     same = (before == after) | (before.isnan() & after.isnan())
-    difference = (after.double() - before.double()).abs().masked_fill(same, 0.0)
-    return bool((difference <= 16 * torch.finfo(before.dtype).eps * size.double()).all())
+    size = float(before.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    difference = (after.double() - before.double()).abs().nan_to_num(torch.inf)
+    return float(difference.masked_fill(same, 0.0).max()), size
 
 
 def refuse_unsound(
@@ -130,14 +130,7 @@ def refuse_unsound(
     broken: Mapping[int, str],
     units: Iterable[UnitKey],
 ) -> dict[UnitKey, str]:
-    """Return the units that a recording cannot vouch for, each with the reason.
-
-    Args:
-        tapes: The tapes.
-        layers: Names of the layers that matter, by key.
-        broken: Numbers of tapes that cannot be replayed, with the reason.
-        units: The units.
-    """
+    """Return the units that a recording cannot vouch for, each with the reason."""
     reasons: dict[str, str] = {}
     for number, tape in enumerate(tapes):
         for position, entry in enumerate(tape.entries):

@@ -21,7 +21,7 @@ from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
     DRAWS,
-    makes_data,
+    FROM_PYTHON,
     name_of,
     sets_attribute,
 )
@@ -128,7 +128,6 @@ class Tape:
         kept: Values that calls made and somebody held when the pass had ended.
         perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
         obstacles: What could not be followed.
-        modules: Names of the modules whose forward made a call.
     """
 
     training: bool
@@ -142,11 +141,10 @@ class Tape:
     kept: frozenset[int] = frozenset()
     perhaps_kept: dict[int, int] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
-    modules: frozenset[str] = frozenset()
 
     def keep(self, outputs: Any) -> None:
         """Take what the step returned, be it detached since, for results of the pass."""
-        homes = {storage_of(leaf) for leaf in leaves_of(outputs) if isinstance(leaf, Tensor)}
+        homes = set(map(storage_of, tensors_of(outputs)))
         found = {index for home, index in self.perhaps_kept.items() if home in homes}
         if not found <= self.kept:
             self.kept |= found
@@ -162,6 +160,11 @@ class Tape:
     def calls(self) -> Iterator[Call]:
         """The calls alone."""
         return (entry for entry in self.entries if isinstance(entry, Call))
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Names of the modules whose forward made a call."""
+        return frozenset(call.module for call in self.calls)
 
     @cached_property
     def structure(self) -> list[Any]:
@@ -264,7 +267,7 @@ class Tape:
         found, rooted = set(self.parameters), set(self.parameters)
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
-            made = makes_data(call.function) and not call.scalar
+            made = call.function in FROM_PYTHON and not call.scalar
             drawn = not of_weights and (made or name_of(call.function).strip("_") in DRAWS)
             if found.issuperset(call.given) and not drawn:
                 found.update(call.made)
@@ -339,3 +342,8 @@ def leaves_of(value: Any) -> list[Any]:
     leaves: list[Any] = []
     mapped(value, leaves.append)
     return leaves
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in nested containers."""
+    return [leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor)]

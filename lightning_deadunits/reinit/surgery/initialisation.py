@@ -107,9 +107,10 @@ class Draws:
     def _affine(self, part: Part, attempt: int) -> Tensor:
         neutral = 0.0
         if part.role == "scale":
-            operation = self._passes.recorded.calls[part.index].operation
+            operation = self._passes.calls[part.index]
             factor = operation.kind == "link"
-            neutral = float(part.view.detach().float().median()) if factor else 1.0
+            assert operation.weight is not None
+            neutral = float(operation.weight.detach().float().median()) if factor else 1.0
             # A LayerNorm's own pair may be all there is to draw: it mirrors what it normalises. A
             # factor does so every other time, for the weights before it may be mirrored, too.
             mirrored = (factor and attempt // 2 % 2) or (operation.mixes and attempt % 2)
@@ -138,9 +139,9 @@ class Draws:
 
     def _live(self, part: Part, revived: set[int]) -> Tensor:
         """Return the incoming weights of live channels of the same call, at most 256 of them."""
-        operation = self._passes.recorded.calls[part.index].operation
+        operation = self._passes.calls[part.index]
         assert operation.weight is not None
-        channels = range(torch.Size(operation.made_sizes).numel())
+        channels = range(self._passes.width(part.index))
         live = [channel for channel in channels if channel not in revived][:_MOST_LIVE]
         parameters = self._passes.parameters
         own = (parameters.part(operation.weight, operation.makes(channel)) for channel in live)

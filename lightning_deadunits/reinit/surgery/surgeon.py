@@ -17,7 +17,7 @@ from lightning_deadunits.reinit.dataflow.trace import (
     coupled_groups,
     refuse_with_group,
 )
-from lightning_deadunits.reinit.ops import Channel
+from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.verification import (
@@ -155,9 +155,9 @@ class Surgeon:
         if part.role != "shift":
             return 0.0
         # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
-        call = self._passes.recorded.calls[part.index]
+        call = self._passes.calls[part.index]
         assert call.out is not None
-        axis = call.operation.made_axes[0]
+        axis = call.made_axes[0]
         return call.out.select(axis, part.channel).flatten()[0]
 
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
@@ -166,11 +166,11 @@ class Surgeon:
         Those of the tapes on which units are judged, where there are any: training tapes where
         windows of training batches decide, else eval tapes.
         """
-        recorded, biases = self._passes.recorded, biases_of(fresh)
+        biases = biases_of(fresh)
         visitor = Settled(
-            {norm for trace in traces.values() for norm in trace.statistics},
-            self._centres(fresh),
-            {channel: weights_key(bias) for channel, bias in biases.items()},
+            normed={norm for trace in traces.values() for norm in trace.statistics},
+            biased=self._centres(fresh),
+            bias_of={channel: weights_key(bias) for channel, bias in biases.items()},
             **self._observed(traces),
         )
         in_training = self._config.every_n_train_steps is not None
@@ -182,7 +182,7 @@ class Surgeon:
             edit.set(bias, bias.read(bias.parameter).float() + shift)
         # The first tape's win: later ones are other batches.
         for (index, number), values in reversed(visitor.statistics.items()):
-            running = recorded.calls[index].operation.running
+            running = self._passes.calls[index].running
             assert running is not None
             for buffer, value in zip(running, values, strict=True):
                 edit.set(WeightSlice.along(buffer, {0: [number]}), value)
@@ -193,7 +193,6 @@ class Surgeon:
     def _observed(self, traces: Traces) -> dict[str, Any]:
         """Return what :class:`Observed` is given for some units."""
         return {
-            "recorded": self._passes.recorded,
             "made": self._made | made_by(traces),
             "units": by_layer(traces),
             "tolerance": self._config.tolerance,
@@ -210,9 +209,9 @@ class Surgeon:
 
     def _centres(self, traces: Traces) -> dict[Channel, float]:
         """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
-        calls = self._passes.recorded.calls
+        calls = self._passes.calls
         frozen = {
-            before: zero_of(calls[index].operation, channel)
+            before: zero_of(calls[index], channel)
             for trace in traces.values()
             for (index, channel), before in trace.fixed.items()
         }
@@ -227,7 +226,7 @@ class Surgeon:
         visitor = Stressed(**self._observed(traces))
         for tape in tapes:
             self._run(visitor, tape)
-        of_layer = self._passes.recorded.of_layer
+        of_layer = self._passes.of_layer
         absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
         return visitor.firing | absent
 

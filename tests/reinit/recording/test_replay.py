@@ -25,8 +25,9 @@ class Finals(Visitor):
     def __init__(self) -> None:
         self.values: list[Tensor] = []
 
-    def final(self, index: int, value: Any) -> None:
-        self.values.append(value)
+    def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+        if read_by is None:
+            self.values.append(value)
 
 
 def finals(tape: Tape) -> list[Tensor]:
