@@ -52,8 +52,9 @@ REFUSED = {
     "experts by gathered weights": "within a compiled region",
     "a shared expert beside gathered ones": "within a compiled region",
     "a gated expert, gathered": "within a compiled region",
+    "one weight stacked over samples": "within a compiled region",
 }
-ASSUMED = {"an index by an array"}  # an axis that Dynamo does not show
+ASSUMED = {"an index by an array", "samples split in two"}  # axes that Dynamo does not show
 SHOWN = pytest.mark.skipif(HIDES_WRITES, reason="named as not judged: test_hidden_writes.py")
 COMPILED = [
     pytest.param(kind, marks=SHOWN if str(kind) == "comparisons with itself" else ())

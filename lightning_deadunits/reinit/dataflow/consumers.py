@@ -48,11 +48,13 @@ class Consumers:
         channels: Channels of calls, and which units feed them.
         refused: Units whose consumers cannot be silenced, with the reason.
         hints: What stands between a unit and its consumers, should they turn out to be shared.
+        sources: The units that feed each unit, as where what was rectified is rectified again.
     """
 
     channels: Fed = field(default_factory=dict)
     refused: dict[UnitKey, str] = field(default_factory=dict)
     hints: dict[UnitKey, str] = field(default_factory=dict)
+    sources: dict[UnitKey, set[UnitKey]] = field(default_factory=dict)
 
     def refuse(self, units: Iterable[UnitKey], reason: str) -> None:
         """Refuse units that are not refused yet, rather for what stands in between."""
@@ -107,7 +109,7 @@ def _resolved(passes: Passes, shown: Iterable[Shown[UnitKey]]) -> Consumers:
         if place.kind == "unit" and (at := (spots[place.of].layer, channel)) != unit:
             fed.setdefault(unit, set()).add(at)
     before = {unit: _ancestors(unit, fed) for unit in set().union(*fed.values())}
-    found = Consumers()
+    found = Consumers(sources=before)
     refusals: list[tuple[str, set[UnitKey]]] = []
     for (place, channel), direct in fed_by.items():
         units = set(direct).union(*(before.get(unit, set()) for unit in direct))

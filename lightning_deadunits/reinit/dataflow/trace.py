@@ -173,7 +173,21 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     left = [unit for unit in left if unit in found.refused]
     if left and any(call.makes_by_factor for call in passes.calls):
         _search_producers(passes, left, units, found, factors=True)
+    for unit in left:
+        sources = [own for s in consumers.sources.get(unit, ()) if (own := found.units.get(s))]
+        if sources and unit not in found.units:
+            _follow(unit, sources, found)
     _add_consumers(passes, found, consumers.channels)
+
+
+def _follow(unit: UnitKey, sources: list[UnitTrace], found: Trace) -> None:
+    """Have a unit made by what makes those that feed it, the tags of which end at these."""
+    own = found.units[unit] = UnitTrace()
+    for source in sources:
+        own.makes += [part for part in source.makes if part not in own.makes]
+        own.statistics |= source.statistics
+        own.shares |= {share for share in source.shares if share[0] == "make"}
+    del found.refused[unit]
 
 
 def _search_producers(

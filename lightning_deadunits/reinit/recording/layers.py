@@ -50,11 +50,18 @@ def _elsewhere(tapes: Sequence[Tape], found: Mapping[str, str]) -> dict[str, str
             if name in (found.get(own) for own in sizes):
                 continue
             size = next(own.num_units[key] for own in tapes if key in own.num_units)
-            base = read_key(key).base
-            alike = [k for k, n in sizes.items() if read_key(k).base == base and n == size]
+            alike = [k for k, n in sizes.items() if n == size and _may_be_one(k, key)]
             if len(alike) == 1 and alike[0] not in found:
                 more[alike[0]] = name
     return more
+
+
+def _may_be_one(key: str, other: str) -> bool:
+    """Tell whether two keys are of one activation, and of weights in common if both tell any."""
+    call, against = read_key(key), read_key(other)
+    weights, others = call.producers, against.producers
+    alike = not weights or not others or not set(weights).isdisjoint(others)
+    return call.base == against.base and alike
 
 
 def names_on(tapes: Sequence[Tape]) -> dict[str, int]:

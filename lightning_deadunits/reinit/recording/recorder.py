@@ -329,6 +329,10 @@ class Recorder(SiteMode):
         known.note_plain({*call.writes, *call.made}, call.given, (tensor for tensor, _ in wrote))
         for tensor in (*(tensor for tensor, _ in pending.versions), *made):
             known.seen(tensor, position)
+        nothing_given = any(not tensor.numel() for tensor, _ in pending.versions)
+        call.empty = nothing_given and (bool(wrote) or not any(own.numel() for own in made))
+        if not call.empty:
+            tape.modules.update({frame.name for frame in self._frames} or {""})
         call.scalar = len(made) == 1 and made[0].ndim == 0 and made[0].is_floating_point()
         if call.scalar:
             self._samples.take(position, made[0])

@@ -51,6 +51,7 @@ class Call:
         outs: Which value each item of its flattened result is, None for what is no tensor.
         reads_values: Whether Python read values by it, and nothing else came of it.
         scalar: Whether it returned a single number.
+        empty: Whether it was given a tensor of no values, and did nothing for that.
     """
 
     function: Callable[..., Any]
@@ -65,6 +66,7 @@ class Call:
     outs: tuple[int | None, ...] = ()
     reads_values: bool = False
     scalar: bool = False
+    empty: bool = False
 
     @property
     def made(self) -> tuple[int, ...]:
@@ -128,6 +130,7 @@ class Tape:
         kept: Values that calls made and somebody held when the pass had ended.
         perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
         obstacles: What could not be followed.
+        modules: Names of the modules in whose forward a call was made, on more than no values.
     """
 
     training: bool
@@ -141,6 +144,7 @@ class Tape:
     kept: frozenset[int] = frozenset()
     perhaps_kept: dict[int, int] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
+    modules: set[str] = field(default_factory=set)
 
     def keep(self, outputs: Any) -> None:
         """Take what the step returned, be it detached since, for results of the pass."""
@@ -160,11 +164,6 @@ class Tape:
     def calls(self) -> Iterator[Call]:
         """The calls alone."""
         return (entry for entry in self.entries if isinstance(entry, Call))
-
-    @cached_property
-    def modules(self) -> frozenset[str]:
-        """Names of the modules whose forward made a call."""
-        return frozenset(call.module for call in self.calls)
 
     @cached_property
     def structure(self) -> list[Any]:
@@ -191,7 +190,7 @@ class Tape:
             elif not self._counts(entry):
                 given = mapped(entry.args, plain), mapped(entry.kwargs, plain)
                 outs = [None if value is None else number(value) for value in entry.outs]
-                rows.append((entry.function, given, outs, entry.module))
+                rows.append((entry.function, given, outs, entry.module, entry.empty))
         return rows
 
     def _counts(self, call: Call) -> bool:

@@ -363,7 +363,7 @@ def used_parameters(tape: Tape) -> dict[nn.Parameter, Rows]:
             if row is not None:
                 sources = dict.fromkeys(sources, frozenset([row]))
             weights |= {index: sources for index in call.outs if index is not None}
-        elif call.gradients or not tape.training:
+        elif (call.gradients or not tape.training) and not call.empty:
             _add(used, sources)
     return used
 
@@ -398,6 +398,8 @@ class _Ran:
     def __call__(self, module: nn.Module, args: Any) -> None:
         # Dynamo guards on what it reads: inside a compiled region gradients have to tell.
         if not torch.compiler.is_compiling() and self._coverage is not None:
+            if any(isinstance(value, Tensor) and not value.numel() for value in args):
+                return  # an expert that no token was sent to
             self._coverage.note_module(self._name, module.training)
 
     def __reduce__(self) -> tuple[Any, ...]:
