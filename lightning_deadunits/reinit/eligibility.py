@@ -18,12 +18,14 @@ from lightning_deadunits.reinit.dataflow.trace import (
     Trace,
     UnitTrace,
     other_uses,
+    own_uses,
     refuse_with_group,
     trace,
 )
 from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
+from lightning_deadunits.reinit.weights import WeightSlice
 
 _SHARDING = {
     "FullyShardedDataParallel",
@@ -98,12 +100,16 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
     if not any(part.role in ("weight", "scale") for part in own.makes):
         return "the weights that make it are no parameters of the model"
     left: dict[Part, str] = {}
+    uses, claims = own_uses(own), dict[int, str | None]()
     for part in (*own.makes, *own.reads):
+        calls = uses[part]
+        if id(calls) not in claims:
+            claims[id(calls)] = _claim(passes, part.weights, calls)
         parameter = part.weights.parameter
         name = passes.parameters.names(parameter)[0]
         if (reason := _foreign(parameter)) is not None:
             return f"{name} is {reason}"
-        if (reason := _claim(passes, own, part)) is not None:
+        if (reason := claims[id(calls)]) is not None:
             if part in own.reads:
                 return reason
             left[part] = reason
@@ -112,9 +118,9 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
     return remainder(passes, own, left) if left else own
 
 
-def _claim(passes: Passes, own: UnitTrace, part: Part) -> str | None:
+def _claim(passes: Passes, weights: WeightSlice, calls: set[int]) -> str | None:
     """Say why weights are not the unit's alone to change, None if they are."""
-    parameter = part.weights.parameter
+    parameter = weights.parameter
     names = passes.parameters.names(parameter)
     if len(names) > 1:
         return f"{names[0]} is tied to {', '.join(names[1:])}"
@@ -123,7 +129,7 @@ def _claim(passes: Passes, own: UnitTrace, part: Part) -> str | None:
     for number in passes.broken:
         if any(parameter is used for used in passes.tapes[number].parameters.values()):
             return f"{names[0]} is used in a recorded pass that cannot be replayed"
-    if titles := other_uses(passes, part, own):
+    if titles := other_uses(passes, weights, calls):
         return f"{names[0]} is used more than once: by {' and '.join(titles)}"
     return None
 

@@ -62,6 +62,11 @@ class WeightSlice:
             positions = positions.unsqueeze(-1) * size + taken
         return cls(parameter, positions.flatten())
 
+    def is_same(self, other: WeightSlice) -> bool:
+        """Tell whether the same elements of the same parameter are meant."""
+        alike = self.parameter is other.parameter
+        return alike and torch.equal(self.positions, other.positions)
+
     def read(self, tensor: Tensor) -> Tensor:
         """Copy these elements out of a tensor of the parameter's shape, to shape ``(K,)``."""
         tensor = tensor.detach()

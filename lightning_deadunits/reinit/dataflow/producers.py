@@ -260,6 +260,7 @@ class _Codes:
 
 # --- side effects -------------------------------------------------------------------------------
 
+_EXPECTED = ("unit", "product")
 _TITLES = {"result": "the model's output", "python": "the model's control flow (Python)"}
 
 
@@ -288,12 +289,15 @@ def find_side_effects(
     weights. The norm that is known to come behind it is nothing else.
     """
     calls = passes.calls
-    shown, lost = tagged_on_tapes(passes, producers, units)
+    # Every step of an unrolled cell has producers of its own, mixed in all steps that follow.
+    shown, lost = tagged_on_tapes(
+        passes, producers, units, wanted=lambda place: place.kind not in _EXPECTED
+    )
     found = SideEffects(dict.fromkeys(lost, "the model's control flow"))
     for producer, place, channel in shown:
         if place.kind == "link":
             found.links.append(((place.of, channel), producer))
-        elif place.kind not in ("unit", "product") and not (
+        elif place.kind not in _EXPECTED and not (
             place.kind == "norm" and before.get((place.of, channel)) == producer
         ):
             found.of.setdefault(producer, _TITLES.get(place.kind) or calls[place.of].title)

@@ -59,6 +59,7 @@ def tagged_on_tapes(
     *,
     makers: Mapping[Tagged, list[Channel]] | None = None,
     factors: bool = False,
+    wanted: Callable[[Place], bool] = lambda place: True,
 ) -> tuple[list[Shown[Tagged]], set[Tagged]]:
     """Do as :func:`tagged` does on all tapes, see :func:`on_tapes`, and look everywhere.
 
@@ -76,7 +77,7 @@ def tagged_on_tapes(
                 passes, tape, book, clamped, tags, everywhere=True, factors=factors
             ).run()
 
-        return tagged(passes.on_tape(tape, items), cells, replay)
+        return tagged(passes.on_tape(tape, items), cells, replay, wanted)
 
     shown, lost = on_tapes(passes, search)
     return shown, {item for tape in lost for item in passes.on_tape(tape, items)}
@@ -120,8 +121,16 @@ def _on_twin(
     return item, place, channel
 
 
-def tagged(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[Shown[Item]]:
-    """Tag items and return where each of them shows; ``cells`` blocks of samples are told apart."""
+def tagged(
+    items: Sequence[Item],
+    cells: int,
+    replay: Replay[Item],
+    wanted: Callable[[Place], bool],
+) -> list[Shown[Item]]:
+    """Tag items and return where each of them shows; ``cells`` blocks of samples are told apart.
+
+    Those that are mixed at no place that is wanted are not told apart.
+    """
     if not items:
         return []
     found: list[Shown[Item]] = []
@@ -131,7 +140,7 @@ def tagged(items: Sequence[Item], cells: int, replay: Replay[Item]) -> list[Show
         inside = book.inside(code)
         if len(inside) == 1:
             found.append((inside[0], place, channel))
-        else:
+        elif wanted(place):
             mixed |= dict.fromkeys(inside)
     return found + bit_by_bit(list(mixed), cells, replay)
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.consumers import find_consumers, judged
@@ -300,19 +299,26 @@ def _parts(
     return [Part(*of, role, passes.parameters.part(view, where))]
 
 
-def other_uses(passes: Passes, part: Part, own: UnitTrace) -> list[str]:
-    """Return the titles of calls that use some weights, but are no use of the unit's own.
+def own_uses(own: UnitTrace) -> dict[Part, set[int]]:
+    """Return the calls that use each part of a unit's weights for the unit.
 
     Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
-    tapes. That is no reason to refuse, as long as each use is the unit's own.
+    tapes. That is no reason to refuse, as long as each use is the unit's own. Parts of the same
+    weights share one set.
     """
-    weights = part.weights
-    calls = {
-        other.index
-        for other in (*own.makes, *own.reads)
-        if other.weights.parameter is weights.parameter
-        and torch.equal(other.weights.positions, weights.positions)
-    }
+    found: dict[Part, set[int]] = {}
+    distinct: list[Part] = []
+    for part in (*own.makes, *own.reads):
+        same = next((other for other in distinct if other.weights.is_same(part.weights)), None)
+        if same is None:
+            distinct.append(part)
+        found[part] = found[same] if same else set()
+        found[part].add(part.index)
+    return found
+
+
+def other_uses(passes: Passes, weights: WeightSlice, calls: set[int]) -> list[str]:
+    """Return the titles of calls that use some weights, if any is no use of the unit's own."""
     foreign = passes.users_of(weights, known=calls)
     every = (*sorted(calls), *foreign) if foreign else ()
     return list(dict.fromkeys(passes.calls[index].title for index in every))
