@@ -5,6 +5,7 @@ Each function says what happens where the name is missing: torch may move it in 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,3 +60,15 @@ def version_of(tensor: Tensor) -> int:
     unless the replay computes something else than the recorded pass.
     """
     return -1 if tensor.is_inference() else int(getattr(tensor, "_version", -1))
+
+
+def is_python_operator(function: Any) -> bool:
+    """Tell whether an operator was defined in Python, by ``torch.library.custom_op``.
+
+    ``torch._library.custom_ops.OPDEFS``. Without it a replay runs the user's operator once more.
+    """
+    if not isinstance(function, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
+        return False
+    packet = getattr(function, "overloadpacket", function)
+    defined = getattr(sys.modules.get("torch._library.custom_ops"), "OPDEFS", {})
+    return getattr(packet, "_qualified_op_name", None) in defined

@@ -7,10 +7,13 @@ be known whether it only looks at a shape, or reads values, which Python may the
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lightning_deadunits.private_api import is_python_operator
 
 
 def _words(*groups: str) -> frozenset[str]:
@@ -80,6 +83,13 @@ def name_of(function: Callable[..., Any]) -> str:
     if name in ("__get__", "__set__"):
         return str(getattr(getattr(function, "__self__", None), "__name__", name))
     return str(name) or str(function)
+
+
+def is_own_code(function: Callable[..., Any]) -> bool:
+    """Tell whether a call runs Python of the user's, which a replay would run a second time."""
+    module = str(getattr(function, "__module__", None) or "torch")
+    own = isinstance(function, FunctionType) and module.partition(".")[0] != "torch"
+    return own or is_python_operator(function)
 
 
 def sets_attribute(function: Callable[..., Any]) -> bool:

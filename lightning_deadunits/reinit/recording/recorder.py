@@ -38,6 +38,7 @@ from lightning_deadunits.reinit.recording.functions import (
     METADATA,
     RANDOM,
     SCALERS,
+    is_own_code,
     name_of,
     sets_attribute,
     writes_in_place,
@@ -225,6 +226,9 @@ class Recorder(SiteMode):
         if str(getattr(func, "__module__", "")).startswith("torch.distributed"):
             # A replay would wait for the other processes.
             self._obstacle("exchanges tensors with other processes")
+            return None
+        if is_own_code(func):
+            self._obstacle(f"runs {name}, which is no code of torch's: a replay would run it again")
             return None
         leaves = leaves_of((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
