@@ -23,6 +23,12 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows, names_on
+from lightning_deadunits.reinit.recording.used import (
+    Used,
+    add_used,
+    has_used,
+    used_parameters,
+)
 from lightning_deadunits.reinit.report import ReinitReport, Units
 from lightning_deadunits.reporting.report import DeadUnitsReport
 from lightning_deadunits.scan import call, check_model
@@ -94,9 +100,11 @@ def reinit_dead_units(
 
 
 def _idle(model: nn.Module, tapes: Iterable[Tape]) -> list[str]:
-    """Return the names of the modules whose weights the example did not use."""
-    used = {parameter for tape in tapes for parameter in tape.parameters.values()}
-    names = (name for name, parameter in model.named_parameters() if parameter not in used)
+    """Return the names of the modules of whose weights the example did not use all."""
+    used: Used = {}
+    for tape in tapes:
+        add_used(used, used_parameters(tape))
+    names = (n for n, parameter in model.named_parameters() if not has_used(used, parameter, None))
     return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 

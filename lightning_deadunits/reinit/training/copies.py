@@ -95,14 +95,15 @@ class Copies:
         for each in _candidates(trainer, model):
             if each.is_average or each.name in self.names:
                 yield _paired(tensors_of(each.nearest()), tensors_of(each.copy))
-        names = {name for name, _ in model.named_parameters()}
+        for _, module, is_average in _modules_of(trainer, model):
+            if is_average and next(module.parameters(), None) is None:
+                yield _by_name(model, dict(module.named_buffers()))
         parameters = list(model.parameters())
         for _, name, value in _attributes(trainer, model):
             if not isinstance(value, (Mapping, list, tuple)) or not _is_average(name, value):
                 continue
             if isinstance(value, Mapping):
-                if names <= value.keys():
-                    yield _paired(tensors_of(model), value)
+                yield _by_name(model, value)
                 continue
             for some in (parameters, [p for p in parameters if p.requires_grad]):
                 if len(some) == len(value):
@@ -212,6 +213,24 @@ def _shapes_of(module: nn.Module) -> dict[str, torch.Size] | None:
     if not named or any(map(is_lazy, named.values())):
         return None
     return {name: parameter.shape for name, parameter in named.items()}
+
+
+def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> Pairs:
+    """Pair what is held by the names of parameters, of the model or of one of its modules.
+
+    As buffers they have names without dots (``LitEma`` of latent diffusion).
+    """
+    found = []
+    for module in model.modules():
+        trained = {name for name, p in module.named_parameters() if p.requires_grad}
+        tensors = tensors_of(module)
+        for dot in (".", ""):
+            if trained and {name.replace(".", dot) for name in trained} <= held.keys():
+                ours = {name.replace(".", dot): own for name, own in tensors.items()}
+                found.append(_paired(ours, held))
+                break
+    found = [pairs for pairs in found if pairs]
+    return found[0] if len(found) == 1 else {}
 
 
 def _paired(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Pairs:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +27,15 @@ from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import running_hook_of
 from lightning_deadunits.reinit.recording import Recorder, Tape
-from lightning_deadunits.reinit.recording.functions import name_of
-from lightning_deadunits.reinit.recording.tape import Call
+from lightning_deadunits.reinit.recording.used import (
+    Elements,
+    Used,
+    add_used,
+    both,
+    has_used,
+    shows_more,
+    used_parameters,
+)
 
 TRAINING = -1
 """Stands for the training loader among the numbers of validation loaders."""
@@ -203,7 +210,7 @@ class Coverage:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules: dict[str, bool] = {}
-        self._parameters: dict[str, tuple[nn.Parameter, Rows]] = {}
+        self._parameters: dict[str, tuple[nn.Parameter, Elements]] = {}
         self._carried: set[str] = set()
         self._in_hooks: set[str] = set()
         self._recorded_in_hooks = False
@@ -240,31 +247,31 @@ class Coverage:
         return sorted({*used, *(name for name in ran if name not in self._taped_modules)})
 
     def _missing_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        for name, (parameter, rows) in self._parameters.items():
+        for name, (parameter, own) in self._parameters.items():
             if self._shows_scripts and name in self._scripted:
                 continue
-            if not _has(self._taped, parameter, rows):
+            if not has_used(self._taped, parameter, own):
                 yield name, parameter
 
     def is_wanted(self, tape: Tape) -> bool:
         """Tell whether a pass shows anything of what is missing."""
         used = used_parameters(tape)
         return not tape.modules.isdisjoint(self._modules.keys() - self._taped_modules) or any(
-            parameter in used and not _has(self._taped, parameter, used[parameter])
+            parameter in used and not has_used(self._taped, parameter, used[parameter])
             for _, parameter in self._missing_parameters()
         )
 
     def take(self, tapes: Sequence[Tape]) -> None:
         """Take what is recorded, in place of what was."""
-        self._taped: dict[nn.Parameter, Rows] = {}
+        self._taped: Used = {}
         for tape in tapes:
-            _add(self._taped, used_parameters(tape))
+            add_used(self._taped, used_parameters(tape))
         self._taped_modules: set[str] = set().union(*(tape.modules for tape in tapes))
         # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
         self._shows_scripts = any(tape.obstacles for tape in tapes)
         self._trains = any(tape.training for tape in tapes)
         parameters = self._model.named_parameters()
-        self._untaped = {name: p for name, p in parameters if not _has(self._taped, p, None)}
+        self._untaped = {name: p for name, p in parameters if not has_used(self._taped, p, None)}
 
     def forget(self) -> None:
         """Forget what ran, but for what was missing: it is looked for once more."""
@@ -282,8 +289,10 @@ class Coverage:
             # One of zeros may be left from an earlier batch.
             gradient = parameter.grad
             if gradient is not None and gradient.any():
-                _, before = self._parameters.get(name, (parameter, frozenset()))
-                self._parameters[name] = parameter, _both(before, _rows_with_values(gradient))
+                own = _with_values(gradient)
+                if name in self._parameters:
+                    own = both(self._parameters[name][1], own)
+                self._parameters[name] = parameter, own
 
     def note_module(self, name: str, training: bool) -> None:
         """Take a module that runs."""
@@ -318,75 +327,8 @@ class Coverage:
             self._handles.pop().remove()
 
 
-Rows = frozenset[int] | None
-"""Places along a parameter's first axis, None for all of them."""
-
-
-def _has(used: Mapping[nn.Parameter, Rows], parameter: nn.Parameter, rows: Rows) -> bool:
-    known = used.get(parameter, frozenset())
-    return known is None or (rows is not None and rows <= known)
-
-
-def _both(rows: Rows, others: Rows) -> Rows:
-    return None if rows is None or others is None else rows | others
-
-
-def _add(used: dict[nn.Parameter, Rows], more: Mapping[nn.Parameter, Rows]) -> None:
-    for parameter, rows in more.items():
-        used[parameter] = _both(used.get(parameter, frozenset()), rows)
-
-
-def _rows_with_values(gradient: Tensor) -> Rows:
-    if gradient.ndim < 2 or gradient.layout is not torch.strided:
-        return None
-    return frozenset(gradient.flatten(1).any(1).nonzero().flatten().tolist())
-
-
-def used_parameters(tape: Tape) -> dict[nn.Parameter, Rows]:
-    """Return the parameters that a pass has used on data, and which rows of them.
-
-    Not those that were only copied, measured or averaged, as other callbacks do with all of them:
-    calls on parameters alone, or, in training, without gradients.
-    """
-    used: dict[nn.Parameter, Rows] = {}
-    whole: dict[nn.Parameter, Rows] = dict.fromkeys(tape.parameters.values())
-    weights = {index: {p: whole[p]} for index, p in tape.parameters.items()}
-    for call in tape.calls:
-        among = [weights[index] for index in call.given if index in weights]
-        if not among:
-            continue
-        sources: dict[nn.Parameter, Rows] = {}
-        for each in among:
-            _add(sources, each)
-        if len(among) == len(call.given):
-            row = _chosen_row(call, tape.parameters)
-            if row is not None:
-                sources = dict.fromkeys(sources, frozenset([row]))
-            weights |= {index: sources for index in call.outs if index is not None}
-        elif (call.gradients or not tape.training) and not call.empty:
-            _add(used, sources)
-    return used
-
-
-def _chosen_row(call: Call, parameters: Mapping[int, nn.Parameter]) -> int | None:
-    """Return which row of a parameter a call returns, of heads stacked in one; None for none."""
-    parameter = parameters.get(call.given[0])
-    name = name_of(call.function)
-    if parameter is None or call.kwargs or name not in ("__getitem__", "select"):
-        return None
-    axis, index = call.args[1:] if name == "select" else (0, call.args[1])
-    first = index[0] if isinstance(index, tuple) and index else index
-    if axis != 0 or not isinstance(first, int) or isinstance(first, bool):
-        return None
-    return first % len(parameter)
-
-
-def shows_more(tape: Tape, than: Tape) -> bool:
-    """Tell whether a pass ran modules, or used parameters, that another one did not."""
-    known = used_parameters(than)
-    return bool(tape.modules - than.modules) or any(
-        not _has(known, parameter, rows) for parameter, rows in used_parameters(tape).items()
-    )
+def _with_values(gradient: Tensor) -> Elements:
+    return (gradient != 0).flatten().cpu() if gradient.layout is torch.strided else None
 
 
 class _Ran:

@@ -1,0 +1,131 @@
+"""Which parameters a recorded pass has used on data, and which of their elements.
+
+Heads may be stacked in one parameter, or cut from it: a pass that has used one of them says
+nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_deadunits.reinit.parameters import storage_of
+from lightning_deadunits.reinit.recording.functions import name_of
+from lightning_deadunits.reinit.recording.tape import Call, Ref, Tape, leaves_of, mapped
+
+Elements = Tensor | None
+"""Elements of a parameter, bool of shape ``(numel,)`` in host memory; None for all of them."""
+
+Used = dict[nn.Parameter, Elements]
+
+_CUTS = {
+    *("__getitem__", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split"),
+    *("unbind", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit", "dsplit", "diagonal"),
+}
+_VIEWS = {
+    *("view", "reshape", "flatten", "unflatten", "t", "T", "mT", "transpose", "permute", "squeeze"),
+    *("unsqueeze", "expand", "swapaxes", "swapdims", "movedim", "moveaxis", "detach", "view_as"),
+}
+
+
+class _Weights(NamedTuple):
+    """What is computed from parameters alone; by which views, if it is a part of a single one."""
+
+    used: Used
+    views: tuple[tuple[Call, int], ...] | None
+
+
+def used_parameters(tape: Tape) -> Used:
+    """Return the parameters that a pass has used on data, and which elements of them.
+
+    Not those that were only copied, measured or averaged, as other callbacks do with all of them:
+    calls on parameters alone, or, in training, without gradients.
+    """
+    used: Used = {}
+    weights = {index: _Weights({p: None}, ()) for index, p in tape.parameters.items()}
+    for call in tape.calls:
+        among = [weights[index] for index in call.given if index in weights]
+        if not among:
+            continue
+        if len(among) == len(call.given) or _cuts_by_number(tape, call):
+            for place, index in enumerate(call.outs):
+                if index is not None:
+                    weights[index] = _made(tape, call, place, among)
+        elif (call.gradients or not tape.training) and not call.empty:
+            for each in among:
+                add_used(used, each.used)
+    return used
+
+
+def _cuts_by_number(tape: Tape, call: Call) -> bool:
+    """Tell whether a call chooses a part by a number that a tensor holds: ``w[task]``."""
+    numbers = [tape.leaves.get(index) for index in call.given[1:]]
+    return name_of(call.function) in _CUTS and all(
+        isinstance(own, Tensor) and own.ndim == 0 and own.dtype == torch.int64 for own in numbers
+    )
+
+
+def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights:
+    """Return what a call on parameters alone returns."""
+    source, name = among[0], name_of(call.function)
+    if len(among) > 1 or source.views is None or name not in _CUTS | _VIEWS:
+        used: Used = {}
+        for each in among:
+            add_used(used, each.used)
+        return _Weights(used, None)
+    views = (*source.views, (call, place))
+    if name not in _CUTS:
+        return _Weights(source.used, views)
+    (parameter,) = source.used
+    return _Weights({parameter: _shown(parameter, views, tape)}, views)
+
+
+def _shown(parameter: nn.Parameter, views: Iterable[tuple[Call, int]], tape: Tape) -> Elements:
+    """Return the elements that are left after some views, None if that cannot be told."""
+    mask = torch.zeros_like(parameter, dtype=torch.bool, device="cpu", requires_grad=False)
+    part = mask
+    with torch.no_grad():
+        for call, place in views:
+            source = call.given[0]
+
+            def filled(leaf: object, part: Tensor = part, source: int = source) -> object:
+                if not isinstance(leaf, Ref):
+                    return leaf
+                return part if leaf.index == source else tape.leaves[leaf.index].cpu()  # type: ignore[union-attr]
+
+            made = call.function(*mapped(call.args, filled), **mapped(call.kwargs, filled))
+            part = leaves_of(made)[place]
+    if storage_of(part) != storage_of(mask):
+        return None  # a copy
+    part.fill_(True)
+    return mask.flatten()
+
+
+def shows_more(tape: Tape, than: Tape) -> bool:
+    """Tell whether a pass ran modules, or used parameters, that another one did not."""
+    known = used_parameters(than)
+    return bool(tape.modules - than.modules) or any(
+        not has_used(known, parameter, own) for parameter, own in used_parameters(tape).items()
+    )
+
+
+def has_used(used: Mapping[nn.Parameter, Elements], parameter: nn.Parameter, own: Elements) -> bool:
+    """Tell whether some elements are among those that were used."""
+    if parameter not in used:
+        return own is not None and not own.any()
+    known = used[parameter]
+    return known is None or (own is not None and not bool((own & ~known).any()))
+
+
+def both(own: Elements, others: Elements) -> Elements:
+    """Return the elements of either."""
+    return None if own is None or others is None else own | others
+
+
+def add_used(used: Used, more: Mapping[nn.Parameter, Elements]) -> None:
+    """Add elements to those that were used."""
+    for parameter, own in more.items():
+        used[parameter] = both(used[parameter], own) if parameter in used else own
