@@ -32,6 +32,7 @@ from lightning_deadunits.reinit.ops.linear import (
     tensordot,
 )
 from lightning_deadunits.reinit.ops.operation import Described, Given, Kind, Operation
+from lightning_deadunits.reinit.recording.functions import DESCRIBED
 from lightning_deadunits.reinit.recording.tape import tensors_of
 
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -90,6 +91,9 @@ _DESCRIBERS: dict[Callable[..., Any], Callable[[Given], Described | None]] = {
     F.rms_norm: norm("input", "normalized_shape", "weight", mixes=True),
     torch.rms_norm: norm("input", "normalized_shape", "weight", mixes=True),
 }
+
+
+DESCRIBED.update(_DESCRIBERS)
 
 
 def describe(given: Given) -> Described | None:

@@ -256,6 +256,10 @@ class Recorder(SiteMode):
             _autocast(),
             RandomState(tape.devices) if name.strip("_") in RANDOM else None,
         )
+        if name == "__getitem__":
+            # Torch reads such a number as well: nothing more is waited for.
+            numbers = [t for t in tensors[1:] if t.ndim == 0 and t.dtype == torch.int64]
+            tape.numbers |= {refs[id(t)].index: int(t) for t in numbers}
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
         return _Pending(call, [(tensor, version_of(tensor)) for tensor in tensors])

@@ -130,6 +130,7 @@ class Tape:
         kept: Values that calls made and somebody held when the pass had ended.
         perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
         obstacles: What could not be followed.
+        numbers: Whole numbers in tensors that something was indexed by.
         modules: Names of the modules in whose forward a call was made, on more than no values.
     """
 
@@ -144,6 +145,7 @@ class Tape:
     kept: frozenset[int] = frozenset()
     perhaps_kept: dict[int, int] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
+    numbers: dict[int, int] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
 
     def keep(self, outputs: Any) -> None:

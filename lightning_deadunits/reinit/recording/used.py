@@ -62,10 +62,8 @@ def used_parameters(tape: Tape) -> Used:
 
 def _cuts_by_number(tape: Tape, call: Call) -> bool:
     """Tell whether a call chooses a part by a number that a tensor holds: ``w[task]``."""
-    numbers = [tape.leaves.get(index) for index in call.given[1:]]
-    return name_of(call.function) in _CUTS and all(
-        isinstance(own, Tensor) and own.ndim == 0 and own.dtype == torch.int64 for own in numbers
-    )
+    numbers = call.given[1:]
+    return name_of(call.function) == "__getitem__" and all(own in tape.numbers for own in numbers)
 
 
 def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights:
@@ -94,7 +92,7 @@ def _shown(parameter: nn.Parameter, views: Iterable[tuple[Call, int]], tape: Tap
             def filled(leaf: object, part: Tensor = part, source: int = source) -> object:
                 if not isinstance(leaf, Ref):
                     return leaf
-                return part if leaf.index == source else tape.leaves[leaf.index].cpu()  # type: ignore[union-attr]
+                return part if leaf.index == source else tape.numbers[leaf.index]
 
             made = call.function(*mapped(call.args, filled), **mapped(call.kwargs, filled))
             part = leaves_of(made)[place]

@@ -230,7 +230,8 @@ def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> Pairs:
                 found.append(_paired(ours, held))
                 break
     found = [pairs for pairs in found if pairs]
-    return found[0] if len(found) == 1 else {}
+    # A module that is there twice, by two names, is one.
+    return found[0] if found and all(own.keys() == found[0].keys() for own in found) else {}
 
 
 def _paired(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Pairs:

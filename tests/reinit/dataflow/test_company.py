@@ -143,3 +143,64 @@ def random_net(seed: int) -> tuple[nn.Module, Units]:
 def test_units_of_random_networks_are_accepted_together_as_they_are_alone(seed: int) -> None:
     net, units = random_net(seed)
     check(net, units, torch.randn(8, 8))
+
+
+class TwiceRectified(nn.Module):
+    """Chollet, "Xception", 2017: a block rectifies what the one before has rectified.
+
+    Args:
+        pooled: Whether it is pooled in between, and nothing else reads it.
+    """
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.pooled = pooled
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.first, self.second = nn.ReLU(), nn.ReLU()
+        self.next, self.skip = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        with torch.no_grad():
+            self.norm.bias[[1, 4]] = -100.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(self.norm(self.conv(x)))
+        if self.pooled:
+            return self.next(self.second(nn.functional.max_pool2d(x, 2)))
+        return self.next(self.second(x)) + self.skip(x)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_units_that_are_rectified_twice_are_one_group(pooled: bool) -> None:
+    x, both = torch.randn(8, 3, 8, 8), {"first": [1, 4], "second": [1, 4]}
+    for units in ({"first": [1, 4]}, both):
+        model = TwiceRectified(pooled)
+        before = [copy.deepcopy(model).train(mode)(x) for mode in (False, True)]
+        report = reinit_dead_units(model, units, x, optimizers=None)
+        assert report.reinitialised == units
+        for mode, out in zip((False, True), before, strict=True):
+            assert torch.equal(copy.deepcopy(model).train(mode)(x), out)
+        assert (model.first(model.norm(model.conv(x)))[:, 1] > 0).any()
+
+
+def test_the_steps_of_an_unrolled_cell_are_not_told_apart_one_by_one() -> None:
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.keep = nn.Linear(6, 32), nn.Linear(32, 32, bias=False)
+            self.out = nn.Linear(32, 3)
+            with torch.no_grad():
+                self.read.bias[:16] = -100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = x.new_zeros(len(x), 32)
+            for step in x.unbind(1):
+                h = torch.relu(self.read(step) + self.keep(h))
+            return self.out(h)
+
+    passes = {}
+    for steps in (5, 40):
+        units = {"relu": list(range(16))}
+        report = reinit_dead_units(Cell(), units, torch.randn(8, steps, 6), optimizers=None)
+        assert report.num_reinitialised == 16
+        passes[steps] = report.passes
+    assert passes[40] < 2 * passes[5]

@@ -13,6 +13,7 @@ from lightning_deadunits import reinit_dead_units
 from lightning_deadunits.reinit.ops import registry
 from lightning_deadunits.reinit.ops.linear import ABC, Letters, lettered
 from lightning_deadunits.reinit.ops.operation import Described, Given
+from lightning_deadunits.reinit.recording import functions
 from tests.zoo import Net, kill
 
 
@@ -45,6 +46,7 @@ def network() -> nn.Module:
 
 def test_the_example_of_the_architecture_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._DESCRIBERS, scaled_linear, rule)
+    monkeypatch.setattr(functions, "DESCRIBED", {scaled_linear})
     net, x = network(), torch.randn(8, 4)
     before = net(x)
     report = reinit_dead_units(net, {"relu": [3]}, x, optimizers=None)

@@ -82,6 +82,15 @@ class Keeps(Mortal):
         elif how == "an ema by name":
             self.parts = nn.ModuleDict({"a": self.a, "bn": self.bn, "b": self.b, "c": self.c})
             self.parts_ema = copy.deepcopy(self.parts)
+        elif how == "buffers":  # latent diffusion's LitEma
+            self.parts = nn.ModuleDict({"a": self.a, "bn": self.bn, "b": self.b, "c": self.c})
+            self.parts_ema = nn.Module()
+            for name, parameter in self.parts.named_parameters():
+                self.parts_ema.register_buffer(name.replace(".", ""), parameter.detach().clone())
+        elif how == "a part's names":
+            self.parts = nn.ModuleDict({"a": self.a, "bn": self.bn, "b": self.b, "c": self.c})
+            named = self.parts.named_parameters()
+            self.kept = SimpleNamespace(ema={n: p.detach().clone() for n, p in named})
         elif how == "shadow parameters":
             shadow = [p.detach().clone() for p in self.parameters()]
             self.average = SimpleNamespace(shadow_params=shadow)
@@ -90,13 +99,22 @@ class Keeps(Mortal):
         if how == "shadow parameters":
             names = (name for name, _ in self.named_parameters())
             return dict(zip(names, self.average.shadow_params, strict=True))
+        if how == "a part's names":
+            return self.kept.ema
+        if how == "buffers":
+            names = [name for name, _ in self.parts.named_parameters()]
+            return {name: getattr(self.parts_ema, name.replace(".", "")) for name in names}
         if how == "hidden in a list":
             return self.hidden[0]
         return self.averaged if how == "a submodule" else self.parts_ema
 
 
 @pytest.mark.parametrize(
-    "how", ["a submodule", "hidden in a list", "an ema by name", "shadow parameters"]
+    "how",
+    [
+        *("a submodule", "hidden in a list", "an ema by name", "shadow parameters"),
+        *("buffers", "a part's names"),
+    ],
 )
 def test_an_average_that_the_module_keeps_itself(how: str) -> None:
     check_alike(Keeps(how), lambda model: model.average_of(how))

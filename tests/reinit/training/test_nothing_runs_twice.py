@@ -9,14 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
-from tests.mortal import data, trained
+from tests.mortal import AT_VALIDATION, Mortal, data, events, trained
 from tests.reinit.training.test_ranks import two
 from tests.reinit.training.witness import Traces, Witness
 
@@ -105,3 +108,42 @@ def test_calls_are_as_without_on_two_processes(tmp_path: Path, name: str) -> Non
     assert [journal for journal, _ in watched] == [journal for journal, _ in alone]
     assert watched[0][1] == watched[1][1]
     assert any(watched[0][1])
+
+
+CALLS = [0]
+
+
+@torch.library.custom_op("deadunits_tests::jitter", mutates_args=())
+def jitter(x: Tensor) -> Tensor:
+    """An operator that was written in Python, and draws from NumPy's generator."""
+    CALLS[0] += 1
+    return x + 0.01 * float(np.random.rand())
+
+
+jitter.register_autograd(lambda ctx, gradient: gradient)
+
+
+def overridable(x: Tensor) -> Tensor:
+    """A function that a function mode is asked for."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(overridable, (x,), x)
+    CALLS[0] += 1
+    return x + 1
+
+
+@pytest.mark.parametrize("function", [jitter, overridable], ids=["operator", "function"])
+def test_no_operator_of_the_users_is_run_by_a_replay(function: Any) -> None:
+    class Own(Mortal):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step([function(batch[0]), *batch[1:]], batch_idx)
+
+    counted = []
+    for callbacks in ([], [DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)]):
+        CALLS[0] = 0
+        np.random.seed(0)
+        trained(Own(), *callbacks)
+        counted.append((CALLS[0], np.random.rand()))
+    assert counted[0] == counted[1]
+    assert counted[0][0]
+    (ours,) = callbacks
+    assert events(ours)  # what comes after it is revived

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, seed_everything
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
@@ -99,6 +102,133 @@ class Selected(Stacked):
 def test_a_parameter_or_a_row_per_task_is_silenced_for_every_task(make: Any, config: Any) -> None:
     ours = Checked(reinit=config, verbose=False)
     trained(make(), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"relu": DEAD}
+
+
+PARTS: dict[str, tuple[Callable[[Tensor, Any], Tensor], tuple[int, ...]]] = {
+    "a number that a tensor holds": (lambda w, k: w[k], (3, 8)),
+    "an integer of NumPy": (lambda w, k: w[np.int64(int(k))], (3, 8)),
+    "a column": (lambda w, k: w[:, int(k)], (8, 3)),
+    "select along the second axis": (lambda w, k: w.select(1, int(k)), (8, 3)),
+    "select by keywords": (lambda w, k: torch.select(w, dim=0, index=int(k)), (3, 8)),
+    "a row of its transpose": (lambda w, k: w.t()[int(k)], (8, 3)),
+    "a row of its view": (lambda w, k: w.view(3, 4, 8)[int(k), 1], (12, 8)),
+    "a slice": (lambda w, k: w[4 * int(k) : 4 * int(k) + 4][1], (12, 8)),
+    "chunk": (lambda w, k: w.chunk(3)[int(k)][1], (12, 8)),
+    "split": (lambda w, k: w.split(4)[int(k)][1], (12, 8)),
+    "narrow": (lambda w, k: w.narrow(0, 4 * int(k), 4)[1], (12, 8)),
+    "unbind": (lambda w, k: w.unbind()[int(k)], (3, 8)),
+}
+
+
+class Part(OneOfEach):
+    """A part of one parameter per task, cut from it in some way."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__()
+        self.cut, shape = PARTS[part]
+        self.w = nn.Parameter(torch.randn(shape))
+
+    def outputs(self) -> list[Tensor]:
+        h = F.relu(F.linear(X[:9], self.a.weight, self.a.bias))
+        return [h @ self.cut(self.w, torch.tensor(task)) for task in range(3)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        out = self.h(batch[0]) @ self.cut(self.w, batch[1][0])
+        return (out - batch[0][:, 0]).pow(2).mean()
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_a_parameter_per_task_is_silenced_for_every_task(part: str) -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Part(part), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"relu": DEAD}
+
+
+class Routed(Base):
+    """An expert per task; all of them run, those without a token on no value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(8, 1) for _ in range(3))
+
+    def outputs(self) -> list[Tensor]:
+        h = F.relu(F.linear(X[:9], self.a.weight, self.a.bias))
+        return [F.linear(h, own.weight, own.bias) for own in self.experts]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        h, task = self.h(batch[0]), batch[1]
+        out = h.new_zeros(len(h), 1)
+        for number, expert in enumerate(self.experts):
+            rows = (task == number).nonzero().flatten()
+            out = out.index_add(0, rows, expert(h[rows]))
+        return (out[:, 0] - batch[0][:, 0]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx))
+
+
+def test_a_module_that_ran_on_no_value_is_recorded_where_it_runs_on_some() -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Routed(), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"relu": DEAD}
+
+
+class Modalities(Base):
+    """Two modalities by one activation, each of which is missing in some batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b, self.act, self.o = nn.Linear(6, 8), nn.ReLU(), nn.Linear(16, 1)
+
+    def outputs(self) -> list[Tensor]:
+        a, b = (F.relu(F.linear(X[:9], own.weight, own.bias)) for own in (self.a, self.b))
+        return [F.linear(torch.cat([a, b], 1), self.o.weight, self.o.bias)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        x, task = batch[0], int(batch[1][0])
+        none = x.new_zeros(len(x), 8)
+        a = self.act(self.a(x)) if task != 1 else none
+        b = self.act(self.b(x)) if task != 0 else none
+        return (self.o(torch.cat([a, b], 1))[:, 0] - x[:, 0]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx))
+
+
+def test_another_layer_of_the_activation_is_not_taken_for_one_that_does_not_run() -> None:
+    config = dataclasses.replace(AT_VALIDATION, exclude="*act.b")
+    ours, net = Checked(reinit=config, verbose=False), Modalities()
+    with torch.no_grad():
+        net.b.weight[DEAD], net.b.bias[DEAD] = 0.0, -1.0
+    trained(net, ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"act.a": DEAD}
+    assert not net.b.weight[DEAD].any()
+
+
+class Parametrised(Base):
+    """A parametrised layer far from the units, whose calls are made by its modules' modules."""
+
+    def __init__(self, how: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.first, self.o = how(nn.Linear(6, 6)), nn.Linear(8, 1)
+
+    def outputs(self) -> list[Tensor]:
+        h = F.relu(F.linear(X[:9], self.a.weight, self.a.bias))
+        return [F.linear(h, self.o.weight, self.o.bias)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.o(self.h(self.first(batch[0])))[:, 0] - batch[0][:, 0]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.training_step(batch, batch_idx))
+
+
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrised_layer_elsewhere_costs_nothing(how: str) -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    net = Parametrised(getattr(parametrizations, how))
+    trained(net, ours, max_epochs=3, loaders=(tasks(), tasks()))
     assert events(ours)[0] == {"relu": DEAD}
 
 
