@@ -357,6 +357,9 @@ ALIKE = {
     "a mask of numbers": lambda o, h: o(h * (h > 0.1).float()),
     "a mask in another shape": lambda o, h: o((h.view(8, 2, 4) * (h > 0).view(8, 2, 4)).flatten(1)),
     "masks side by side": lambda o, h: o(h * torch.cat([(h > 0.1)[:, :4], (h > 0.2)[:, 4:]], 1)),
+    "the largest over time": lambda o, h: o(h.view(2, 4, 8).topk(2, 1).values.mean(1)),
+    "the middle over time": lambda o, h: o(h.view(2, 4, 8).sort(dim=1)[0][:, 2]),
+    "a quantile over time": lambda o, h: o(h.view(2, 4, 8).quantile(0.75, 1)),
     "its shape alone": lambda o, h: o(h) + torch.ones(8, dtype=torch.bool).expand_as(h)[:, :3],
 }
 

@@ -143,7 +143,7 @@ def test_it_records_beside_an_observer_that_counts() -> None:
     assert box.tape is not None
     assert box.tape.num_units.keys() == set(observer.counts)
     assert names_on([box.tape]) == {"1": 8}
-    assert box.tape.modules == {"0", "1", "2"}
+    assert box.tape.modules == {"", "0", "1", "2"}
 
 
 def test_an_exception_in_the_step_leaves_no_hook_and_no_mode() -> None:
