@@ -33,6 +33,18 @@ def instance_norm_before() -> nn.Module:
     return net
 
 
+@case("InstanceNorm with running statistics", accepted={"2": [1, 6]})
+def instance_norm_before_that_tracks() -> nn.Module:
+    net = nn.Sequential(
+        conv(3, 8),
+        nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
+        nn.ReLU(),
+        conv(8, 4),
+    )
+    kill(net[1], 1, 6)
+    return net
+
+
 @case("norm without weights of its own", accepted={"2": [1]})
 def no_affine() -> nn.Module:
     net = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8, affine=False), nn.ReLU(), conv(8, 2))

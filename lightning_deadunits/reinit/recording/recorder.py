@@ -329,7 +329,9 @@ class Recorder(SiteMode):
         if sets_attribute(call.function) and name == "data":
             # No version moves, and a replay must not write to the parameter itself.
             tape.written |= {index for index in call.given[:1] if index in tape.leaves}
-        call.writes = tuple(known.add(tensor) for tensor, _ in wrote)
+        # Running statistics are no results, as those of a batch norm, whose version never moves.
+        written = [] if name == "instance_norm" else wrote
+        call.writes = tuple(known.add(tensor) for tensor, _ in written)
         self._check_written(pending, made)
         for tensor in made:
             known.note_made(tensor, empty=name in EMPTY)
