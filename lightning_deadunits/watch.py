@@ -11,7 +11,7 @@ one calls: the model itself, in most loops, or a part of it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -172,6 +172,20 @@ class DeadUnitWatch:
         warn_of_gaps(report, self._told)
 
 
+class _Hook:
+    """Tells an observer of a call; a copy of it, in a copied or pickled model, does nothing."""
+
+    def __init__(self, tell: Callable[..., None] | None) -> None:
+        self._tell = tell
+
+    def __call__(self, *call: Any) -> None:
+        if self._tell is not None:
+            self._tell(*call)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Hook, (None,)
+
+
 class _LoopObserver(ForwardObserver):
     """Observes a loop that tells of no passes: they begin where the model is called."""
 
@@ -199,12 +213,14 @@ class _LoopObserver(ForwardObserver):
             self.attach()
             # Before the hooks that say which module runs: a pass has to end before the next begins.
             for module in dict.fromkeys([*entries, *self._hooks]):
-                hook = module.register_forward_pre_hook(self._before_call, prepend=True)
-                self._handles.append(hook)
+                hook = _Hook(self._before_call)
+                self._handles.append(module.register_forward_pre_hook(hook, prepend=True))
             for module in entries:
-                enter = module.register_forward_pre_hook(self._enter_entry, prepend=True)
-                leave = module.register_forward_hook(self._leave_entry, always_call=True)
-                self._handles += [enter, leave]
+                enter, leave = _Hook(self._enter_entry), _Hook(self._leave_entry)
+                self._handles += [
+                    module.register_forward_pre_hook(enter, prepend=True),
+                    module.register_forward_hook(leave, always_call=True),
+                ]
             self.begin()
         except BaseException:
             self.stop()

@@ -399,6 +399,9 @@ class EagerLineage(Lineage):
 
     def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
         """Remember where the units of a tensor come from: weights made them, or they were moved."""
+        weight = self._weights.get(id(tensor))
+        if weight is not None and weight.tensor() is tensor:
+            return  # whatever is written into a parameter, it makes what it makes
         calls = descent.calls
         if calls:
             descent = descent._replace(calls=())

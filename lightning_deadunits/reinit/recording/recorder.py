@@ -207,14 +207,20 @@ class Recorder(SiteMode):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Note an activation, after the call that made it."""
         with without_torch_function():
-            call = None if self._pending is None else self._pending.call
-            self._finish(None if call is not None and call.function in WRITES else output)
-            value = self._known.number(output)
-            if self._tape is not None and value is not None and not is_functorch_tensor(output):
-                sizes = [site.values(output).shape[axis] for axis in site.unit_dims]
-                self._samples.take(len(self._tape.entries), output)
-                self._tape.entries.append(SiteCall(site, value, math.prod(sizes)))
+            try:
+                self._note_site(site, output)
+            except Exception as error:  # a failure of ours costs the tape, never the user's pass
+                self._obstacle(f"could not be recorded ({type(error).__name__}: {error})")
         return output
+
+    def _note_site(self, site: Site, output: Tensor) -> None:
+        call = None if self._pending is None else self._pending.call
+        self._finish(None if call is not None and call.function in WRITES else output)
+        value = self._known.number(output)
+        if self._tape is not None and value is not None and not is_functorch_tensor(output):
+            sizes = [site.values(output).shape[axis] for axis in site.unit_dims]
+            self._samples.take(len(self._tape.entries), output)
+            self._tape.entries.append(SiteCall(site, value, math.prod(sizes)))
 
     def _noted(
         self, tape: Tape, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -258,7 +264,7 @@ class Recorder(SiteMode):
         )
         if name == "__getitem__":
             # Torch reads such a number as well: nothing more is waited for.
-            numbers = [t for t in tensors[1:] if t.ndim == 0 and t.dtype == torch.int64]
+            numbers = [t for t in tensors[1:] if t.ndim == 0 and t.dtype in _WHOLE]
             tape.numbers |= {refs[id(t)].index: int(t) for t in numbers}
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
@@ -385,6 +391,7 @@ class _Pending:
     versions: list[tuple[Tensor, int]] = field(default_factory=list)
 
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FUNCTORCH = "runs inside of a torch.func transform (vmap, grad and the like)"
 
 

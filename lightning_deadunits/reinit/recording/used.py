@@ -31,6 +31,9 @@ _VIEWS = {
 }
 
 
+_CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone"}
+
+
 class _Weights(NamedTuple):
     """What is computed from parameters alone; by which views, if it is a part of a single one."""
 
@@ -69,7 +72,7 @@ def _cuts_by_number(tape: Tape, call: Call) -> bool:
 def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights:
     """Return what a call on parameters alone returns."""
     source, name = among[0], name_of(call.function)
-    if len(among) > 1 or source.views is None or name not in _CUTS | _VIEWS:
+    if len(among) > 1 or source.views is None or name not in _CUTS | _VIEWS | _CASTS:
         used: Used = {}
         for each in among:
             add_used(used, each.used)
@@ -87,6 +90,8 @@ def _shown(parameter: nn.Parameter, views: Iterable[tuple[Call, int]], tape: Tap
     part = mask
     with torch.no_grad():
         for call, place in views:
+            if name_of(call.function) in _CASTS:
+                continue
             source = call.given[0]
 
             def filled(leaf: object, part: Tensor = part, source: int = source) -> object:

@@ -195,8 +195,14 @@ def _modules_of(trainer: Any, model: nn.Module) -> Iterator[tuple[str, nn.Module
 def _attributes(trainer: Any, model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Yield what may hold copies beside the model's modules, with a path and a name."""
     # What the module keeps apart from its submodules may be an average of them, or hold one.
-    apart = [v for k, v in vars(model).items() if hasattr(v, "__dict__") and k[0] != "_"]
-    for holder in (model, *trainer.callbacks, *trainer.optimizers, *apart):
+    holders = [model, *trainer.callbacks, *trainer.optimizers]
+    apart = [
+        value
+        for holder in holders[: 1 + len(trainer.callbacks)]
+        for name, value in vars(holder).items()
+        if hasattr(value, "__dict__") and name[0] != "_" and value is not model
+    ]
+    for holder in (*holders, *apart):
         for name, value in vars(holder).items():
             yield f"{type(holder).__name__}.{name}", name, value
 
@@ -224,9 +230,9 @@ def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> Pairs:
     for module in model.modules():
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
         tensors = tensors_of(module)
-        for dot in (".", ""):
-            if trained and {name.replace(".", dot) for name in trained} <= held.keys():
-                ours = {name.replace(".", dot): own for name, own in tensors.items()}
+        for dot, prefix in ((".", ""), ("", ""), ("_", ""), (".", "module."), (".", "model.")):
+            if trained and {prefix + name.replace(".", dot) for name in trained} <= held.keys():
+                ours = {prefix + name.replace(".", dot): own for name, own in tensors.items()}
                 found.append(_paired(ours, held))
                 break
     found = [pairs for pairs in found if pairs]

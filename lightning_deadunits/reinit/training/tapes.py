@@ -340,7 +340,8 @@ class _Ran:
     def __call__(self, module: nn.Module, args: Any) -> None:
         # Dynamo guards on what it reads: inside a compiled region gradients have to tell.
         if not torch.compiler.is_compiling() and self._coverage is not None:
-            if any(isinstance(value, Tensor) and not value.numel() for value in args):
+            given = [value for value in args if isinstance(value, Tensor)]
+            if given and not any(value.numel() for value in given):
                 return  # an expert that no token was sent to
             self._coverage.note_module(self._name, module.training)
 
