@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -237,3 +239,17 @@ def test_a_model_without_an_activation_is_a_warning() -> None:
         model(BATCHES[0])
     with pytest.warns(UserWarning, match="Expected a model with an activation"):
         assert watch.report().layers == {}
+
+
+def test_a_watched_model_can_be_copied_averaged_and_saved_whole() -> None:
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.randn(5, 3)
+    with watch_dead_units(net) as watch:
+        net(x)
+        copies = [copy.deepcopy(net), torch.optim.swa_utils.AveragedModel(net).module]
+        torch.save(net, file := io.BytesIO())
+        file.seek(0)
+        copies.append(torch.load(file, weights_only=False))
+        for each in copies:
+            assert torch.equal(each(x), net(x))
+        report = watch.report()
+    assert report["1"].observations == 4 * 5  # none of the copies' passes

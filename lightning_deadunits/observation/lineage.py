@@ -63,6 +63,8 @@ _KEEP_ROWS = {
     *(Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow),
 }
 """Moves that leave the first axes as they are, if their sizes stay."""
+_OVERWRITES = {"copy_", "zero_", "fill_", "normal_", "uniform_", "random_", "bernoulli_"}
+"""Methods after which nothing is left of what a tensor was."""
 ATTRIBUTE = "_deadunits_descent"
 _ZERO = "_deadunits_zero"
 
@@ -199,9 +201,15 @@ class Lineage:
     ) -> None:
         if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
             return  # places and numbers of things are no units
-        if function in OPAQUE:
+        if function in OPAQUE or _ranks_units(function, args, kwargs, self):
             self.lose(out)
             return
+        name = str(getattr(function, "__name__", ""))
+        if name in _OVERWRITES:
+            self.lose(out)
+            args = args[1:]
+        if "out" in kwargs:
+            kwargs = {key: value for key, value in kwargs.items() if key != "out"}
         if rule.maker is not None:
             made = self._made(rule.maker, args, kwargs, out)
             if made is not None:
@@ -254,7 +262,9 @@ class Lineage:
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
-            if function in FACTORS and not sizes and _scales_rows(weights[0][0], out, axes):
+            if weights[0][1].members is not None:
+                descent = _with_members(descent, weights[0][1].members, out)
+            elif function in FACTORS and not sizes and _scales_rows(weights[0][0], out, axes):
                 descent = descent._replace(axes=(0, *axes))
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
@@ -264,6 +274,8 @@ class Lineage:
             if function in CHOICES:
                 places = _chosen_units(function, args, kwargs, () if sizes else known.axes)
                 piece = self.word_for(places) if places else None
+                if places and piece is None:
+                    descent = descent._replace(mixed=True)  # in a graph: which is not known
             descent = _moved(function, descent, known, source, args, kwargs, out, piece)
         if descent.members is not None and function in SCRAMBLES:
             descent = descent._replace(members=None, mixed=True)
@@ -284,6 +296,8 @@ class Lineage:
         given = maker.weights(args, kwargs)
         known = [own for own in (self.descent(tensor) for tensor in given) if own is not None]
         weights = [own for own in known if own.weight and kept is None]
+        if maker.weighs_first and given and not self._may_be_weight(given[0]):
+            weights = []  # a bias alone makes nothing
         if maker.mixes and weights and len(weights) == len(list(_tensors(args, kwargs))):
             return _of_weights(weights)  # such as LoRA's product of two parameters
         producers = weights[0].producers if weights else ()
@@ -322,6 +336,11 @@ class Lineage:
                 way = ("matmul",) if carriers[0].activated else ()
                 return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
         return Descent(axes, producers, (), ([],), members=members, levels=levels, sizes=sizes)
+
+    def _may_be_weight(self, tensor: Tensor) -> bool:
+        """Tell whether a factor may be weights: of those that are computed, a graph shows none."""
+        known = self.descent(tensor)
+        return torch.compiler.is_compiling() if known is None else known.weight
 
     def _normalised(
         self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...], out: Tensor
@@ -364,7 +383,8 @@ class Lineage:
                     # An index from the end is one; a router's -1, given elsewhere, is none.
                     rows = index if function in _SELECTS else index.remainder(source.shape[0])
                     names = tuple([own.name for own in known.producers])
-                    chosen = Members(source.shape[0], rows, ends=False, names=names)
+                    apart = len(names) == source.shape[0] > 1  # a stack of as many tensors
+                    chosen = Members(source.shape[0], rows, ends=False, names=names, apart=apart)
                     self.remember(out, known._replace(members=chosen), made=False)
                 elif dim:  # of what the weights read, a part
                     self.remember(out, known, made=False)
@@ -375,7 +395,7 @@ class Lineage:
                 piece = self.word_for([index])
             else:
                 piece = _part_of_weights(dim, index, source.shape)
-            if piece is None and not isinstance(index, Tensor):
+            if piece is None:
                 return
         elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
             return  # data and a parameter: a position embedding, say
@@ -628,6 +648,30 @@ def _units_of(tensor: Tensor, known: Descent) -> int:
     return torch.Size([shape[axis] for axis in known.axes or ()]).numel()
 
 
+def _ranks_units(function: Callable[..., Any], args: Args, kwargs: Kwargs, known: Lineage) -> bool:
+    """Tell whether a call sorts the units of a sample, or takes others of each sample."""
+    if function not in SCRAMBLES or function in ROW_WRITES:
+        return False
+    name = str(getattr(function, "__name__", ""))
+    source = args[0] if args else None
+    axes = known.axes(source) if isinstance(source, Tensor) else None
+    place, default = (2, -1) if name in ("topk", "take_along_dim") else (1, -1)
+    axis = kwargs.get("dim", kwargs.get("dims", args[place] if len(args) > place else default))
+    if not axes or not isinstance(source, Tensor) or not isinstance(axis, int):
+        return False
+    return name not in ("flip", "flip_") and axis % source.ndim in axes
+
+
+def _with_members(descent: Descent, members: Members, out: Tensor) -> Descent:
+    """Return the descent of what weights of each row's own were added to, or multiplied with."""
+    if descent.members is None and out.shape[: members.rows.ndim] == members.rows.shape:
+        return descent._replace(members=members)
+    if descent.members is not None and descent.members.is_like(members):
+        names = joined(descent.members.names, members.names)
+        return descent._replace(members=descent.members._replace(names=names))
+    return descent._replace(members=None, mixed=True)
+
+
 def _by_sample(weight: Tensor, known: Descent | None, out: Tensor) -> Folded | None:
     """Return the unit axes of a convolution by filters of each sample's own, None if it is none.
 
@@ -639,12 +683,14 @@ def _by_sample(weight: Tensor, known: Descent | None, out: Tensor) -> Folded | N
     if groups is None or not any(own in known.axes for own in groups[0]):
         return None
     channels = out.ndim - weight.ndim + 1
-    if out.shape[channels] != weight.shape[0]:
+    samples = 1
+    for own in groups[0]:
+        samples *= 1 if own in known.axes else known.sizes[own]
+    if samples == 1 or groups[0][0] in known.axes or out.shape[channels] % samples:
         return None
-    folded = [known.sizes[own] for own in groups[0]]
-    sizes = (*out.shape[:channels], *folded, *out.shape[channels + 1 :])
+    units = out.shape[channels] // samples
     return Folded(
-        sizes, tuple([channels + i for i, own in enumerate(groups[0]) if own in known.axes])
+        (*out.shape[:channels], samples, units, *out.shape[channels + 1 :]), (channels + 1,)
     )
 
 

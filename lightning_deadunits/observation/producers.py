@@ -45,6 +45,8 @@ class Maker(NamedTuple):
             by the edges of a graph; None where units are made.
         mixes: Whether it sums over what it reads, so that what came before makes nothing of it.
         spatial: Whether it is a convolution, whose channels may come in groups.
+        weighs_first: Whether the first of the arguments that may be weights makes the units, and
+            what follows is added to them.
         grouped: Returns which of several stacked weights made each row, where an argument tells.
     """
 
@@ -54,6 +56,7 @@ class Maker(NamedTuple):
     kept: MakerAxes | None = None
     mixes: bool = True
     spatial: bool = False
+    weighs_first: bool = False
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
 
 
@@ -93,7 +96,7 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
         return None
     left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
-    if known.is_weight(right) and right.ndim == 1:
+    if any(known.is_weight(own) and own.ndim == 1 for own in factors):
         return one_unit(out)
     row = max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1
     if _is_matrix(of_left, left) and of_right is None and not known.is_weight(right):
@@ -103,7 +106,7 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
     if _is_matrix(of_right, right) and of_left is None and not known.is_weight(left):
         return (out.ndim - 1,)
     if known.is_weight(left) or of_left is None:
-        return (*_stacked(known, left, out), row)
+        return (*_stacked(known, left, out, right.ndim > 1), row)
     assert of_right is not None
     batch = {axis + out.ndim - left.ndim for axis in of_left if axis < left.ndim - 1}
     batch |= {axis + out.ndim - right.ndim for axis in of_right if axis != right.ndim - 2}
@@ -154,12 +157,12 @@ def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
     return factors is None or known.is_weight(factors[1]) or not known.is_weight(factors[0])
 
 
-def _stacked(known: KnownAxes, weight: Tensor, out: Tensor) -> Axes:
-    """Return the axes of a product that tell its stacked weights apart."""
+def _stacked(known: KnownAxes, weight: Tensor, out: Tensor, matrices: bool = True) -> Axes:
+    """Return the axes of a product, by a matrix or by a vector, that tell stacked weights apart."""
     own = known.descent(weight)
     if weight.ndim < 3 or own is None or not own.weight or own.members is not None:
         return ()  # with members each row has one of them, and none has all
-    shift = out.ndim - weight.ndim
+    shift = out.ndim - weight.ndim + (not matrices)
     return tuple(
         axis + shift
         for axis in range(weight.ndim - 2)
@@ -177,6 +180,7 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
     carried: set[str] = set()
     made: set[str] = set()
     weights: list[set[str]] = []
+    others: list[set[str]] = []
     for letters, operand in factors:
         own = known.descent(operand)
         if own is not None and own.weight:
@@ -189,12 +193,18 @@ def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes |
                     made.add(letters[axis])
             continue
         axes = known.axes(operand)
-        if axes is not None:
+        if axes is None:
+            others.append(set(letters))
+        else:
             data |= set(letters)
             carried |= {letters[axis] for axis in axes}
-    if not data:
-        data = set(next((ls for ls, o in factors if not known.is_weight(o)), ""))
     shown = set(result)
+    # What nothing is known of are weights, but not beside weights, nor where it has samples.
+    samples = data - carried
+    if weights or (samples and all(samples & own for own in others)):
+        data = data.union(*others)
+    elif not data:
+        data = set(next((ls for ls, o in factors if not known.is_weight(o)), ""))
     if any((own & data) - shown and (own & shown) - data for own in weights):
         carried &= made  # as in a product, units of before are positions of what a weight makes
     fresh = carried | made | (shown - data)
@@ -347,11 +357,14 @@ _SUMS_OF_PRODUCTS = (
 )
 
 PRODUCERS: dict[Callable[..., Any], Maker] = {
-    **dict.fromkeys((F.linear, F.bilinear), Maker(_last, _after_first)),
+    F.linear: Maker(_last, _after_first, weighs_first=True),
+    F.bilinear: Maker(_last, _after_first),
     **dict.fromkeys((F.embedding, F.embedding_bag), Maker(_last, _after_first, _columns)),
     **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
     **{
-        functions[transposed]: Maker(_before_space(spatial), _after_first, columns, spatial=True)
+        functions[transposed]: Maker(
+            _before_space(spatial), _after_first, columns, spatial=True, weighs_first=True
+        )
         for spatial, functions in _CONVOLUTIONS.items()
         for transposed, columns in enumerate((_rows, _columns))
     },

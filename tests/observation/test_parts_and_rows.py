@@ -403,6 +403,35 @@ def test_units_of_weights_that_nothing_knows_leave_a_doubt() -> None:
     assert not report["act"].axis_assumed
 
 
+def test_a_bias_alone_makes_no_units() -> None:
+    class Frozen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("experts", torch.randn(2, 4, 3))
+            self.shift, self.act = nn.Parameter(torch.randn(4)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(F.linear(x, self.experts[len(x) % 2], self.shift))
+
+    with pytest.warns(UserWarning, match="nothing tells which weights make its units"):
+        report = find_dead_units(Frozen(), [torch.randn(4, 3), torch.randn(5, 3)])
+    assert report["act"].order_assumed
+
+
+def test_units_that_are_sorted_are_no_units_of_the_layer_any_more() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.fc(x).sort(1).values)
+
+    (layer,) = find_dead_units(Sorted(), [torch.randn(5, 3)]).layers.values()
+    assert layer.axis_assumed
+    assert layer.made_by == ()
+
+
 @pytest.mark.parametrize("how", ["view_as_real", "fold", "squeeze_", "as_strided", "tensordot"])
 def test_what_no_rule_follows_leaves_a_doubt_though_the_sizes_fit(how: str) -> None:
     class Untold(nn.Module):

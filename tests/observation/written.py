@@ -146,6 +146,24 @@ def same_parts(net: Any, x: Tensor) -> Tensor:
     return x
 
 
+def gathered_scales(net: Any, x: Tensor) -> Tensor:
+    """BatchEnsemble (Wen, Tran & Ba, 2020), its members chosen by sample."""
+    chosen = (x[:, 0] * 7).long().abs() % 3
+    out = F.relu((x @ net.w)[:, None] * net.scale[chosen])[:, 0]
+    for k in chosen.unique().tolist():
+        net.note(out[chosen == k], (1,), "w", f"scale.{k}")
+    return out
+
+
+def overwritten(net: Any, x: Tensor) -> Tensor:
+    """Memory that is written over as a whole, by one layer and then by another."""
+    memory = torch.empty(len(x), 5)
+    memory.copy_(net.one(x))
+    net.note(net.act(memory), (1,), "one")
+    memory.copy_(net.other(x))
+    return net.note(net.act(memory), (1,), "other")
+
+
 _NEIGHBOURS = np.array([[0, 1, 3, 2, 2], [2, 3, 1, 0, 0]])
 
 SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, Any]]]] = {
@@ -186,6 +204,40 @@ SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, 
             F.relu(torch.einsum("ntc,ts->nsc", net.fc(x[:, None] + net.steps), net.w)), (1,), "w"
         ),
         lambda: {"fc": nn.Linear(6, 5), "w": drawn(3, 4), "steps": torch.randn(3, 6)},
+    ),
+    "a raw input, a gate and stacked weights": (
+        lambda net, x: net.note(
+            F.relu(
+                torch.einsum("bti,be,eio->bto", x.view(-1, 2, 3), net.gate(x).softmax(-1), net.w)
+            ),
+            (2,),
+            "w",
+        ),
+        lambda: {"gate": nn.Linear(6, 2), "w": drawn(2, 3, 5)},
+    ),
+    "weights of each sample's and its tokens": (
+        lambda net, x: net.note(
+            F.relu(torch.einsum("boi,bti->bto", net.hyper(x).view(-1, 5, 3), x.view(-1, 2, 3))),
+            (2,),
+            "hyper",
+        ),
+        lambda: {"hyper": nn.Linear(6, 15)},
+    ),
+    "a vector times tokens": (
+        lambda net, x: net.note(F.relu(net.w @ x.view(-1, 2, 3))[..., None], (2,), "w"),
+        lambda: {"w": drawn(2)},
+    ),
+    "stacked weights times a vector": (
+        lambda net, x: [net.note(F.relu(net.w @ row), (0, 1), "w") for row in x],
+        lambda: {"w": drawn(2, 4, 6)},
+    ),
+    "gathered factors of a shared product": (
+        gathered_scales,
+        lambda: {"w": drawn(6, 5), "scale": drawn(3, 1, 5)},
+    ),
+    "memory that is written over": (
+        overwritten,
+        lambda: {"one": dying(6, 5), "other": nn.Linear(6, 5), "act": nn.ReLU()},
     ),
     "one weight expanded over samples": (
         lambda net, x: one_for_all(net, x, "einsum"),

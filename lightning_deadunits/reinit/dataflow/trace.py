@@ -166,12 +166,14 @@ def _search(passes: Passes, units: list[UnitKey], found: Trace) -> None:
     consumers = find_consumers(passes, units)
     found.refused |= {u: why for u, why in consumers.refused.items() if u not in found.units}
     left = [unit for unit in units if unit not in found.units and unit not in found.refused]
+    # What is refused is not clamped, as if it were not due: it must hide no side effect.
+    clamped = [unit for unit in units if unit not in found.refused]
     if left:
-        _search_producers(passes, left, units, found)
+        _search_producers(passes, left, clamped, found)
     # A norm that is written by hand may leave a unit nothing of its own but its scale.
     left = [unit for unit in left if unit in found.refused]
     if left and any(call.makes_by_factor for call in passes.calls):
-        _search_producers(passes, left, units, found, factors=True)
+        _search_producers(passes, left, clamped, found, factors=True)
     for unit in left:
         sources = [own for s in consumers.sources.get(unit, ()) if (own := found.units.get(s))]
         if sources and unit not in found.units:

@@ -53,7 +53,7 @@ def used_parameters(tape: Tape) -> Used:
         among = [weights[index] for index in call.given if index in weights]
         if not among:
             continue
-        if len(among) == len(call.given) or _cuts_by_number(tape, call):
+        if len(among) == len(call.given) or _moves_alone(tape, call, weights):
             for place, index in enumerate(call.outs):
                 if index is not None:
                     weights[index] = _made(tape, call, place, among)
@@ -63,10 +63,17 @@ def used_parameters(tape: Tape) -> Used:
     return used
 
 
-def _cuts_by_number(tape: Tape, call: Call) -> bool:
-    """Tell whether a call chooses a part by a number that a tensor holds: ``w[task]``."""
-    numbers = call.given[1:]
-    return name_of(call.function) == "__getitem__" and all(own in tape.numbers for own in numbers)
+def _moves_alone(tape: Tape, call: Call, weights: Mapping[int, _Weights]) -> bool:
+    """Tell whether data only say which part of weights is meant, or of what type or shape.
+
+    As in ``w[task]`` and ``w.type_as(x)``.
+    """
+    name, (first, *others) = name_of(call.function), call.given
+    if first not in weights or not weights.keys().isdisjoint(others):
+        return False
+    if name == "__getitem__":
+        return all(index in tape.numbers for index in others)
+    return name == "to" or name.endswith("_as")
 
 
 def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights:

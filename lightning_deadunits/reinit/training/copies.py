@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import statistics
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -95,20 +96,31 @@ class Copies:
         for each in _candidates(trainer, model):
             if each.is_average or each.name in self.names:
                 yield _paired(tensors_of(each.nearest()), tensors_of(each.copy))
-        for _, module, is_average in _modules_of(trainer, model):
-            if is_average and next(module.parameters(), None) is None:
-                yield _by_name(model, dict(module.named_buffers()))
-        parameters = list(model.parameters())
-        for _, name, value in _attributes(trainer, model):
-            if not isinstance(value, (Mapping, list, tuple)) or not _is_average(name, value):
-                continue
-            if isinstance(value, Mapping):
-                yield _by_name(model, value)
-                continue
-            for some in (parameters, [p for p in parameters if p.requires_grad]):
-                if len(some) == len(value):
-                    yield _paired(dict(enumerate(some)), dict(enumerate(value)))
-                    break
+        tensors = tensors_of(model)
+        # There are averages of gradients, too, and of their squares.
+        yield from (p for p in _held(trainer, model) if _likeness(tensors, p) > _LIKE)
+
+
+def _held(trainer: Any, model: nn.Module) -> Iterator[Pairs]:
+    """Yield what is called an average and is no copy of a module: buffers, lists, mappings."""
+    for _, module, is_average in _modules_of(trainer, model):
+        if is_average and next(module.parameters(), None) is None:
+            yield _by_name(model, dict(module.named_buffers()))
+    parameters = list(model.parameters())
+    for _, name, value in _attributes(trainer, model):
+        if not isinstance(value, (Mapping, list, tuple)) or not _is_average(name, value):
+            continue
+        if isinstance(value, Mapping):
+            yield _by_name(model, value)
+            continue
+        for some in (parameters, [p for p in parameters if p.requires_grad]):
+            if len(some) == len(value):
+                yield _paired(dict(enumerate(some)), dict(enumerate(value)))
+                break
+
+
+_LIKE = 0.3
+"""How like weights an average of them is, at least, see :func:`_likeness`."""
 
 
 @dataclass(eq=False)
@@ -235,9 +247,21 @@ def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> Pairs:
                 ours = {prefix + name.replace(".", dot): own for name, own in tensors.items()}
                 found.append(_paired(ours, held))
                 break
-    found = [pairs for pairs in found if pairs]
-    # A module that is there twice, by two names, is one.
-    return found[0] if found and all(own.keys() == found[0].keys() for own in found) else {}
+    return max(found, key=lambda pairs: _likeness(tensors_of(model), pairs), default={})
+
+
+def _likeness(tensors: Mapping[str, Tensor], pairs: Pairs) -> float:
+    """Return the cosine of the angle between weights and what may be their average, by tensor.
+
+    The median of all: in some a unit may have been re-initialised that was far from the others.
+    """
+    found = []
+    for own in tensors.values():
+        if id(own) in pairs and own.is_floating_point() and own.ndim > 1:
+            weights, other = own.detach(), pairs[id(own)].detach().to(own.device)
+            one, two = weights.double().flatten(), other.double().flatten()
+            found.append(float(nn.functional.cosine_similarity(one, two, dim=0)))
+    return statistics.median(found) if found else 0.0
 
 
 def _paired(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Any]) -> Pairs:

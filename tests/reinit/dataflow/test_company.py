@@ -204,3 +204,22 @@ def test_the_steps_of_an_unrolled_cell_are_not_told_apart_one_by_one() -> None:
         assert report.num_reinitialised == 16
         passes[steps] = report.passes
     assert passes[40] < 2 * passes[5]
+
+
+def test_a_refused_unit_hides_no_side_effect_of_another_one() -> None:
+    class TwoBranches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.fc, self.norm, self.out = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+            self.shown, self.hidden = nn.ReLU(), nn.ReLU()
+            with torch.no_grad():
+                self.fc.bias[0], self.norm.bias[0] = -100.0, -100.0
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            made = self.fc(x)
+            return self.shown(made), self.out(self.hidden(self.norm(made)))
+
+    for units in ({"hidden": [0]}, {"hidden": [0], "shown": [0]}):
+        report = reinit_dead_units(TwoBranches(), units, torch.randn(8, 6), optimizers=None)
+        assert report.reinitialised == {"hidden": [0]}, str(report)

@@ -135,6 +135,34 @@ def test_copies_that_are_no_averages_are_snapshots_and_stay() -> None:
     assert differing(before, snapshots.best_state) == []
 
 
+def test_averages_of_gradients_and_of_their_squares_stay() -> None:
+    class Filtered(Mortal):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            if not hasattr(self, "ema_grads"):
+                self.ema_grads = {n: torch.zeros_like(p) for n, p in self.named_parameters()}
+                self.ema_fisher = [torch.zeros_like(p) for p in self.parameters()]
+            for (name, parameter), square in zip(
+                self.named_parameters(), self.ema_fisher, strict=True
+            ):
+                if parameter.grad is not None:
+                    self.ema_grads[name].lerp_(parameter.grad, 0.1)
+                    square.lerp_(parameter.grad.square(), 0.1)
+
+    class Around(Callback):
+        def __init__(self) -> None:
+            self.kept: list[Any] = []
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            held = getattr(pl_module, "ema_grads", {}), getattr(pl_module, "ema_fisher", [])
+            self.kept.append(copy.deepcopy([*held[0].values(), *held[1]]))
+
+    first, ours, last = Around(), DeadUnitCallback(reinit=AT_VALIDATION), Around()
+    trained(Filtered(), first, ours, last)
+    assert events(ours)
+    for before, after in zip(first.kept, last.kept, strict=True):
+        assert all(map(torch.equal, before, after))
+
+
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_a_resumed_average_equals_the_uninterrupted_one(tmp_path: Path, name: str) -> None:
     def run(*more: Callback, **options: Any) -> dict[str, Tensor]:
