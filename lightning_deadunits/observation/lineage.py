@@ -326,7 +326,7 @@ class Lineage:
                 folded = _by_sample(given[0], self.descent(given[0]), out)
                 if folded is not None:
                     sizes, axes = folded
-                elif _is_grouped(args, kwargs):
+                elif _is_grouped(args, kwargs) or self._is_folded(given[0]):
                     return Descent(None, ())  # samples may be folded into the channels
             if len(carriers) > 1:
                 both = added(carriers, axes)
@@ -336,6 +336,11 @@ class Lineage:
                 way = ("matmul",) if carriers[0].activated else ()
                 return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
         return Descent(axes, producers, (), ([],), members=members, levels=levels, sizes=sizes)
+
+    def _is_folded(self, weight: Tensor) -> bool:
+        """Tell whether weights that data made have units and samples on one axis."""
+        known = self.descent(weight)
+        return known is not None and not known.weight and bool(known.sizes)
 
     def _may_be_weight(self, tensor: Tensor) -> bool:
         """Tell whether a factor may be weights: of those that are computed, a graph shows none."""

@@ -93,19 +93,22 @@ def reinit_dead_units(
     event.commit_()
     if event.report.reinitialised and (idle := _idle(model, tapes)):
         event.report.note(
-            f"Note: {listed(idle)} did not run on the example. What reads re-initialised units "
+            f"Note: the example did not use {listed(idle)}. What reads re-initialised units "
             f"there computes otherwise now."
         )
     return event.report
 
 
 def _idle(model: nn.Module, tapes: Iterable[Tape]) -> list[str]:
-    """Return the names of the modules of whose weights the example did not use all."""
+    """Return the names of modules that the example did not use, or parameters of some it did."""
     used: Used = {}
+    ran: set[str] = set()
     for tape in tapes:
         add_used(used, used_parameters(tape))
-    names = (n for n, parameter in model.named_parameters() if not has_used(used, parameter, None))
-    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
+        ran |= tape.modules
+    names = [n for n, parameter in model.named_parameters() if not has_used(used, parameter, None)]
+    modules = [(name.rpartition(".")[0], name) for name in names]
+    return list(dict.fromkeys(name if home in ran else home or name for home, name in modules))
 
 
 def record_both(model: nn.Module, example: Any) -> list[Tape]:

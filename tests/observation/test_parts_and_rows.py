@@ -403,6 +403,23 @@ def test_units_of_weights_that_nothing_knows_leave_a_doubt() -> None:
     assert not report["act"].axis_assumed
 
 
+def test_filters_of_each_sample_by_a_linear_layer_leave_a_doubt() -> None:
+    class Depthwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hyper = nn.Linear(5, 36)
+
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            filters, count = self.hyper(z).view(-1, 1, 3, 3), 4 * len(x)
+            out = F.conv2d(x.view(1, count, 8, 8), filters, groups=count)
+            return F.relu(out.view(len(x), 4, 6, 6))
+
+    (layer,) = find_dead_units(
+        Depthwise(), [(torch.rand(3, 4, 8, 8), torch.rand(3, 5))]
+    ).layers.values()
+    assert layer.axis_assumed
+
+
 def test_a_bias_alone_makes_no_units() -> None:
     class Frozen(nn.Module):
         def __init__(self) -> None:

@@ -87,7 +87,7 @@ def test_a_layer_of_the_report_that_the_example_does_not_run_costs_no_other() ->
     reason = "its layer ran in none of the recorded passes"
     assert done.refused == {"experts.1.1": {0: reason, 1: reason}}
     assert done.notes == [
-        "Note: experts.1.0, experts.1.2 did not run on the example. What reads re-initialised "
+        "Note: the example did not use experts.1.0, experts.1.2. What reads re-initialised "
         "units there computes otherwise now."
     ]
 
