@@ -77,15 +77,16 @@ class Members(NamedTuple):
     names: tuple[str, ...] = ()
     apart: bool = False
 
-    def is_like(self, other: Members) -> bool:
-        """Tell whether the same rows are meant, as in a gated expert's two projections."""
+    def joined_with(self, other: Members) -> Members | None:
+        """Return both, as of a gated expert's two projections; None if they mean other rows."""
         own, rows = self.rows, other.rows
         if self.number != other.number or own.shape != rows.shape:
-            return False
+            return None
         if self.ends != other.ends or self.apart or other.apart:
-            return False
+            return None
         # Not to be read while Dynamo traces; no verdict comes of it there.
-        return own is rows or torch.compiler.is_compiling() or bool(torch.equal(own, rows))
+        same = own is rows or torch.compiler.is_compiling() or bool(torch.equal(own, rows))
+        return self._replace(names=joined(self.names, other.names)) if same else None
 
 
 class Descent(NamedTuple):
@@ -206,10 +207,9 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         calls += tuple(c for c in descent.calls if not any(c is known for known in calls))
         if members is None:
             members = descent.members
-        elif descent.members is not None and not members.is_like(descent.members):
-            mixed = True  # each row is the sum of what two of them make
         elif descent.members is not None:
-            members = members._replace(names=joined(members.names, descent.members.names))
+            members = members.joined_with(descent.members)
+            mixed = mixed or members is None  # each row is the sum of what two of them make
         levels = joined(levels, descent.levels)
     return Descent(
         *(axes, producers, way, calls[:MOST_CALLS], first.activated, summed),
@@ -228,21 +228,20 @@ def key_of(base: str, descent: Descent | None) -> str:
     return f"{base}|{producers}|{way}" if way else f"{base}|{producers}"
 
 
-def member_key(key: str, member: int, names: tuple[str, ...] = (), apart: bool = False) -> str:
+def member_key(key: str, member: int, members: Members) -> str:
     """Return the key of a layer that one of several stacked weights makes.
 
     Args:
         key: The key of what all of them make.
         member: Which of them it is.
-        names: Names of the tensors that hold them, see :class:`Members`.
-        apart: Whether each is a tensor of its own.
+        members: All of them.
 
     Example:
-        >>> member_key("act|experts.up[0]", 3)
-        'act|experts.up.3[0]'
-        >>> member_key("act|up,shared", 3, ("up",))
-        'act|up.3,shared'
-        >>> member_key("act|one,two", 1, ("one", "two"), apart=True)
+        >>> gathered = Members(4, torch.zeros(9), ends=False, names=("up",))
+        >>> member_key("act|up[0],shared", 3, gathered)
+        'act|up.3[0],shared'
+        >>> stacked = Members(2, torch.zeros(9), ends=False, names=("one", "two"), apart=True)
+        >>> member_key("act|one,two", 1, stacked)
         'act|two'
     """
     base, producers, *way = key.split("|")
@@ -250,11 +249,11 @@ def member_key(key: str, member: int, names: tuple[str, ...] = (), apart: bool =
     for producer in producers.split(","):
         signed, bracket, part = producer.partition("[")
         name = signed.lstrip(_SIGNS)
-        if names and name not in names:
+        if members.names and name not in members.names:
             parts.append(producer)
-        elif not apart:
+        elif not members.apart:
             parts.append(f"{signed}.{member}{bracket}{part}")
-        elif name == names[member]:
+        elif name == members.names[member]:
             parts.append(producer)
     return "|".join((base, ",".join(parts), *way))
 

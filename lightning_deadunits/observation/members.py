@@ -59,7 +59,7 @@ def by_member(
     seen = summed(torch.full_like(rows, table.shape[1], dtype=torch.int64))
     for member in range(number):
         yield (
-            member_key(site.name, member, site.members.names, site.members.apart),
+            member_key(site.name, member, site.members),
             LayerCounts(
                 *(zeros[member], nonfinite[member], seen[member]),
                 *(site.unit_dims[0], site.kind, site.assumed),

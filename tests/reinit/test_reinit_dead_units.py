@@ -116,3 +116,25 @@ def test_a_report_is_understood_where_training_mode_runs_more_of_the_activation(
     report = find_dead_units(model, [x])
     assert list(report.layers) == ["relu"]
     assert reinit_dead_units(model, report, x, optimizers=None).reinitialised == {"relu": [0, 1]}
+
+
+def test_members_beside_a_shared_expert_are_refused_by_the_names_that_they_have() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.shared = nn.Parameter(torch.randn(3, 6, 5)), nn.Linear(6, 5)
+            self.out = nn.Linear(5, 2)
+            with torch.no_grad():
+                self.shared.bias[1] = -100.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            own = torch.bmm(x[:, None], self.w[torch.arange(len(x)) % 3])[:, 0]
+            return self.out(torch.relu(own + self.shared(x)))
+
+    model, x = Shared(), torch.randn(12, 6)
+    report = find_dead_units(model, [x])
+    refused = reinit_dead_units(model, report, x, optimizers=None).refused
+    assert {name: list(own) for name, own in refused.items()} == {
+        name: layer.dead.tolist() for name, layer in report.layers.items()
+    }
+    assert all("each row" in why for own in refused.values() for why in own.values())

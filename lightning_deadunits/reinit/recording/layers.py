@@ -75,7 +75,7 @@ def names_on(tapes: Sequence[Tape]) -> dict[str, int]:
 def made_by_rows(tapes: Sequence[Tape], name: str) -> bool:
     """Tell whether a layer is one of several that share a call, its rows made by each of them."""
     return any(
-        name in aliases(member_key(entry.layer, member))
+        name in aliases(member_key(entry.layer, member, entry.site.members))
         for tape in tapes
         for entry in tape.entries
         if isinstance(entry, SiteCall) and entry.site.members is not None
