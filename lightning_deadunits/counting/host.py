@@ -30,10 +30,7 @@ def columns_of_small(activation: Tensor, unit_dims: tuple[int, ...], atol: float
         return None
     flags, words, geometry = known
     flags.copy_(activation)
-    total = activation.sum().item()
-    # NaN and infinity, and what overflows as the sum of halves does.
-    nonfinite = 0 if total - total == 0 else activation.numel() - int(activation.isfinite().sum())
-    return Columns([words.sum(0)], geometry, nonfinite)
+    return Columns([words.sum(0)], geometry, _nonfinite(activation))
 
 
 def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
@@ -117,9 +114,11 @@ def _one_piece(
     else:
         shrunk = SCRATCH.like(piece)
         flags.copy_(torch.hardshrink(piece, atol, out=shrunk))
-    # The sum is finite only if every value is. It is in host memory: nothing is waited for.
+    return torch.sum(words, 0, out=out), _nonfinite(piece)
+
+
+def _nonfinite(piece: Tensor) -> int:
+    """Return how many values are not finite: none, if their sum is finite."""
+    # It is in host memory: nothing is waited for.
     total = piece.sum(dtype=torch.float32) if piece.dtype == torch.float16 else piece.sum()
-    nonfinite = 0
-    if not math.isfinite(total.item()):
-        nonfinite = piece.numel() - int(piece.isfinite().sum())
-    return torch.sum(words, 0, out=out), nonfinite
+    return 0 if math.isfinite(total.item()) else piece.numel() - int(piece.isfinite().sum())

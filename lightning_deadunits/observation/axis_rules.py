@@ -271,14 +271,11 @@ def getitem(
     axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
 ) -> Axes | Folded | None:
     """``x[...]`` with integers, slices, None, Ellipsis and at most one index tensor."""
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    consumed = sum(_consumes(item) for item in index)
     moved: list[int] = []
     old = new = advanced = 0
-    for item in index:
-        width = source.ndim - consumed if item is Ellipsis else _consumes(item)
-        made = width if item is Ellipsis else _makes(item)
-        advanced += not (item is None or item is Ellipsis or isinstance(item, (int, slice)))
+    for item in items_of(args[1], source.ndim):
+        width, made = consumes(item), _makes(item)
+        advanced += not (item is None or isinstance(item, (int, slice)))
         if made == width:
             moved += [new + axis - old for axis in axes if old <= axis < old + width]
         elif made and any(old <= axis < old + width for axis in axes):
@@ -295,25 +292,26 @@ def places_of(target: Tensor, index: Any) -> list[int | None]:
         >>> places_of(torch.zeros(2, 3, 4), (slice(None), slice(None), 0))
         [0, 1]
     """
-    items = index if isinstance(index, tuple) else (index,)
-    consumed = sum([_consumes(item) for item in items])
     places: list[int | None] = []
     axis = 0
-    for item in items:
-        if item is Ellipsis:
-            width = target.ndim - consumed
-            places += range(axis, axis + width)
-        elif isinstance(item, slice):
-            width = 1
-            places.append(axis)
-        else:
-            width = _consumes(item)
-            places += [None] * _makes(item)
-        axis += width
+    for item in items_of(index, target.ndim):
+        places += [axis] if isinstance(item, slice) else [None] * _makes(item)
+        axis += consumes(item)
     return [*places, *range(axis, target.ndim)]
 
 
-def _consumes(item: Any) -> int:
+def items_of(index: Any, ndim: int) -> list[Any]:
+    """Return the items of an index of a tensor, dots spelled out."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
+        taken = sum([consumes(item) for item in items])
+        items[at : at + 1] = [slice(None)] * (ndim - taken)
+    return items
+
+
+def consumes(item: Any) -> int:
+    """Return how many axes of a tensor an item of an index stands for; 0 for dots."""
     if item is None or item is Ellipsis:
         return 0
     return rank_of(item) if is_mask(item) else 1

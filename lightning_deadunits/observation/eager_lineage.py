@@ -11,6 +11,7 @@ import re
 import weakref
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +67,7 @@ class _Given(NamedTuple):
     descent: Descent | None
 
 
+@dataclass(slots=True, eq=False)
 class Step:
     """A call that was met before, and what came of it.
 
@@ -80,26 +82,14 @@ class Step:
         memo: What whoever follows the calls wants to keep of it.
     """
 
-    __slots__ = ("args", "descent", "function", "kwargs", "made", "memo", "places", "shape")
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        shape: torch.Size,
-        args: Args,
-        kwargs: Kwargs,
-        descent: Descent | None,
-        made: bool,
-        places: tuple[int, ...] | None,
-    ) -> None:
-        self.function = function
-        self.shape = shape
-        self.args = args
-        self.kwargs = kwargs
-        self.descent = descent
-        self.made = made
-        self.places = places
-        self.memo: Any = None
+    function: Callable[..., Any]
+    shape: torch.Size
+    args: Args
+    kwargs: Kwargs
+    descent: Descent | None
+    made: bool
+    places: tuple[int, ...] | None
+    memo: Any = None
 
 
 class EagerLineage(Lineage):

@@ -17,8 +17,10 @@ from torch import Tensor
 from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
 from lightning_deadunits.observation.axis_rules import (
     carried,
+    consumes,
     groups_of,
     is_odd,
+    items_of,
     keep_same_rank,
     places_of,
     spread_over,
@@ -44,12 +46,14 @@ from lightning_deadunits.observation.ways import (
     CHOICES,
     FACTORS,
     JOINS,
+    OVERWRITES,
     PIECES,
     REPEATS,
     ROW_ADDITIONS,
     ROW_WRITES,
     SCRAMBLES,
     WRITES,
+    axis_of,
     negated_by,
     way_of,
 )
@@ -63,8 +67,6 @@ _KEEP_ROWS = {
     *(Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow),
 }
 """Moves that leave the first axes as they are, if their sizes stay."""
-_OVERWRITES = {"copy_", "zero_", "fill_", "normal_", "uniform_", "random_", "bernoulli_"}
-"""Methods after which nothing is left of what a tensor was."""
 ATTRIBUTE = "_deadunits_descent"
 _ZERO = "_deadunits_zero"
 
@@ -201,11 +203,10 @@ class Lineage:
     ) -> None:
         if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
             return  # places and numbers of things are no units
-        if function in OPAQUE or _ranks_units(function, args, kwargs, self):
+        if function in OPAQUE or self._ranks_units(function, args, kwargs):
             self.lose(out)
             return
-        name = str(getattr(function, "__name__", ""))
-        if name in _OVERWRITES:
+        if function in OVERWRITES:
             self.lose(out)
             args = args[1:]
         if "out" in kwargs:
@@ -336,6 +337,14 @@ class Lineage:
                 way = ("matmul",) if carriers[0].activated else ()
                 return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
         return Descent(axes, producers, (), ([],), members=members, levels=levels, sizes=sizes)
+
+    def _ranks_units(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> bool:
+        """Tell whether a call sorts the units of a sample, or takes others of each sample."""
+        source = args[0] if args else None
+        if function not in SCRAMBLES or function in ROW_WRITES or not isinstance(source, Tensor):
+            return False
+        axes, axis = self.axes(source), axis_of(function, args, kwargs)
+        return bool(axes) and axis is not None and axis % source.ndim in (axes or ())
 
     def _is_folded(self, weight: Tensor) -> bool:
         """Tell whether weights that data made have units and samples on one axis."""
@@ -653,28 +662,12 @@ def _units_of(tensor: Tensor, known: Descent) -> int:
     return torch.Size([shape[axis] for axis in known.axes or ()]).numel()
 
 
-def _ranks_units(function: Callable[..., Any], args: Args, kwargs: Kwargs, known: Lineage) -> bool:
-    """Tell whether a call sorts the units of a sample, or takes others of each sample."""
-    if function not in SCRAMBLES or function in ROW_WRITES:
-        return False
-    name = str(getattr(function, "__name__", ""))
-    source = args[0] if args else None
-    axes = known.axes(source) if isinstance(source, Tensor) else None
-    place, default = (2, -1) if name in ("topk", "take_along_dim") else (1, -1)
-    axis = kwargs.get("dim", kwargs.get("dims", args[place] if len(args) > place else default))
-    if not axes or not isinstance(source, Tensor) or not isinstance(axis, int):
-        return False
-    return name not in ("flip", "flip_") and axis % source.ndim in axes
-
-
 def _with_members(descent: Descent, members: Members, out: Tensor) -> Descent:
     """Return the descent of what weights of each row's own were added to, or multiplied with."""
     if descent.members is None and out.shape[: members.rows.ndim] == members.rows.shape:
         return descent._replace(members=members)
-    if descent.members is not None and descent.members.is_like(members):
-        names = joined(descent.members.names, members.names)
-        return descent._replace(members=descent.members._replace(names=names))
-    return descent._replace(members=None, mixed=True)
+    both = None if descent.members is None else descent.members.joined_with(members)
+    return descent._replace(members=both, mixed=descent.mixed or both is None)
 
 
 def _by_sample(weight: Tensor, known: Descent | None, out: Tensor) -> Folded | None:
@@ -724,29 +717,12 @@ def _chosen_units(
     """Return the lists and tensors of places that choose among the units, in any order."""
     dim, index = _choice(function, args, kwargs)
     found = []
-    for item in _items(index, args[0].ndim):
-        taken = _axes_taken(item)
+    for item in items_of(index, args[0].ndim):
+        taken = consumes(item)
         if isinstance(item, (list, Tensor)) and any(dim + i in (axes or ()) for i in range(taken)):
             found.append(item)
         dim += taken
     return found
-
-
-def _items(index: Any, ndim: int) -> list[Any]:
-    """Return the items of an index of a tensor, dots spelled out."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
-    if at is not None:
-        taken = sum(_axes_taken(item) for item in items) - 1
-        items[at : at + 1] = [slice(None)] * (ndim - taken)
-    return items
-
-
-def _axes_taken(item: Any) -> int:
-    """Return how many axes an item of an index stands for."""
-    if item is None:
-        return 0
-    return item.ndim if isinstance(item, Tensor) and item.dtype == torch.bool else 1
 
 
 def _scales_rows(weight: Tensor, out: Tensor, axes: Axes) -> bool:
@@ -786,18 +762,13 @@ def _part_of_weights(dim: int, index: Any, shape: torch.Size) -> str | None:
     """Say which part of weights an index chooses, "" for all, None if that cannot be said."""
     words: list[str] = ["all"] * dim
     axis = dim
-    for item in _items(index, len(shape)):
+    for item in items_of(index, len(shape)):
         if item is None:
             continue
-        if isinstance(item, slice):
-            start, stop = _bounds(item, shape[axis])
-            whole = start == 0 and stop == shape[axis] and item.step in (None, 1)
-            step = "" if item.step in (None, 1) else f"_{item.step}"
-            words.append("all" if whole else f"{start}_{stop}{step}")
-        elif isinstance(item, int) and not isinstance(item, bool):
-            words.append(str(item % shape[axis]))
-        else:
+        word = _word_for(item, shape[axis], end=str(shape[axis]))
+        if word is None:
             return None
+        words.append(word)
         axis += 1
     while words and words[-1] == "all":
         words.pop()
@@ -825,38 +796,28 @@ def _part(
         return "some" if piece is None else str(piece)
     axes = known.axes or ()
     if piece is not None:
-        dim = _dim_of_pieces(function, args, kwargs, source.ndim)
-        before = [axis for axis in axes if axis < dim]
+        dim = axis_of(function, args, kwargs) or 0
+        before = [axis for axis in axes if axis < dim % source.ndim]
         return ".".join([*["all"] * len(before), str(piece)])
     words = ["all"] * len(axes)
     dim, index = _choice(function, args, kwargs)
-    for item in _items(index, source.ndim):
+    for item in items_of(index, source.ndim):
         if dim in axes and item is not None:
-            words[axes.index(dim)] = _word_for(item, source.shape[dim])
-        dim += _axes_taken(item)
+            words[axes.index(dim)] = _word_for(item, source.shape[dim]) or "some"
+        dim += consumes(item)
     while words and words[-1] == "all":
         words.pop()
     return ".".join(words) or "some"
 
 
-def _word_for(item: Any, size: int) -> str:
-    """Say which places an item of an index takes of an axis."""
+def _word_for(item: Any, size: int, end: str = "") -> str | None:
+    """Say which places an item of an index takes of an axis, ``end`` for up to the last one."""
     if isinstance(item, int) and not isinstance(item, bool):
         return str(item % size)
     if not isinstance(item, slice):
-        return "some"
+        return None
     start, stop = _bounds(item, size)
     step = "" if item.step in (None, 1) else f"_{item.step}"
     if start == 0 and stop == size and not step:
         return "all"
-    return f"{start}_{'' if stop == size else stop}{step}"
-
-
-def _dim_of_pieces(function: Callable[..., Any], args: Args, kwargs: Kwargs, ndim: int) -> int:
-    """Return along which axis a tensor was cut to pieces."""
-    name = str(getattr(function, "__name__", ""))
-    if name in ("hsplit", "vsplit", "dsplit"):
-        return {"hsplit": min(1, ndim - 1), "vsplit": 0, "dsplit": 2}[name]
-    place = 1 if name == "unbind" else 2
-    dim = kwargs.get("dim", args[place] if len(args) > place else 0)
-    return int(dim) % ndim
+    return f"{start}_{end if stop == size else stop}{step}"

@@ -75,6 +75,25 @@ SCRAMBLES = ROW_WRITES | {
 
 ROW_ADDITIONS = {f for f in ROW_WRITES if "add" in f.__name__}
 
+OVERWRITES = {
+    *(Tensor.copy_, Tensor.zero_, Tensor.fill_, Tensor.normal_, Tensor.uniform_, Tensor.random_),
+    Tensor.bernoulli_,
+}
+"""Methods after which nothing is left of what a tensor was."""
+
+_AXES: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("sort", "argsort", "mode", "gather"), (1, -1)),
+    **dict.fromkeys(("topk", "kthvalue"), (2, -1)),
+    **dict.fromkeys(("median", "nanmedian", "nanmean", "nansum"), (1, None)),
+    **dict.fromkeys(("quantile", "nanquantile", "take_along_dim"), (2, None)),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), (2, 0)),
+    **dict.fromkeys(("unbind", "msort"), (1, 0)),
+    "vsplit": (2, 0),
+    "hsplit": (2, 1),
+    "dsplit": (2, 2),
+}
+"""Where functions are given an axis, and which one is meant if they are not; None for all."""
+
 WRITES = {Tensor.__setitem__}
 """Functions that return nothing and write into what they are given."""
 
@@ -88,6 +107,15 @@ def _plain_name(function: Callable[..., Any]) -> str:
     # Not by the function itself: Dynamo fails at its own guard where a table has one that is
     # wrapped in Python, as ``Tensor.__rsub__`` is.
     return str(getattr(function, "__name__", "")).strip("_")
+
+
+def axis_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> int | None:
+    """Return the axis along which a call cuts, ranks or gathers; None for all, or if unknown."""
+    place, default = _AXES.get(_plain_name(function), (0, None))
+    axis = kwargs.get("dim", args[place] if len(args) > place > 0 else default)
+    return axis if isinstance(axis, int) and not isinstance(axis, bool) else None
 
 
 def negated_by(

@@ -18,14 +18,13 @@ from lightning_deadunits.reinit.dataflow.trace import (
     Trace,
     UnitTrace,
     other_uses,
-    own_uses,
+    own_weights,
     refuse_with_group,
     trace,
 )
 from lightning_deadunits.reinit.ops.operation import Channel
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
 from lightning_deadunits.reinit.surgery.verification import allowed
-from lightning_deadunits.reinit.weights import WeightSlice
 
 _SHARDING = {
     "FullyShardedDataParallel",
@@ -100,26 +99,23 @@ def editable(passes: Passes, memory: OptimizerMemory, own: UnitTrace) -> UnitTra
     if not any(part.role in ("weight", "scale") for part in own.makes):
         return "the weights that make it are no parameters of the model"
     left: dict[Part, str] = {}
-    uses, claims = own_uses(own), dict[int, str | None]()
-    for part in (*own.makes, *own.reads):
-        calls = uses[part]
-        if id(calls) not in claims:
-            claims[id(calls)] = _claim(passes, part.weights, calls)
-        parameter = part.weights.parameter
+    for parts in own_weights(own):
+        parameter = parts[0].weights.parameter
         name = passes.parameters.names(parameter)[0]
         if (reason := _foreign(parameter)) is not None:
             return f"{name} is {reason}"
-        if (reason := claims[id(calls)]) is not None:
-            if part in own.reads:
+        if (reason := _claim(passes, parts)) is not None:
+            if any(part in own.reads for part in parts):
                 return reason
-            left[part] = reason
+            left |= dict.fromkeys(parts, reason)
         elif (reason := memory.refusal(parameter)) is not None:
             return f"{name} cannot be forgotten in part: {reason}"
     return remainder(passes, own, left) if left else own
 
 
-def _claim(passes: Passes, weights: WeightSlice, calls: set[int]) -> str | None:
-    """Say why weights are not the unit's alone to change, None if they are."""
+def _claim(passes: Passes, parts: list[Part]) -> str | None:
+    """Say why weights, of all these parts, are not the unit's alone to change; None if they are."""
+    weights, calls = parts[0].weights, {part.index for part in parts}
     parameter = weights.parameter
     names = passes.parameters.names(parameter)
     if len(names) > 1:

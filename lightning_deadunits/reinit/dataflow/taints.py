@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation import axis_rules as rules
 from lightning_deadunits.observation.moves import MOVES
+from lightning_deadunits.observation.ways import axis_of
 from lightning_deadunits.private_api import is_functorch_tensor
 from lightning_deadunits.reinit.recording.functions import name_of
 from lightning_deadunits.reinit.recording.tape import mapped, tensors_of
@@ -43,13 +44,6 @@ _RANKING = {
     *("nanquantile", "nanmean", "nansum", "histc", "searchsorted", "bucketize", "renorm"),
 }
 """These put NaN in another place, or none."""
-_RANKED_ALONG = {
-    **dict.fromkeys(("sort", "argsort", "mode"), (1, -1)),
-    **dict.fromkeys(("topk", "kthvalue"), (2, -1)),
-    **dict.fromkeys(("median", "nanmedian", "nanmean", "nansum"), (1, None)),
-    **dict.fromkeys(("quantile", "nanquantile"), (2, None)),
-}
-"""Where those are given an axis, and which one is meant if they are not."""
 _SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount"}
 """How large their result is depends on the values; Python sees it."""
 _TAINT = "_deadunits_taint"
@@ -125,7 +119,7 @@ def _pattern(
         moved = function(mapped(args[0], as_numbers), *args[1:], **kwargs)
         if isinstance(moved, Tensor) and moved.shape == out.shape:
             return moved != 0
-    axis = _ranked_along(name, args, kwargs)
+    axis = axis_of(function, args, kwargs) if name in _RANKING else None
     if axis is not None and [id(tensor) for tensor in hidden] == [id(args[0])]:
         ranked = hidden[args[0]].any(axis, keepdim=out.ndim == args[0].ndim)
         if ranked.ndim == out.ndim:
@@ -138,15 +132,6 @@ def _pattern(
         else:
             pattern = pattern | taint.any()
     return pattern
-
-
-def _ranked_along(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Return the axis along which a call compares values with each other; None for all, or none."""
-    if name not in _RANKED_ALONG:
-        return None
-    place, default = _RANKED_ALONG[name]
-    axis = kwargs.get("dim", args[place] if len(args) > place else default)
-    return axis if isinstance(axis, int) and not isinstance(axis, bool) else None
 
 
 def _write(target: Tensor, index: Any) -> None:

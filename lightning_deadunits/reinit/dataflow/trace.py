@@ -301,21 +301,18 @@ def _parts(
     return [Part(*of, role, passes.parameters.part(view, where))]
 
 
-def own_uses(own: UnitTrace) -> dict[Part, set[int]]:
-    """Return the calls that use each part of a unit's weights for the unit.
+def own_weights(own: UnitTrace) -> list[list[Part]]:
+    """Return the parts of a unit, those of the same weights together.
 
     Weights may be used several times: in a siamese encoder, an unrolled cell, or simply on several
-    tapes. That is no reason to refuse, as long as each use is the unit's own. Parts of the same
-    weights share one set.
+    tapes. That is no reason to refuse, as long as each use is the unit's own.
     """
-    found: dict[Part, set[int]] = {}
-    distinct: list[Part] = []
+    found: list[list[Part]] = []
     for part in (*own.makes, *own.reads):
-        same = next((other for other in distinct if other.weights.is_same(part.weights)), None)
-        if same is None:
-            distinct.append(part)
-        found[part] = found[same] if same else set()
-        found[part].add(part.index)
+        same = (parts for parts in found if parts[0].weights.is_same(part.weights))
+        if (parts := next(same, None)) is None:
+            found.append(parts := [])
+        parts.append(part)
     return found
 
 

@@ -19,6 +19,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -96,13 +97,21 @@ class Copies:
         for each in _candidates(trainer, model):
             if each.is_average or each.name in self.names:
                 yield _paired(tensors_of(each.nearest()), tensors_of(each.copy))
-        tensors = tensors_of(model)
-        # There are averages of gradients, too, and of their squares.
-        yield from (p for p in _held(trainer, model) if _likeness(tensors, p) > _LIKE)
+        weights = list(model.parameters())
+        for ways in _held(trainer, model):
+            likeness, pairs = max(
+                ((_likeness(weights, pairs), pairs) for pairs in ways), key=itemgetter(0)
+            )
+            # There are averages of gradients, too, and of their squares.
+            if likeness > _LIKE:
+                yield pairs
 
 
-def _held(trainer: Any, model: nn.Module) -> Iterator[Pairs]:
-    """Yield what is called an average and is no copy of a module: buffers, lists, mappings."""
+def _held(trainer: Any, model: nn.Module) -> Iterator[list[Pairs]]:
+    """Yield what is called an average and is no copy of a module: buffers, lists, mappings.
+
+    In all the ways in which it may be paired with weights, one at least.
+    """
     for _, module, is_average in _modules_of(trainer, model):
         if is_average and next(module.parameters(), None) is None:
             yield _by_name(model, dict(module.named_buffers()))
@@ -115,7 +124,7 @@ def _held(trainer: Any, model: nn.Module) -> Iterator[Pairs]:
             continue
         for some in (parameters, [p for p in parameters if p.requires_grad]):
             if len(some) == len(value):
-                yield _paired(dict(enumerate(some)), dict(enumerate(value)))
+                yield [_paired(dict(enumerate(some)), dict(enumerate(value)))]
                 break
 
 
@@ -206,15 +215,15 @@ def _modules_of(trainer: Any, model: nn.Module) -> Iterator[tuple[str, nn.Module
 
 def _attributes(trainer: Any, model: nn.Module) -> Iterator[tuple[str, str, Any]]:
     """Yield what may hold copies beside the model's modules, with a path and a name."""
-    # What the module keeps apart from its submodules may be an average of them, or hold one.
-    holders = [model, *trainer.callbacks, *trainer.optimizers]
+    # What is kept in an attribute may be an average, or hold one.
+    owners = [model, *trainer.callbacks]
     apart = [
         value
-        for holder in holders[: 1 + len(trainer.callbacks)]
-        for name, value in vars(holder).items()
+        for owner in owners
+        for name, value in vars(owner).items()
         if hasattr(value, "__dict__") and name[0] != "_" and value is not model
     ]
-    for holder in (*holders, *apart):
+    for holder in (*owners, *trainer.optimizers, *apart):
         for name, value in vars(holder).items():
             yield f"{type(holder).__name__}.{name}", name, value
 
@@ -233,33 +242,34 @@ def _shapes_of(module: nn.Module) -> dict[str, torch.Size] | None:
     return {name: parameter.shape for name, parameter in named.items()}
 
 
-def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> Pairs:
-    """Pair what is held by the names of parameters, of the model or of one of its modules.
+_SPELLINGS = ((".", ""), ("", ""), ("_", ""), (".", "module."), (".", "model."))
+"""What stands for dots in names, and before them: ``LitEma`` of latent diffusion has no dots."""
 
-    As buffers they have names without dots (``LitEma`` of latent diffusion).
-    """
-    found = []
+
+def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> list[Pairs]:
+    """Pair what is held by the names of parameters, of the model or of each of its modules."""
+    found: list[Pairs] = [{}]
     for module in model.modules():
-        trained = {name for name, p in module.named_parameters() if p.requires_grad}
         tensors = tensors_of(module)
-        for dot, prefix in ((".", ""), ("", ""), ("_", ""), (".", "module."), (".", "model.")):
-            if trained and {prefix + name.replace(".", dot) for name in trained} <= held.keys():
-                ours = {prefix + name.replace(".", dot): own for name, own in tensors.items()}
+        for dot, prefix in _SPELLINGS:
+            ours = {prefix + name.replace(".", dot): own for name, own in tensors.items()}
+            trained = [name for name, own in ours.items() if own.requires_grad]
+            if trained and all(name in held for name in trained):
                 found.append(_paired(ours, held))
                 break
-    return max(found, key=lambda pairs: _likeness(tensors_of(model), pairs), default={})
+    return found
 
 
-def _likeness(tensors: Mapping[str, Tensor], pairs: Pairs) -> float:
+def _likeness(weights: Iterable[Tensor], pairs: Pairs) -> float:
     """Return the cosine of the angle between weights and what may be their average, by tensor.
 
     The median of all: in some a unit may have been re-initialised that was far from the others.
     """
     found = []
-    for own in tensors.values():
+    for own in weights:
         if id(own) in pairs and own.is_floating_point() and own.ndim > 1:
-            weights, other = own.detach(), pairs[id(own)].detach().to(own.device)
-            one, two = weights.double().flatten(), other.double().flatten()
+            other = pairs[id(own)].detach().to(own.device)
+            one, two = own.detach().double().flatten(), other.double().flatten()
             found.append(float(nn.functional.cosine_similarity(one, two, dim=0)))
     return statistics.median(found) if found else 0.0
 
