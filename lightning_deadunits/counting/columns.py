@@ -16,8 +16,6 @@ _EXACT = 1 << 24
 """Whole numbers below it add up exactly in float32."""
 _UNSUMMED = 8
 """Most numbers per unit that are kept apart until passes are added up."""
-_NARROW = 1 << 14
-"""Most bytes that are kept until several passes are added up: of more, that takes the time."""
 
 
 class Columns(NamedTuple):
@@ -51,11 +49,6 @@ class Columns(NamedTuple):
         _, units, after, folds = self.geometry
         sums = [_units_of(*part, units, after) for part in zip(self.parts, folds, strict=True)]
         return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
-
-    @property
-    def is_narrow(self) -> bool:
-        """Whether there are few columns, some times in a row for every unit."""
-        return self._is_flat and self.parts[0].nbytes <= _NARROW
 
     @property
     def _is_flat(self) -> bool:

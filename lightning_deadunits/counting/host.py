@@ -20,19 +20,6 @@ PIECE = 1 << 17
 """Values per piece and thread: 512 KiB of float32, which stays in a core's cache."""
 
 
-def columns_of_small(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns | None:
-    """Count as :func:`columns_on_cpu` does what is of one piece and of a shape that was met before.
-
-    It is for networks whose passes take as long as the Python that counts them.
-    """
-    known = SCRATCH.small.get((activation.shape, unit_dims))
-    if known is None or atol or not activation.is_contiguous():
-        return None
-    flags, words, geometry = known
-    flags.copy_(activation)
-    return Columns([words.sum(0)], geometry, _nonfinite(activation))
-
-
 def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
     """Count what is not zero.
 
@@ -42,14 +29,7 @@ def columns_on_cpu(activation: Tensor, unit_dims: tuple[int, ...], atol: float) 
         atol: Values with ``|a| <= atol`` count as zero.
     """
     dense, where = _as_dense(activation, unit_dims)
-    columns = _columns(dense, where, atol)
-    if dense is activation and len(columns.parts) == 1 and activation.numel() <= _budget():
-        SCRATCH.remember(activation.shape, unit_dims, columns.geometry)
-    return columns
-
-
-def _columns(dense: Tensor, unit_dims: tuple[int, ...], atol: float) -> Columns:
-    geometry = geometry_of(dense.shape, unit_dims)
+    geometry = geometry_of(dense.shape, where)
     row = geometry.units * geometry.after
     if len(geometry.folds) == 1:
         height, fold = geometry.folds[0]

@@ -7,8 +7,6 @@ import threading
 import torch
 from torch import Tensor
 
-from lightning_deadunits.counting.geometry import Geometry
-
 WORD = 8
 """Bytes that are added at once, as one int64."""
 _VIEWS = 256
@@ -23,7 +21,6 @@ class Scratch(threading.local):
         self._ones = torch.empty(0, dtype=torch.float32, device="cpu")
         self._values: dict[torch.dtype, Tensor] = {}
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self.small: dict[tuple[torch.Size, tuple[int, ...]], tuple[Tensor, Tensor, Geometry]] = {}
 
     def flags(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return a bool per value, and the same memory with eight of them in an int64."""
@@ -31,15 +28,6 @@ class Scratch(threading.local):
         if views is None:
             views = self._views[height, width] = self._make(height, width)
         return views
-
-    def remember(self, shape: torch.Size, unit_dims: tuple[int, ...], geometry: Geometry) -> None:
-        """Keep what a contiguous activation of one piece is copied to: most have a known shape."""
-        height, fold = geometry.folds[0]
-        width = fold * geometry.units * geometry.after
-        if width % WORD == 0:
-            flags, words = self.flags(height, width)
-            with torch.inference_mode(False):
-                self.small[shape, unit_dims] = flags.view(shape), words, geometry
 
     def like(self, piece: Tensor) -> Tensor:
         """Return memory for a piece."""
@@ -63,7 +51,6 @@ class Scratch(threading.local):
         with torch.inference_mode(False):
             if self._bytes.numel() < height * padded or len(self._views) >= _VIEWS:
                 self._views.clear()
-                self.small.clear()
                 size = max(self._bytes.numel(), height * padded)
                 # Zeros: the bytes between rows are summed, too, and thrown away.
                 self._bytes = torch.zeros(size, dtype=torch.bool, device="cpu")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_deadunits.counting.columns import Columns
 from lightning_deadunits.counting.device import DeviceColumns, columns_on_device
-from lightning_deadunits.counting.host import columns_of_small, columns_on_cpu
+from lightning_deadunits.counting.host import columns_on_cpu
 
 
 def count_values(
@@ -45,9 +45,7 @@ def count_columns(
         return None
     values = activation.detach() if activation.requires_grad else activation
     if activation.is_cpu:
-        return columns_of_small(values, unit_dims, atol) or (
-            columns_on_cpu(values, unit_dims, atol) if activation.numel() else None
-        )
+        return columns_on_cpu(values, unit_dims, atol) if activation.numel() else None
     if not activation.is_cuda or not activation.numel() or is_captured(values):
         return None
     return columns_on_device(values, unit_dims, atol)

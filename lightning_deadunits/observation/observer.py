@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning_deadunits.observation.nested import dense
 from lightning_deadunits.observation.padding import Padding, padded_values
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sites import SiteMode
+from lightning_deadunits.observation.small_passes import SmallPasses
 from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
 from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
@@ -74,6 +75,7 @@ class Observer(SiteMode):
         self.never_zero = self.layers is not None and atol is not None
         self._counts: dict[str, LayerCounts] = {}
         self._sums = PassSums()
+        self._small = SmallPasses(self._atols)
         self._pending: dict[str, LayerCounts | Pending] = {}
         self._running = False
         self._room = ExitStack()
@@ -107,6 +109,7 @@ class Observer(SiteMode):
             with torch._C.DisableTorchFunction():
                 self.fold()
         self._pending.clear()
+        self._small.start_pass()
         self.start_pass()
 
     @contextmanager
@@ -136,29 +139,36 @@ class Observer(SiteMode):
     @property
     def counts(self) -> dict[str, LayerCounts]:
         """Sums of all folded passes, by layer."""
-        self._add(self._sums.flush())
+        self._add(self._sums.flush().items())
+        self._add(self._small.flush())
         return self._counts
 
     @counts.setter
     def counts(self, counts: dict[str, LayerCounts]) -> None:
         self._sums.flush()
+        self._small.flush()
         self._counts = counts
 
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
-        if self._sums.add_alike(self._pending):
+        if self._small.is_whole:
+            self._add(self._small.keep())
+        else:
+            self._count_copied()
+            self._add(self._small.learn())
+        if not self._pending or self._sums.add_alike(self._pending):
             return
         # A compiled region counts all layers: fnmatch cannot be traced.
         fresh = {n: c for n, c in self._pending.items() if self._all or self._selects(n)}
         alike = {n: c for n, c in fresh.items() if isinstance(c, Pending)}
         if len(alike) == len(fresh) and len({c.columns.device for c in alike.values()}) < 2:
-            self._add(self._sums.add(alike))
+            self._add(self._sums.add(alike).items())
             return
-        self._add(self._sums.flush())
-        self._add({n: c.counts() if isinstance(c, Pending) else c for n, c in fresh.items()})
+        self._add(self._sums.flush().items())
+        self._add((n, c.counts() if isinstance(c, Pending) else c) for n, c in fresh.items())
 
-    def _add(self, counts: dict[str, LayerCounts]) -> None:
-        for name, count in counts.items():
+    def _add(self, counts: Iterable[tuple[str, LayerCounts]]) -> None:
+        for name, count in counts:
             if isinstance(count.zeros, torch._subclasses.FakeTensor):
                 continue  # torch.export traced the model with tensors that have no values
             known = self._counts.get(name)
@@ -183,10 +193,10 @@ class Observer(SiteMode):
             values = site.values(output) if site.sizes else output
             split = self._split and site.assumed  # what made it was a DTensor
             if not (split or self._paddings or site.members):
-                columns = count_columns(values, site.unit_dims, self._atols[site.kind])
-                if columns is not None:
-                    # The rest need not be done in the middle of the pass.
-                    self._hold(site.name, Pending(site, columns))
+                if self._small.take(site, values):
+                    return output
+                self._count_copied()
+                if self._count_later(site, values):
                     return output
             refusal = REASON if split else uncountable(output)
             if is_wrapped(output) and site.levels is not None:
@@ -200,6 +210,19 @@ class Observer(SiteMode):
         except Exception as error:
             self._give_up(site.name, error)
         return output
+
+    def _count_copied(self) -> None:
+        """Count what was copied of this pass, for it is not like those before."""
+        for site, values in self._small.give_back():
+            if not self._count_later(site, values):
+                self._count(site, values, None)
+
+    def _count_later(self, site: Site, values: Tensor) -> bool:
+        """Count, but for what need not be done in the middle of the pass; False if all must be."""
+        columns = count_columns(values, site.unit_dims, self._atols[site.kind])
+        if columns is not None:
+            self._hold(site.name, Pending(site, columns))
+        return columns is not None
 
     def _hold(self, name: str, count: LayerCounts | Pending) -> None:
         """Keep what one call has shown until the pass ends; a layer may be called again in it."""

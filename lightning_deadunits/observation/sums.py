@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_deadunits.counting import Columns, DeviceColumns
 from lightning_deadunits.counting.geometry import Geometry
-from lightning_deadunits.counting.scratch import WORD
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
 
@@ -53,7 +52,7 @@ class Pending(NamedTuple):
         """Sum it per unit."""
         columns = self.columns
         seen = columns.observations
-        return _counts(self.site, seen - columns.nonzeros(), columns.nonfinite, seen)
+        return counts_of(self.site, seen - columns.nonzeros(), columns.nonfinite, seen)
 
 
 class _Layer(NamedTuple):
@@ -71,24 +70,14 @@ class _Layer(NamedTuple):
     odd: int
 
 
-_WAITING = 1 << 18
-"""Bytes of passes that wait to be added up: those of at least so many passes, and at most."""
-_FEWEST_WAITING, _MOST_WAITING = 16, 64
-
-
 class PassSums:
-    """Adds passes up as long as they are alike, which most are.
-
-    Of narrow layers many passes are added up at once: three calls of torch for all of them.
-    """
+    """Adds passes up as long as they are alike, which most are: one sum for all layers."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
         self._layers: list[_Layer] = []
-        self._waiting: list[Tensor] = []
-        self._most_waiting = 0
         self._plan: list[tuple[str, Site, Geometry]] = []
         self._total: Tensor | None = None
         self._nonfinite: list[int] = []
@@ -109,22 +98,16 @@ class PassSums:
                 return False
             if columns.nonfinite:
                 return False
-            parts.append(columns.parts[0] if self._most_waiting else columns.unsummed()[0])
+            parts.append(columns.unsummed()[0])
+        assert self._total is not None
+        self._total = self._total + torch.cat(parts)
         self._passes += 1
-        if not self._most_waiting:
-            assert self._total is not None
-            self._total = self._total + torch.cat(parts)
-            return True
-        self._waiting += parts
-        if len(self._waiting) >= self._most_waiting:
-            self._add_waiting()
         return True
 
     def add(self, pending: Mapping[str, Pending]) -> dict[str, LayerCounts]:
         """Add one pass; return the sums so far, and start anew, if it is unlike those before."""
         if not pending:
             return {}
-        self._add_waiting()
         layers, parts = [], []
         for name, (site, columns) in pending.items():
             part, fold = columns.unsummed()
@@ -143,30 +126,10 @@ class PassSums:
             for name, (site, columns) in pending.items()
             if isinstance(columns, Columns)
         ]
-        narrow = [
-            c.parts[0].nbytes for _, c in pending.values() if type(c) is Columns and c.is_narrow
-        ]
-        self._most_waiting = 0
-        if len(narrow) == len(pending):
-            passes = min(max(_WAITING // sum(narrow), _FEWEST_WAITING), _MOST_WAITING)
-            self._most_waiting = passes * len(narrow)
         return before
-
-    def _add_waiting(self) -> None:
-        """Add the bytes of the passes that wait."""
-        if not self._waiting:
-            return
-        assert self._total is not None
-        widths = [len(words) * WORD for words in self._waiting[: len(self._layers)]]
-        counts = torch.cat(self._waiting).view(torch.uint8).view(-1, sum(widths))
-        sums = torch.split(counts.sum(0, dtype=torch.int64), widths)  # each padded to whole words
-        own = [padded[: layer.size] for padded, layer in zip(sums, self._layers, strict=True)]
-        self._total = self._total + torch.cat(own)
-        self._waiting = []
 
     def flush(self) -> dict[str, LayerCounts]:
         """Return the sums so far, and start anew."""
-        self._add_waiting()
         counts: dict[str, LayerCounts] = {}
         if self._total is not None:
             totals = torch.split(self._total, [layer.size for layer in self._layers])
@@ -175,10 +138,13 @@ class PassSums:
                 fired = of_units.view(layer.fold, -1).sum(0)
                 seen = layer.observations * self._passes
                 odd = total[-1] if layer.odd else nonfinite
-                counts[layer.name] = _counts(layer.site, seen - fired, odd, seen)
+                counts[layer.name] = counts_of(layer.site, seen - fired, odd, seen)
         self._clear()
         return counts
 
 
-def _counts(site: Site, zeros: Tensor, nonfinite: int | Tensor, observations: int) -> LayerCounts:
+def counts_of(
+    site: Site, zeros: Tensor, nonfinite: int | Tensor, observations: int
+) -> LayerCounts:
+    """Return what a layer has shown."""
     return LayerCounts(zeros, nonfinite, observations, site.unit_dims[0], site.kind, site.assumed)
