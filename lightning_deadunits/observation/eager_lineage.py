@@ -73,16 +73,20 @@ class Step:
 
     Attributes:
         function: What was called.
+        where: The module that called it.
         shape: The shape of its result.
         args: What it was given; of tensors see :class:`_Given`.
         kwargs: The same by name, none of them a tensor.
-        descent: Where the units of the result come from, None if nothing is known.
+        descent: Where the units of the result come from, None if nothing is known; after the
+            activation, if it is one.
         made: Whether weights made them.
         places: The arguments whose lists of calls are the result's, None if it has a new one.
         memo: What whoever follows the calls wants to keep of it.
+        following: The call that came next last time.
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None
+    where: Any
     shape: torch.Size
     args: Args
     kwargs: Kwargs
@@ -90,6 +94,12 @@ class Step:
     made: bool
     places: tuple[int, ...] | None
     memo: Any = None
+    following: Step | None = None
+
+
+def _start() -> Step:
+    """Return what stands for no call, before the first one of a pass."""
+    return Step(None, None, torch.Size(), (), {}, None, False, None)
 
 
 class EagerLineage(Lineage):
@@ -109,8 +119,8 @@ class EagerLineage(Lineage):
         self._zeros: dict[int, weakref.ref[Tensor]] = {}
         self._once: dict[Descent, Descent] = {}
         self._familiar: dict[tuple[Any, ...], Step] = {}
-        self._following: dict[Step | None, Step] = {}
-        self._latest_step: Step | None = None
+        self._start = _start()
+        self._latest_step = self._start
         self._passed: dict[tuple[int, str], Descent] = {}
         self.sites = {}
         self._made_last = False
@@ -153,36 +163,43 @@ class EagerLineage(Lineage):
         return None
 
     def follow(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
+        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any, where: Any = None
     ) -> Step | None:
         """Take note of one call, each tensor that it returned (Dynamo can mark none in a tuple).
+
+        Args:
+            function: What was called.
+            args: What it was given.
+            kwargs: What it was given by name.
+            out: What it returned.
+            where: What called it: calls from elsewhere are others.
 
         Returns:
             The call, if the same was met before.
         """
+        step = self._latest_step.following
+        if step is not None and self._is_again(step, function, args, kwargs, out, where):
+            self._meet_again(step, args, out)
+            return step
         if isinstance(out, Tensor):
             if function in _ANEW:
                 self._follow(function, _rule_once(function), args, kwargs, out, None)
                 if function in ZEROS and makes_zero(function, args):
                     self._zeros[id(out)] = weakref.ref(out)
                 return None
-            step = self._following.get(self._latest_step)
-            if step is None or not self._is_again(step, function, args, kwargs, out):
-                situation = self._situation(function, args, kwargs, out)
-                try:
-                    step = None if situation is None else self._familiar.get(situation)
-                except TypeError:  # a list of tensors cannot be hashed
-                    situation = step = None
-                if step is None:
-                    self._follow(function, _rule_once(function), args, kwargs, out, None)
-                    if situation is not None:
-                        self._learn(situation, function, args, kwargs, out)
-                    return None
-                self._following[self._latest_step] = step
-            self._latest_step = step
-            self._meet_again(step, args, out)
-            return step
-        if isinstance(out, (tuple, list)):
+            situation = self._situation(function, args, kwargs, out, where)
+            try:
+                step = None if situation is None else self._familiar.get(situation)
+            except TypeError:  # a list of tensors cannot be hashed
+                situation = step = None
+            if step is not None:
+                self._latest_step.following = step
+                self._meet_again(step, args, out)
+                return step
+            self._follow(function, _rule_once(function), args, kwargs, out, None)
+            if situation is not None:
+                self._learn(situation, function, args, kwargs, out, where)
+        elif isinstance(out, (tuple, list)):
             for number, item in enumerate(out):
                 if isinstance(item, Tensor):
                     piece = number if function in PIECES else None
@@ -192,37 +209,44 @@ class EagerLineage(Lineage):
         return None
 
     def _is_again(
-        self, step: Step, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Tensor
+        self,
+        step: Step,
+        function: Callable[..., Any],
+        args: Args,
+        kwargs: Kwargs,
+        out: Any,
+        where: Any,
     ) -> bool:
         """Tell whether a call is one that was met before."""
-        if function is not step.function or out.is_nested or out.shape != step.shape:
+        if function is not step.function or where is not step.where or type(out) is not Tensor:
             return False
-        if len(args) != len(step.args) or len(kwargs) != len(step.kwargs):
+        if len(args) != len(step.args) or len(kwargs) != len(step.kwargs) or out.is_nested:
+            return False
+        if out.shape != step.shape:
             return False
         for value, known in zip(args, step.args, strict=True):
-            if not isinstance(value, Tensor):
-                if not _equals(value, known):
+            if type(known) is not _Given:
+                if value is not known and not _equals(value, known):
                     return False
-            elif type(known) is not _Given:
-                return False
             elif known.weight is not None:
                 if known.weight() is not value:
                     return False
             elif self._of_argument(value) is not known.descent or value.shape != known.shape:
                 return False
-        known_kwargs = step.kwargs
-        for name, value in kwargs.items():
-            if name not in known_kwargs or not _equals(value, known_kwargs[name]):
-                return False
+        if kwargs:
+            known_kwargs = step.kwargs
+            for name, value in kwargs.items():
+                if name not in known_kwargs or not _equals(value, known_kwargs[name]):
+                    return False
         return True
 
     def _situation(
-        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Tensor
+        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Tensor, where: Any
     ) -> tuple[Any, ...] | None:
         """Return all that the descent of a result depends on, None if that cannot be said."""
         if out.is_nested:  # which has no shape
             return None
-        found: list[Any] = [function, out.shape]
+        found: list[Any] = [function, id(where), out.shape]
         for value in args:
             if isinstance(value, Tensor):
                 descent = self._of_argument(value)
@@ -237,13 +261,10 @@ class EagerLineage(Lineage):
                 return None
         return tuple(found)
 
-    def _of_argument(self, value: Tensor) -> Descent | None:
+    def _of_argument(self, value: Any) -> Descent | None:
         """Return what the table has of a tensor, ``_UNLIKE`` if more is to be asked."""
         place = id(value)
-        entry = self._known.get(place)
-        if entry is not None and entry.tensor() is value:
-            return entry.descent
-        entry = self._weights.get(place)
+        entry = self._known.get(place) or self._weights.get(place)
         if entry is not None and entry.tensor() is value:
             return entry.descent
         plain = type(value) is Tensor and not value.is_nested
@@ -252,20 +273,20 @@ class EagerLineage(Lineage):
         )
 
     def _meet_again(self, step: Step, args: Args, out: Tensor) -> None:
-        if step.descent is None:
+        self._latest_step = step
+        descent = step.descent
+        if descent is None:
             return
-        calls = ([],) if step.places is None else self._calls_of(args, step.places)
-        self._known[id(out)] = _Known(weakref.ref(out), step.descent, calls)
-        if step.made and step.descent.axes is not None:
-            self._latest[step.shape] = step.descent.axes
-
-    def _calls_of(self, args: Args, places: tuple[int, ...]) -> tuple[list[str], ...]:
-        if len(places) == 1:
-            return self._known[id(args[places[0]])].calls
-        found: tuple[list[str], ...] = ()
-        for place in places:
-            found += self._known[id(args[place])].calls
-        return found[:MOST_CALLS]
+        places = step.places
+        if places is None:
+            calls: tuple[list[str], ...] = ([],)
+        elif len(places) == 1:
+            calls = self._known[id(args[places[0]])].calls
+        else:
+            calls = sum((self._known[id(args[place])].calls for place in places), ())[:MOST_CALLS]
+        self._known[id(out)] = _Known(weakref.ref(out), descent, calls)
+        if step.made and descent.axes is not None:
+            self._latest[step.shape] = descent.axes
 
     def _learn(
         self,
@@ -274,6 +295,7 @@ class EagerLineage(Lineage):
         args: Args,
         kwargs: Kwargs,
         out: Tensor,
+        where: Any,
     ) -> None:
         """Keep what came of a call, if that depends on nothing else."""
         given = tuple(self._given(v) if isinstance(v, Tensor) else v for v in args)
@@ -296,8 +318,8 @@ class EagerLineage(Lineage):
                 )
                 if not places:
                     return
-        step = Step(function, out.shape, given, kwargs, descent, made, places)
-        self._familiar[situation] = self._following[self._latest_step] = step
+        step = Step(function, where, out.shape, given, kwargs, descent, made, places)
+        self._familiar[situation] = self._latest_step.following = step
         self._latest_step = step
 
     def _given(self, value: Tensor) -> _Given:
@@ -321,15 +343,14 @@ class EagerLineage(Lineage):
         self._known.clear()
         self._latest.clear()
         self._zeros.clear()
-        self._latest_step = None
+        self._latest_step = self._start
         if len(self._familiar) > _MOST_FAMILIAR:  # constants that are others in every pass
             self._forget_familiar()
 
     def _forget_familiar(self) -> None:
         # All at once: what is familiar is known by the identity of descents.
         self._familiar.clear()
-        self._following.clear()
-        self._latest_step = None
+        self._latest_step = self._start = _start()
         self._passed.clear()
         self._once.clear()
         self.sites = {}
@@ -404,8 +425,8 @@ class EagerLineage(Lineage):
 
     def activated(
         self, known: Descent, calls: tuple[list[str], ...], out: Tensor, way: str
-    ) -> None:
-        """Note that units have passed an activation."""
+    ) -> Descent:
+        """Note that units have passed an activation; return what is known of them now."""
         after = self._passed.get((id(known), way)) if known.members is None else None
         if known.members is not None:
             after = passed(known, way)
@@ -414,6 +435,7 @@ class EagerLineage(Lineage):
             after = self._once.setdefault(after, after)
             self._passed[id(known), way] = after
         self._known[id(out)] = _Known(weakref.ref(out), after, calls)
+        return after
 
     def word_for(self, places: list[Any]) -> str | None:
         """Return a word for the units that lists of places choose, None if that cannot be told.

@@ -181,7 +181,7 @@ class Lineage:
 
     def activated(
         self, known: Descent, calls: tuple[list[str], ...], out: Tensor, way: str
-    ) -> None:
+    ) -> Descent:
         """Note that units have passed an activation.
 
         Args:
@@ -189,8 +189,13 @@ class Lineage:
             calls: The lists of calls of the values that they are made of.
             out: What the activation returned.
             way: The activation's name.
+
+        Returns:
+            Where they come from now, without the lists.
         """
-        self.remember(out, passed(known, way)._replace(calls=calls), made=False)
+        after = passed(known, way)
+        self.remember(out, after._replace(calls=calls), made=False)
+        return after
 
     def _follow(
         self,

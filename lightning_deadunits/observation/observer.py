@@ -94,8 +94,8 @@ class Observer(SiteMode):
 
     def begin(self) -> None:
         """Start counting one forward pass; forget one that was begun and never ended."""
-        self.end(keep=False)
-        self._pending.clear()
+        if self._running:
+            self.end(keep=False)
         self.__enter__()  # type: ignore[no-untyped-call]  # torch's
         self._running = True
 
@@ -155,7 +155,7 @@ class Observer(SiteMode):
             self._add(self._small.keep())
         else:
             self._count_copied()
-            self._add(self._small.learn())
+            self._add(self._small.learn(self._pending))
         if not self._pending or self._sums.add_alike(self._pending):
             return
         # A compiled region counts all layers: fnmatch cannot be traced.

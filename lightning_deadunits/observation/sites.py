@@ -51,7 +51,6 @@ class _Met(NamedTuple):
     ``key`` is "" for what does not count, ``site`` None for what is never zero, too.
     """
 
-    frame: Frame
     key: str
     kind: Kind
     site: Site | None
@@ -59,7 +58,7 @@ class _Met(NamedTuple):
     way: str
 
 
-_NO_ACTIVATION = _Met(ROOT, "", "never", None, None, "")
+_NO_ACTIVATION = _Met("", "never", None, None, "")
 
 
 class SiteMode(TorchFunctionMode):
@@ -179,15 +178,15 @@ class SiteMode(TorchFunctionMode):
             if HIDES_WRITES and func in COMPARISONS and self._traced_lineage.descent(out):
                 self._hidden_writes.suspect(self._frame().name)
         else:
-            try:  # noqa: SIM105  # `suppress` costs half a microsecond at every call
-                step = self.lineage.follow(func, args, kwargs, out)
+            frame = self._frames[-1] if self._frames else ROOT
+            try:
+                step = self.lineage.follow(func, args, kwargs, out, frame)
             except Exception:
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
             if step is not None and step.memo is not None:
                 if step.memo is _NO_ACTIVATION:
                     return self.on_call(func, args, kwargs, out)
-                if step.memo.frame is self._frame():
-                    return self._met(self.lineage, step.memo, self.lineage.calls(out), out)
+                return self._again(step.memo, out)
         kind = function_kind(func, args, kwargs) if func in FUNCTION_NAMES else None
         if kind is not None:
             return self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind, step)
@@ -223,6 +222,8 @@ class SiteMode(TorchFunctionMode):
     ) -> Any:
         frame = self._frame()
         if frame.whole or frame.silent:
+            if step is not None:
+                step.memo = _NO_ACTIVATION
             return self.on_call(function, args, kwargs, out)
         if frame.kind is not None:
             return self._site(frame.name, frame.kind, out, out, name, certain=True, step=step)
@@ -268,30 +269,38 @@ class SiteMode(TorchFunctionMode):
             key = "" if site is None else site.name
         else:
             key = key_of(base, descent)
-        met = _Met(self._frame(), key, kind, site, descent, way)
-        # Of stacked weights and of unknown descent, another pass may show something else.
-        if step is not None and descent is not None and descent.members is None:
-            step.memo = met
-        return self._met(lineage, met, calls, output)
-
-    def _met(
-        self, lineage: Lineage, met: _Met, calls: tuple[list[str], ...], output: Tensor
-    ) -> Tensor:
-        """Take note of an activation of which all is known."""
-        site, descent = met.site, met.descent
-        if site is not None:
-            number = self._number(site.name, descent, calls)
-            if number > 1:
-                site = site._replace(name=numbered(site.name, number))
-            self._ran[site.name] = met.kind
-            if descent is not None and descent.mixed:
-                self.unjudged[site.name] = MIXED
-            elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
-                output = self.on_site(site, output)
-        elif met.key:
-            self._ran[met.key] = met.kind
+        met = _Met(key, kind, site, descent, way)
+        counted = self._count_call(met, calls, output)
         if descent is not None:
-            lineage.activated(descent, calls, output, met.way)
+            after = lineage.activated(descent, calls, counted, way)
+            # Of stacked weights and of unknown descent, another pass may show something else.
+            if step is not None and descent.members is None:
+                step.memo, step.descent = met, after
+        return counted
+
+    def _again(self, met: _Met, output: Tensor) -> Tensor:
+        """Receive an activation of which all is known."""
+        calls = self.lineage.calls(output)
+        counted = self._count_call(met, calls, output)
+        if counted is not output and met.descent is not None:
+            self.lineage.activated(met.descent, calls, counted, met.way)
+        return counted
+
+    def _count_call(self, met: _Met, calls: tuple[list[str], ...], output: Tensor) -> Tensor:
+        """Take note of an activation; return what takes its place."""
+        site, descent = met.site, met.descent
+        if site is None:
+            if met.key:
+                self._ran[met.key] = met.kind
+            return output
+        number = self._number(site.name, descent, calls)
+        if number > 1:
+            site = site._replace(name=numbered(site.name, number))
+        self._ran[site.name] = met.kind
+        if descent is not None and descent.mixed:
+            self.unjudged[site.name] = MIXED
+        elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
+            return self.on_site(site, output)
         return output
 
     def _site_of(
@@ -336,7 +345,9 @@ class SiteMode(TorchFunctionMode):
             return number
         if not lists:
             return 1
-        number = 1 + min([calls.count(key) for calls in lists])
+        number = 1
+        if lists[0]:  # else it is the first activation of what they are made of
+            number += min([calls.count(key) for calls in lists])
         for calls in lists:
             calls.append(key)
         return number

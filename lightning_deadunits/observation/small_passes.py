@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_deadunits.counting import count_values
 from lightning_deadunits.observation.activations import Kind
 from lightning_deadunits.observation.site import Site
-from lightning_deadunits.observation.sums import LayerCounts, counts_of
+from lightning_deadunits.observation.sums import LayerCounts, Pending, counts_of
 from lightning_deadunits.observation.transforms import is_wrapped
 
 _SMALL = 1 << 16
@@ -104,11 +104,20 @@ class SmallPasses:
         self._before = []
         return self.flush() if self._waiting == len(self._copies[0].each) else []
 
-    def learn(self) -> list[tuple[str, LayerCounts]]:
-        """Expect passes like the last one, if that was like the one before; return counts."""
+    def learn(
+        self, counted: Mapping[str, LayerCounts | Pending]
+    ) -> list[tuple[str, LayerCounts]]:
+        """Expect passes like the last one, if that was like the one before; return counts.
+
+        Args:
+            counted: What the last one has shown. What the graph of a compiled region calls when
+                it runs is seen, too, and not among it: the region has counted that itself.
+        """
         seen, before, self._before = self._seen, self._before, self._seen
         size = sum(each.shape.numel() * each.dtype.itemsize for each in seen)
         if seen != before or not 0 < size <= _SMALL:
+            return []
+        if not all(isinstance(counted.get(each.site.name), Pending) for each in seen):
             return []
         counts = self.flush()
         passes = min(_MEMORY // size, _MOST)
@@ -117,7 +126,7 @@ class SmallPasses:
         return counts
 
     def flush(self) -> list[tuple[str, LayerCounts]]:
-        """Return the counts of all passes that wait, some of a layer that is called repeatedly."""
+        """Return the counts of all passes that wait."""
         passes, self._waiting = self._waiting, 0
         return [self._count(*copies[:2], passes) for copies in self._copies] if passes else []
 
