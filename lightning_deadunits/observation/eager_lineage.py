@@ -42,15 +42,11 @@ def _equals(value: Any, known: Any) -> bool:
     )
 
 
-class _Known(NamedTuple):
-    """What is known of one tensor of a pass.
+_Known = tuple["weakref.ref[Tensor]", Descent, tuple[list[str], ...]]
+"""A tensor of a pass, its descent, and its lists of calls; made at every call, and therefore plain.
 
-    The lists of calls are its own; the rest is the same in every pass, and kept once.
-    """
-
-    tensor: weakref.ref[Tensor]
-    descent: Descent
-    calls: tuple[list[str], ...]
+The lists are its own; the rest is the same in every pass, and kept once.
+"""
 
 
 class _Given(NamedTuple):
@@ -141,8 +137,8 @@ class EagerLineage(Lineage):
 
     def _add_weights(self, named: Mapping[Tensor, Producer]) -> None:
         self._forget_familiar()
-        self._weights = {k: own for k, own in self._weights.items() if own.tensor() is not None} | {
-            id(t): _Known(weakref.ref(t), Descent(None, (own,), weight=True), ())
+        self._weights = {k: own for k, own in self._weights.items() if own[0]() is not None} | {
+            id(t): (weakref.ref(t), Descent(None, (own,), weight=True), ())
             for t, own in named.items()
         }
 
@@ -157,7 +153,7 @@ class EagerLineage(Lineage):
         named = self._weights_now()
         if weight in named:
             self._add_weights(named)
-            return self._weights[id(weight)].descent
+            return self._weights[id(weight)][1]
         self._foreign = {k: own for k, own in self._foreign.items() if own() is not None}
         self._foreign[id(weight)] = weakref.ref(weight)
         return None
@@ -265,8 +261,8 @@ class EagerLineage(Lineage):
         """Return what the table has of a tensor, ``_UNLIKE`` if more is to be asked."""
         place = id(value)
         entry = self._known.get(place) or self._weights.get(place)
-        if entry is not None and entry.tensor() is value:
-            return entry.descent
+        if entry is not None and entry[0]() is value:
+            return entry[1]
         plain = type(value) is Tensor and not value.is_nested
         return (
             None if plain and not is_wrapped(value) and not hasattr(value, ATTRIBUTE) else _UNLIKE
@@ -281,10 +277,10 @@ class EagerLineage(Lineage):
         if places is None:
             calls: tuple[list[str], ...] = ([],)
         elif len(places) == 1:
-            calls = self._known[id(args[places[0]])].calls
+            calls = self._known[id(args[places[0]])][2]
         else:
-            calls = sum((self._known[id(args[place])].calls for place in places), ())[:MOST_CALLS]
-        self._known[id(out)] = _Known(weakref.ref(out), descent, calls)
+            calls = sum((self._known[id(args[place])][2] for place in places), ())[:MOST_CALLS]
+        self._known[id(out)] = (weakref.ref(out), descent, calls)
         if step.made and descent.axes is not None:
             self._latest[step.shape] = descent.axes
 
@@ -303,18 +299,18 @@ class EagerLineage(Lineage):
         places: tuple[int, ...] | None = ()
         entry = self._entry(out)
         if entry is not None:
-            descent, made = entry.descent, self._made_last
+            (_, descent, calls), made = entry, self._made_last
             if descent.members is not None or any(value is out for value in args):
                 return
-            if entry.calls == ([],) and self._is_own(entry.calls, args):
+            if calls == ([],) and self._is_own(calls, args):
                 places = None
-            elif entry.calls:
+            elif calls:
                 places = tuple(
                     place
                     for place, value in enumerate(args)
                     if isinstance(value, Tensor)
                     and (source := self._entry(value)) is not None
-                    and any(calls is own for calls in source.calls for own in entry.calls)
+                    and any(given is own for given in source[2] for own in calls)
                 )
                 if not places:
                     return
@@ -325,18 +321,18 @@ class EagerLineage(Lineage):
     def _given(self, value: Tensor) -> _Given:
         descent = self._of_argument(value)
         own = self._weights.get(id(value))
-        weight = own.tensor if own is not None and own.descent is descent else None
+        weight = own[0] if own is not None and own[1] is descent else None
         return _Given(weight, value.shape, descent)
 
     def _entry(self, value: Any) -> _Known | None:
         """Return what is known of a tensor, not of one that is gone and had the same address."""
         entry = self._known.get(id(value))
-        return entry if entry is not None and entry.tensor() is value else None
+        return entry if entry is not None and entry[0]() is value else None
 
     def _is_own(self, calls: tuple[list[str], ...], args: Args) -> bool:
         """Tell whether a list of calls is none of an argument's."""
         sources = (self._entry(value) for value in args)
-        return not any(calls[0] is own for known in sources if known for own in known.calls)
+        return not any(calls[0] is own for known in sources if known for own in known[2])
 
     def forget(self) -> None:
         """Start the next forward pass with an empty memory of tensors."""
@@ -358,8 +354,8 @@ class EagerLineage(Lineage):
     def recall(self, tensor: Any) -> tuple[Descent | None, tuple[list[str], ...]]:
         """Return where the units of a tensor come from, and its lists of calls."""
         entry = self._known.get(id(tensor))
-        if entry is not None and entry.tensor() is tensor:
-            return entry.descent, entry.calls
+        if entry is not None and entry[0]() is tensor:
+            return entry[1], entry[2]
         known = self.descent(tensor)
         if known is None:
             return None, ()
@@ -370,14 +366,15 @@ class EagerLineage(Lineage):
 
     def calls(self, tensor: Tensor) -> tuple[list[str], ...]:
         """Return the lists of calls of a tensor of this pass."""
-        return self._known[id(tensor)].calls
+        return self._known[id(tensor)][2]
 
     def descent(self, tensor: Any) -> Descent | None:
         """Return where the units of a tensor come from, None if nothing is known of it."""
         key = id(tensor)
         entry = self._known.get(key) or self._weights.get(key)
-        if entry is not None and entry.tensor() is tensor:
-            return entry.descent._replace(calls=entry.calls) if entry.calls else entry.descent
+        if entry is not None and entry[0]() is tensor:
+            _, descent, calls = entry
+            return descent._replace(calls=calls) if calls else descent
         if is_wrapped(tensor):
             return self._of_stacked(tensor)
         if type(tensor) is Parameter:
@@ -388,9 +385,9 @@ class EagerLineage(Lineage):
         """Return the descent of weights over which ``torch.vmap`` is mapped."""
         stacked = outside(tensor)
         entry = self._weights.get(id(stacked))
-        if entry is None or entry.tensor() is not stacked:
+        if entry is None or entry[0]() is not stacked:
             return None
-        return entry.descent._replace(levels=tuple(sorted(levels_of(tensor))))
+        return entry[1]._replace(levels=tuple(sorted(levels_of(tensor))))
 
     def is_zero(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is known to hold nothing but zeros."""
@@ -411,7 +408,7 @@ class EagerLineage(Lineage):
     def remember(self, tensor: Tensor, descent: Descent, made: bool) -> None:
         """Remember where the units of a tensor come from: weights made them, or they were moved."""
         weight = self._weights.get(id(tensor))
-        if weight is not None and weight.tensor() is tensor:
+        if weight is not None and weight[0]() is tensor:
             return  # whatever is written into a parameter, it makes what it makes
         calls = descent.calls
         if calls:
@@ -419,7 +416,7 @@ class EagerLineage(Lineage):
         if descent.members is None:  # which row is whose is another matter in every pass
             descent = self._once.setdefault(descent, descent)
         self._made_last = made
-        self._known[id(tensor)] = _Known(weakref.ref(tensor), descent, calls)
+        self._known[id(tensor)] = (weakref.ref(tensor), descent, calls)
         if made and descent.axes is not None:
             self._latest[tensor.shape] = descent.axes
 
@@ -434,7 +431,7 @@ class EagerLineage(Lineage):
             after = passed(known, way)
             after = self._once.setdefault(after, after)
             self._passed[id(known), way] = after
-        self._known[id(out)] = _Known(weakref.ref(out), after, calls)
+        self._known[id(out)] = (weakref.ref(out), after, calls)
         return after
 
     def word_for(self, places: list[Any]) -> str | None:

@@ -104,9 +104,7 @@ class SmallPasses:
         self._before = []
         return self.flush() if self._waiting == len(self._copies[0].each) else []
 
-    def learn(
-        self, counted: Mapping[str, LayerCounts | Pending]
-    ) -> list[tuple[str, LayerCounts]]:
+    def learn(self, counted: Mapping[str, LayerCounts | Pending]) -> list[tuple[str, LayerCounts]]:
         """Expect passes like the last one, if that was like the one before; return counts.
 
         Args:

@@ -143,8 +143,6 @@ class PassSums:
         return counts
 
 
-def counts_of(
-    site: Site, zeros: Tensor, nonfinite: int | Tensor, observations: int
-) -> LayerCounts:
+def counts_of(site: Site, zeros: Tensor, nonfinite: int | Tensor, observations: int) -> LayerCounts:
     """Return what a layer has shown."""
     return LayerCounts(zeros, nonfinite, observations, site.unit_dims[0], site.kind, site.assumed)
