@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.observation.identity import read_key
 from lightning_deadunits.observation.observer import Observer
 
 
@@ -54,3 +57,51 @@ def test_counts_of_many_passes_are_their_sums(layers: int, sizes: list[int]) -> 
     for count, zeros in zip(counts, expected, strict=True):
         assert torch.equal(count.zeros, zeros)
         assert count.observations == sum(sizes)
+
+
+class _Branches(nn.Module):
+    """Runs its branches as it is told: passes that are alike, and then are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Linear(5, 4 + n) for n in range(3))
+        self.fails = False
+
+    def forward(self, x: Tensor, order: list[int]) -> list[Tensor]:
+        made = []
+        for number in order:
+            if self.fails and made:
+                raise RuntimeError
+            made.append(self.branches[number](x).relu())
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(6, 5), (2, 3, 5)], ids=["rows", "positions"])
+def test_passes_that_are_copied_and_then_unlike_are_counted_as_they_are(
+    dtype: torch.dtype, size: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    model = _Branches().to(dtype)
+    observer = Observer(model)
+    truth = {n: torch.zeros(4 + n, dtype=torch.int64) for n in range(3)}
+    whole = [0, 1, 2]
+    orders = [*[whole] * 9, [0, 1], *[whole] * 70, [0, 2, 1], [0, 1, 0], *[[1, 0]] * 5, [], whole]
+    with observer.watching():
+        for turn, order in enumerate(orders):
+            x = torch.randn(size, dtype=dtype)
+            model.fails = turn == 7
+            with suppress(RuntimeError), observer.one_pass():
+                made = model(
+                    x.transpose(0, -1).contiguous().transpose(0, -1) if turn == 5 else x, order
+                )
+            if model.fails:
+                continue
+            for number, output in zip(order, made, strict=True):
+                truth[number] += (output == 0).flatten(0, -2).sum(0)
+        assert [read_key(key).producers for key in observer.counts] == [
+            (f"branches.{n}",) for n in range(3)
+        ]
+    for counts, zeros in zip(observer.counts.values(), truth.values(), strict=True):
+        assert torch.equal(counts.zeros, zeros)
+    assert not any(p.grad is not None for p in model.parameters())
