@@ -179,7 +179,11 @@ class EagerLineage(Lineage):
             return step
         if isinstance(out, Tensor):
             if function in _ANEW:
-                self._follow(function, _rule_once(function), args, kwargs, out, None)
+                rule = _rule_once(function)
+                if args and out is args[0] and out._base is not None:
+                    self._follow_through(function, rule, args, kwargs, out)
+                else:
+                    self._follow(function, rule, args, kwargs, out, None)
                 if function in ZEROS and makes_zero(function, args):
                     self._zeros[id(out)] = weakref.ref(out)
                 return None
@@ -192,7 +196,11 @@ class EagerLineage(Lineage):
                 self._latest_step.following = step
                 self._meet_again(step, args, out)
                 return step
-            self._follow(function, _rule_once(function), args, kwargs, out, None)
+            rule = _rule_once(function)
+            if args and out is args[0] and out._base is not None:
+                self._follow_through(function, rule, args, kwargs, out)
+                return None
+            self._follow(function, rule, args, kwargs, out, None)
             if situation is not None:
                 self._learn(situation, function, args, kwargs, out, where)
         elif isinstance(out, (tuple, list)):

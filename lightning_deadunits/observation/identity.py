@@ -130,10 +130,10 @@ class Descent(NamedTuple):
 
 KEEPS, DROPS, ZERO = 1, -1, 2
 MIXED = (
-    "some of its rows are made by other weights than others, and nothing tells which; let what "
-    "each layer makes pass an activation of its own"
+    "some of its rows or units are made by other weights than others, and nothing tells which; let "
+    "what each layer makes pass an activation of its own"
 )
-"""Why what has rows of several layers is not judged."""
+"""Why what has rows of several layers, or is partly written over, is not judged."""
 _SIGNS = "-+^"
 WEIGHT = "_deadunits_weight"
 """Attribute by which parameters tell their names to what Dynamo traces."""

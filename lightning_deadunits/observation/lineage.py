@@ -156,7 +156,10 @@ class Lineage:
             rule = rule_of(function)
             if self._is_lost(args) and not rule.starts_anew:
                 return None
-            self._follow(function, rule, args, kwargs, out, None)
+            if args and out is args[0] and out._base is not None:
+                self._follow_through(function, rule, args, kwargs, out)
+            else:
+                self._follow(function, rule, args, kwargs, out, None)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
@@ -479,12 +482,13 @@ class Lineage:
         places = [axis + len(home) - value.ndim for axis in known.axes]
         found = [home[place] if place >= 0 else None for place in places]
         axes = tuple([axis for axis in found if axis is not None])
+        before = self.descent(target)
         if len(axes) < len(found) or any(
             target.shape[axis] != value.shape[own]
             for axis, own in zip(axes, known.axes, strict=True)
         ):
+            self._take_in(target, known)
             return
-        before = self.descent(target)
         own = known._replace(axes=axes)
         if known.members is not None:
             own = own._replace(members=None, mixed=True)
@@ -493,6 +497,24 @@ class Lineage:
             own = added([before, own], axes)
             own = own._replace(mixed=own.mixed or mixed)
         self.remember(target, own, made=False)
+
+    def _follow_through(
+        self, function: Callable[..., Any], rule: _Rule, args: Args, kwargs: Kwargs, view: Tensor
+    ) -> None:
+        """Take note of what was done in the memory of a view: it was done to its base, too."""
+        before = self.descent(view)
+        self._follow(function, rule, args, kwargs, view, None)
+        after = self.descent(view)
+        if before is None or (after is not None and after.producers != before.producers):
+            self._take_in(view._base, after)
+
+    def _take_in(self, target: Any, fresh: Descent | None) -> None:
+        """Note that units or rows of others were written over some of a tensor's own."""
+        known = self.descent(target)
+        if known is None or known.weight or known.mixed or known.members is not None:
+            return
+        if fresh is not None and fresh.producers != known.producers:
+            self.remember(target, known._replace(mixed=True), made=False)
 
 
 def passed(known: Descent, way: str) -> Descent:

@@ -379,10 +379,71 @@ def test_rows_of_gathered_members_that_move_are_not_counted_for_others(how: str)
                 out = made + torch.bmm(x[:, None], self.w[(chosen + 1) % 3])[:, 0]
             return F.relu(out)
 
-    with pytest.warns(UserWarning, match="some of its rows are made by other weights"):
+    with pytest.warns(UserWarning, match="are made by other weights"):
         report = find_dead_units(Routed(), [torch.randn(9, 6)])
     assert list(report.unjudged) == ["relu"]
     assert not report.layers
+
+
+def _copy_rows(h: Tensor, own: Tensor) -> None:
+    h[:2].copy_(own[:2])
+
+
+def _copy_units(h: Tensor, own: Tensor) -> None:
+    h[:, :3].copy_(own[:, :3])
+
+
+def _set_units(h: Tensor, own: Tensor) -> None:
+    h[:, :3] = own[:, :3]
+
+
+def _add_to_rows(h: Tensor, own: Tensor) -> None:
+    h[:2].add_(own[:2])
+
+
+def _add_to_units(h: Tensor, own: Tensor) -> None:
+    h[:, :3] += own[:, :3]
+
+
+class Overwritten(nn.Module):
+    """Writes what one layer makes over a part of what another one makes."""
+
+    def __init__(self, write: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.one, self.other, self.write = nn.Linear(4, 6), nn.Linear(4, 6), write
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.one(x).clone()
+        self.write(h, self.other(x))
+        return F.relu(h)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [_copy_rows, _copy_units, _set_units, _add_to_rows, _add_to_units],
+    ids=lambda write: write.__name__,
+)
+def test_what_is_partly_written_over_is_not_counted_for_one_layer(write: Any) -> None:
+    with pytest.warns(UserWarning, match="are made by other weights"):
+        report = find_dead_units(Overwritten(write), [X])
+    assert list(report.unjudged) == ["relu"]
+    assert not report.layers
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda h, own: h[:2].mul_(2.0),
+        lambda h, own: h[:, :3].contiguous(),
+        lambda h, own: h[:, 1].zero_(),
+        lambda h, own: h.view(-1, 6).clamp_(max=9.0),
+    ],
+    ids=["rows scaled", "nothing written", "units masked", "the whole clamped"],
+)
+def test_a_part_that_is_changed_in_place_is_its_layers_own(write: Any) -> None:
+    report = find_dead_units(Overwritten(write), [X])
+    assert report["relu"].made_by == ("one",)
+    assert not report.unjudged
 
 
 def test_units_of_weights_that_nothing_knows_leave_a_doubt() -> None:
