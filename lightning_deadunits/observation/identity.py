@@ -29,8 +29,6 @@ from torch import Tensor
 
 from lightning_deadunits.observation.axes import Axes
 
-MOST_PRODUCERS = 8
-"""Of a longer sum the last ones in the model's order name it."""
 MOST_CALLS = 4
 
 
@@ -110,6 +108,8 @@ class Descent(NamedTuple):
         partial: Whether rows were added to some of a tensor of zeros: others may be made elsewhere.
         levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
         turned: Whether these are weights transposed.
+        unsure: Whether each place beside the units has weights of its own, and may be a position or
+            a member, whose units are others. Of weights: whether places are copies of one another.
     """
 
     axes: Axes | None
@@ -125,6 +125,7 @@ class Descent(NamedTuple):
     mixed: bool = False
     partial: bool = False
     turned: bool = False
+    unsure: bool = False
     sizes: tuple[int, ...] = ()
 
 
@@ -134,6 +135,11 @@ MIXED = (
     "what each layer makes pass an activation of its own"
 )
 """Why what has rows of several layers, or is partly written over, is not judged."""
+IN_PART = (
+    "its weights are used as a whole in one call and in part in another, and neither tells which "
+    "units are silent in both; validate one of these uses at a time"
+)
+"""Why what some stacked weights make is not judged where others make it along with them."""
 _SIGNS = "-+^"
 WEIGHT = "_deadunits_weight"
 """Attribute by which parameters tell their names to what Dynamo traces."""
@@ -216,6 +222,7 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         members=None if mixed else members,
         levels=levels,
         mixed=mixed,
+        unsure=any(own.unsure for own in fresh),
     )
 
 
@@ -223,7 +230,7 @@ def key_of(base: str, descent: Descent | None) -> str:
     """Return the key of a layer: ``base|producers|way``, what is empty at the end left out."""
     if descent is None or not descent.producers:
         return base
-    producers = ",".join([str(producer) for producer in descent.producers[-MOST_PRODUCERS:]])
+    producers = ",".join([str(producer) for producer in descent.producers])
     way = ".".join(descent.way)
     return f"{base}|{producers}|{way}" if way else f"{base}|{producers}"
 
@@ -286,11 +293,33 @@ def partly_mixed(keys: Iterable[str], mixed: Iterable[str]) -> list[str]:
     calls = [read_key(key) for key in mixed]
 
     def shares(own: Call, call: Call) -> bool:
-        # Of more producers than a key holds, any may have been one.
-        many = len(call.parts) == MOST_PRODUCERS
-        return own.base == call.base and (many or not set(own.producers).isdisjoint(call.producers))
+        return own.base == call.base and not set(own.producers).isdisjoint(call.producers)
 
     return [key for key in keys if any(shares(read_key(key), call) for call in calls)]
+
+
+def whole_and_in_part(keys: Iterable[str]) -> list[str]:
+    """Return the keys of stacked weights of which some are used alone, too, and of these.
+
+    A unit of both has fired if it fired in either, which neither of the two counts tells.
+
+    Example:
+        >>> whole_and_in_part(["relu|w,+b", "relu|w.3,+b.3", "relu|v", "gelu|v.1"])
+        ['relu|w,+b', 'relu|w.3,+b.3']
+    """
+    every = [(key, read_key(key)) for key in keys]
+    found = [
+        (key, other)
+        for key, whole in every
+        for other, part in every
+        if (whole.base, whole.way, len(whole.parts)) == (part.base, part.way, len(part.parts))
+        and whole.parts != part.parts
+        and all(
+            own == theirs or theirs.startswith(f"{own}.")
+            for own, theirs in zip(whole.parts, part.parts, strict=True)
+        )
+    ]
+    return list(dict.fromkeys(key for pair in zip(*found, strict=True) for key in pair))
 
 
 def read_key(key: str) -> Call:

@@ -8,9 +8,13 @@ needed to tell it from the others: ``layer1.0.relu`` where one set of weights fe
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable
 
 from lightning_deadunits.observation.identity import Call, read_key
+
+_MOST_LISTED = 8
+"""Producers that a name lists at most: of a longer sum the last ones in the model's order."""
 
 
 class LayerNames:
@@ -116,7 +120,10 @@ def _stems(call: Call) -> list[str]:
     short = [_below(call.base, name) for name in call.producers]
     alone = [part.lstrip("-^")[0] != "+" for part in call.parts]
     weights = [n for n, one in zip(short, alone, strict=False) if one] or short
-    levels = (_nearest(weights), _nearest(short), "-".join(short))
+    listed = "-".join(short[-_MOST_LISTED:])
+    if len(short) > _MOST_LISTED:
+        listed += f"-{zlib.crc32(','.join(short).encode()):08x}"
+    levels = (_nearest(weights), _nearest(short), listed)
     return [call.base, *(f"{call.base}.{name}" for name in levels)]
 
 

@@ -270,11 +270,7 @@ class Lineage:
         if len(chosen) > 1 and self._mixes_rows(function, args, chosen, source, known, axes, out):
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
-            descent = descent._replace(producers=joined(descent.producers, _beside(weights[0][1])))
-            if weights[0][1].members is not None:
-                descent = _with_members(descent, weights[0][1].members, out)
-            elif function in FACTORS and not sizes and _scales_rows(weights[0][0], out, axes):
-                descent = descent._replace(axes=(0, *axes))
+            descent = _with_weights(function, descent, *weights[0], out)
         if rule.way:
             descent = descent._replace(way=joined(descent.way, (rule.way,)))
             if rule.way == "roll" and descent.members is not None:
@@ -340,11 +336,16 @@ class Lineage:
             if len(carriers) > 1:
                 both = added(carriers, axes)
                 return both._replace(activated=False, calls=([],), sizes=sizes)
-            if carriers:
-                # By weights that are not known, a buffer say, an activation makes other units.
+            if carriers and maker.by_data(self, args, kwargs, out):
                 way = ("matmul",) if carriers[0].activated else ()
                 return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
-        return Descent(axes, producers, (), ([],), members=members, levels=levels, sizes=sizes)
+        return Descent(
+            *(axes, producers, (), ([],)),
+            members=members,
+            levels=levels,
+            mixed=any(own.mixed for own in weights),
+            sizes=sizes,
+        )
 
     def _ranks_units(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> bool:
         """Tell whether a call sorts the units of a sample, or takes others of each sample."""
@@ -370,6 +371,8 @@ class Lineage:
         source = self.descent(args[0] if args else kwargs["input"])
         if source is None or source.weight:
             return Descent(axes, producers, (), ([],))
+        if not source.producers:
+            producers = ()  # nobody knows what makes them, and a norm does not tell
         if source.sizes:
             units = Folded(source.sizes, source.axes or ())
             if producers:
@@ -395,11 +398,19 @@ class Lineage:
         piece: int | str | None,
     ) -> None:
         """Take note of what is computed from weights alone: a view, a row, a norm of them."""
-        if not weights or function in REPEATS:  # which are the same units again
+        if not weights:
             return
+        if function in REPEATS:
+            if _is_tiled(weights[0][0], out):  # else they are the same units again
+                self.remember(out, weights[0][1]._replace(mixed=True), made=False)
+            return
+        if function not in JOINS:
+            weights = [(weight, _copied(weight, own, out)) for weight, own in weights]
         source, known = weights[0]
         if function in CHOICES and args and source is args[0]:
             dim, index = _choice(function, args, kwargs)
+            if isinstance(index, tuple) and all(_is_all(item) for item in index[1:]):
+                index = index[0]
             if isinstance(index, Tensor) and index.ndim and not index.is_floating_point():
                 if dim == 0 and source.ndim > 2 and index.dtype != torch.bool:
                     # An index from the end is one; a router's -1, given elsewhere, is none.
@@ -567,8 +578,15 @@ def _of_weights(weights: list[Descent]) -> Descent:
     levels: tuple[int, ...] = ()
     for own in weights:
         levels = joined(levels, own.levels)
-    turned = weights[0].turned
-    return Descent(None, producers, weight=True, members=members, levels=levels, turned=turned)
+    return Descent(
+        *(None, producers),
+        weight=True,
+        members=members,
+        levels=levels,
+        mixed=any(own.mixed for own in weights),
+        turned=weights[0].turned,
+        unsure=any(own.unsure for own in weights),
+    )
 
 
 def _rows_mixed(known: Descent, axes: Axes) -> Descent:
@@ -731,6 +749,11 @@ def _differ(descents: list[Descent]) -> bool:
     return any(own != producers[0] for own in producers[1:])
 
 
+def _is_all(item: Any) -> bool:
+    """Tell whether an item of an index leaves an axis, or several, as they are."""
+    return item is Ellipsis or (isinstance(item, slice) and item == slice(None))
+
+
 def _is_list(index: Any) -> bool:
     """Tell whether an index lists places, in any order."""
     return any(
@@ -752,13 +775,58 @@ def _chosen_units(
     return found
 
 
-def _scales_rows(weight: Tensor, out: Tensor, axes: Axes) -> bool:
-    """Tell whether a factor is another one for each row of the first axis, and for each unit."""
-    if 0 in axes or weight.shape[:1] != out.shape[:1] or weight.ndim != out.ndim:
-        return False
-    return weight.stride(0) > 0 and all(
-        weight.shape[axis] == out.shape[axis] > 1 for axis in (0, *axes)
+def _with_weights(
+    function: Callable[..., Any], descent: Descent, weight: Tensor, own: Descent, out: Tensor
+) -> Descent:
+    """Return the descent of what weights were added to, or multiplied with, value by value."""
+    if descent.producers:  # else nobody knows what makes them, and a bias does not tell
+        descent = descent._replace(producers=joined(descent.producers, _beside(own)))
+    if own.members is not None:
+        return _with_members(descent, own.members, out)
+    axes = descent.axes or ()
+    places = [] if own.unsure or descent.sizes else _places_beside(weight, out, axes)
+    if own.mixed or not places:
+        return descent._replace(mixed=True) if own.mixed else descent
+    if function in FACTORS and places[-1] < axes[0]:
+        return descent._replace(axes=(*places, *axes), unsure=places != [0])
+    return descent._replace(unsure=True)
+
+
+def _places_beside(weight: Tensor, out: Tensor, axes: Axes) -> list[int]:
+    """Return the axes beside the units' along which weights have others at each place.
+
+    The places may be the members of an ensemble, or positions: of the first axis, where all but
+    ensembles have their samples, that is known.
+    """
+    shift = out.ndim - weight.ndim
+    own = [
+        axis
+        for axis in range(max(0, shift), out.ndim)
+        if weight.shape[axis - shift] == out.shape[axis] > 1 and weight.stride(axis - shift) > 0
+    ]
+    return [axis for axis in own if axis not in axes] if {*axes} <= {*own} else []
+
+
+def _is_tiled(source: Tensor, out: Tensor) -> bool:
+    """Tell whether weights are repeated along an axis that they have, each or one after another."""
+    sizes = zip(source.shape[::-1], out.shape[::-1], strict=False)
+    return any(1 < before < now for before, now in sizes)
+
+
+def _copied(source: Tensor, known: Descent, out: Tensor) -> Descent:
+    """Return the descent of weights that were expanded, and now have copies in their place.
+
+    Where these stand among others, each sample has the scale of its member, say.
+    """
+    copied = {axis for axis in range(source.ndim) if source.shape[axis] > 1 > source.stride(axis)}
+    if not copied or not all(out.stride(axis) for axis in range(out.ndim) if out.shape[axis] > 1):
+        return known
+    groups = groups_of(tuple(source.shape), tuple(out.shape))
+    tiled = source.numel() == out.numel() and any(
+        copied & {*group} and any(source.shape[axis] > 1 for axis in {*group} - copied)
+        for group in groups or [list(range(source.ndim))]
     )
+    return known._replace(mixed=known.mixed or tiled, unsure=True)
 
 
 def _brought(weight: Tensor, source: Tensor, out: Tensor) -> list[int]:

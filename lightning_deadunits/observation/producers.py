@@ -34,6 +34,10 @@ def _columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
     return True
 
 
+def _always(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
+    return True
+
+
 class Maker(NamedTuple):
     """A function that makes units.
 
@@ -48,6 +52,8 @@ class Maker(NamedTuple):
         weighs_first: Whether the first of the arguments that may be weights makes the units, and
             what follows is added to them.
         grouped: Returns which of several stacked weights made each row, where an argument tells.
+        by_data: Tells whether data are what makes the units where no weights are given: those of a
+            hypernetwork, or two activations. Else that is something that nobody knows, a buffer.
     """
 
     axes: MakerAxes
@@ -58,6 +64,7 @@ class Maker(NamedTuple):
     spatial: bool = False
     weighs_first: bool = False
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
+    by_data: Callable[[KnownAxes, Args, Kwargs, Tensor], bool] = _always
 
 
 # --- which axes -----------------------------------------------------------------------------------
@@ -152,6 +159,13 @@ def _makes(known: KnownAxes, weight: Tensor) -> bool:
     return known.is_weight(weight) and not square
 
 
+def _product_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
+    """What is summed over makes nothing: of ``h @ buffer`` the columns are the buffer's."""
+    factors = _factors(args, kwargs) or ()
+    found = [(axes, own) for own in factors if (axes := known.axes(own)) is not None]
+    return len(found) > 1 or any(_is_matrix(axes, own) for axes, own in found)
+
+
 def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
     factors = _factors(args, kwargs)
     return factors is None or known.is_weight(factors[1]) or not known.is_weight(factors[0])
@@ -160,7 +174,7 @@ def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
 def _stacked(known: KnownAxes, weight: Tensor, out: Tensor, matrices: bool = True) -> Axes:
     """Return the axes of a product, by a matrix or by a vector, that tell stacked weights apart."""
     own = known.descent(weight)
-    if weight.ndim < 3 or own is None or not own.weight or own.members is not None:
+    if weight.ndim < 3 or own is None or not own.weight or own.members is not None or own.unsure:
         return ()  # with members each row has one of them, and none has all
     shift = out.ndim - weight.ndim + (not matrices)
     return tuple(
@@ -238,6 +252,14 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
             return None
         mixes = mixes or bool(summed)
     return tuple(i for i, letter in enumerate(result) if letter in units) if mixes else None
+
+
+def _einsum_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
+    factors, result = _spelled(args) or ([], "")
+    found = [(axes, ls) for ls, own in factors if (axes := known.axes(own)) is not None]
+    return len(found) > 1 or any(
+        letters[axis] in result for axes, letters in found for axis in axes
+    )
 
 
 def _einsum_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
@@ -370,12 +392,15 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     },
     **dict.fromkeys(_CHANNEL_NORMS, Maker(_second, _after_first, mixes=False)),
     **dict.fromkeys(_LAYER_NORMS, Maker(_normalised, _after_first, mixes=False)),
-    **dict.fromkeys(_PRODUCTS, Maker(_product, _all, _product_columns, _product_keeps)),
     **dict.fromkeys(
-        _SUMS_OF_PRODUCTS, Maker(_product, _product_first, _product_columns, _product_keeps)
+        _PRODUCTS, Maker(_product, _all, _product_columns, _product_keeps, by_data=_product_by_data)
+    ),
+    **dict.fromkeys(
+        _SUMS_OF_PRODUCTS,
+        Maker(_product, _product_first, _product_columns, _product_keeps, by_data=_product_by_data),
     ),
     **dict.fromkeys(_GROUPED, Maker(_last, _after_first, _columns, grouped=_groups)),
-    torch.einsum: Maker(_einsum, _all, _einsum_columns, _einsum_keeps),
+    torch.einsum: Maker(_einsum, _all, _einsum_columns, _einsum_keeps, by_data=_einsum_by_data),
     F.unfold: Maker(_second, _all),
     F.scaled_dot_product_attention: Maker(_of_value, _value),
 }

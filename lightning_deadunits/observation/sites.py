@@ -318,7 +318,7 @@ class SiteMode(TorchFunctionMode):
             site = sites.get((base, id(descent)))
             if site is not None:
                 return site
-        axes, assumed = None if descent is None else descent.axes, False
+        axes, assumed = (None, False) if descent is None else (descent.axes, descent.unsure)
         if axes is None:
             guessed = None if output.is_nested else lineage.guess(output)
             # A clamp of what no layer made is arithmetic (boxes, losses), as is a ReLU of scalars.

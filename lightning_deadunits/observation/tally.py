@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind, zero_atol
-from lightning_deadunits.observation.identity import MIXED, partly_mixed, read_key
+from lightning_deadunits.observation.identity import (
+    IN_PART,
+    MIXED,
+    partly_mixed,
+    read_key,
+    whole_and_in_part,
+)
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
@@ -154,6 +160,7 @@ class Agreement:
             missed.update({name: why for name, why in unseen.items() if name not in ran})
         mixed = [key for key, why in reasons.items() if why == MIXED]
         reasons.update(dict.fromkeys(partly_mixed(layout, mixed), MIXED))
+        reasons.update(dict.fromkeys(whole_and_in_part(layout), IN_PART))
         layout = {name: shape for name, shape in layout.items() if name not in reasons}
         return layout, reasons, missed
 

@@ -566,3 +566,145 @@ def test_a_shape_that_is_known_to_have_no_units_is_not_guessed_to_have_some() ->
             return self.out(weights @ x)
 
     assert list(find_dead_units(Scores(), [torch.randn(8, 5, 4)]).layers) == ["out.1"]
+
+
+class Towers(nn.Module):
+    """Two towers, each of which adds the same sum of embeddings."""
+
+    def __init__(self, embeddings: int) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.tables = nn.ModuleList(nn.Embedding(5, 6) for _ in range(embeddings))
+        nn.init.constant_(self.one.bias[:3], -99.0)
+
+    def forward(self, x: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        shared = sum(table(ids[:, n]) for n, table in enumerate(self.tables))
+        return F.relu(self.one(x) + shared), F.relu(self.other(x) + shared)
+
+
+def test_sums_of_many_are_told_apart_by_any_of_them() -> None:
+    net, ids = Towers(30), torch.randint(0, 5, (64, 30))
+    report = find_dead_units(net, [(torch.randn(64, 4), ids)])
+    layers = {layer.made_by[0]: layer for layer in report.layers.values()}
+    assert [len(layer.made_by) for layer in layers.values()] == [31, 31]
+    assert layers["one"].dead.tolist() == [0, 1, 2]
+    assert layers["other"].dead.tolist() == []
+    assert all(len(name) < 120 for name in report.layers)
+
+
+class Unknown(nn.Module):
+    """Weights that are no parameters, on both sides of what is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.shift = nn.Linear(4, 5), nn.Parameter(torch.zeros(6))
+        self.register_buffer("u", torch.randn(2, 5, 6))
+        self.u[0, :, :3] = 0
+        self.norm = nn.LayerNorm(6)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, h, u: h @ u,
+        lambda net, h, u: torch.einsum("bi,io->bo", h, u),
+        lambda net, h, u: h.relu() @ u + net.shift,
+        lambda net, h, u: net.norm(h @ u),
+    ],
+    ids=["product", "einsum", "a bias behind it", "a norm behind it"],
+)
+def test_a_layer_does_not_make_what_a_buffer_makes_of_it(forward: Any) -> None:
+    net = Unknown()
+    net.forward = lambda x: [F.gelu(forward(net, net.fc(x), u)) for u in net.u]
+    with pytest.warns(UserWarning, match="nothing tells which weights make its units"):
+        report = find_dead_units(net, [X], layers=["gelu*"])
+    assert [layer.made_by for layer in report.layers.values()] == [(), ()]
+    assert [layer.observations for layer in report.layers.values()] == [8, 8]
+    assert all(layer.order_assumed for layer in report.layers.values())
+
+
+class Batched(nn.Module):
+    """One matrix for all members, each with a scale and a bias of its own (BatchEnsemble, TabM)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.conv = nn.Linear(4, 6, bias=False), nn.Conv2d(4, 6, 1, bias=False)
+        self.scale, self.bias = nn.Parameter(torch.rand(3, 6) + 0.5), nn.Parameter(torch.ones(3, 6))
+        self.given = nn.Parameter(torch.rand(3, 4))
+        with torch.no_grad():
+            for member in range(3):
+                self.bias[member, member] = -99.0
+
+
+def test_members_that_share_a_matrix_are_units_of_their_own() -> None:
+    """Positions might have such scales, too, which is said."""
+    net = Batched()
+    net.forward = lambda x: F.relu(net.linear(x[:, None] * net.given) * net.scale + net.bias)
+    (layer,) = find_dead_units(net, [X]).layers.values()
+    assert layer.num_units == 18
+    assert layer.dead.tolist() == [0, 7, 14]
+    assert layer.axis_assumed
+
+
+def test_a_bias_of_each_members_own_leaves_a_doubt() -> None:
+    net = Batched()
+    net.forward = lambda x: F.relu(net.linear(x)[None] + net.bias[:, None])
+    (layer,) = find_dead_units(net, [X]).layers.values()
+    assert layer.axis_assumed
+
+
+@pytest.mark.parametrize("how", ["repeated", "expanded"])
+def test_scales_repeated_for_the_samples_of_each_member_are_not_counted_as_one(how: str) -> None:
+    net = Batched()
+
+    def forward(x: Tensor) -> Tensor:
+        times = len(x) // 3
+        if how == "repeated":
+            own = [it.repeat_interleave(times, 0) for it in (net.scale, net.bias)]
+            return F.relu(net.linear(x) * own[0] + own[1])
+        own = [it[:, None].expand(3, times, 6).reshape(-1, 6) for it in (net.scale, net.bias)]
+        return F.relu(
+            net.conv(x[..., None, None]) * own[0][..., None, None] + own[1][..., None, None]
+        )
+
+    net.forward = forward
+    with pytest.warns(UserWarning, match="are made by other weights"):
+        report = find_dead_units(net, [torch.rand(9, 4)])
+    assert list(report.unjudged) == ["relu"]
+
+
+@pytest.mark.parametrize("copied", ["repeat", "expand"])
+def test_a_scale_that_is_the_same_for_all_samples_makes_no_members(copied: str) -> None:
+    net = Batched()
+    scale = net.scale[:1]
+    net.forward = lambda x: F.relu(
+        net.linear(x)
+        * (scale.repeat(len(x), 1) if copied == "repeat" else scale.expand(len(x), 6).clone())
+    )
+    (layer,) = find_dead_units(net, [X]).layers.values()
+    assert layer.num_units == 6
+    assert not layer.axis_assumed
+
+
+@pytest.mark.parametrize("some", [torch.tensor([3, 0]), [3, 0], slice(2, 4), 3], ids=str)
+def test_weights_used_whole_and_in_part_are_not_judged_by_either(some: Any) -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.rand(4, 4, 3)), nn.Parameter(torch.zeros(4, 1, 3))
+
+        def forward(self, x: Tensor, chosen: Any) -> Tensor:
+            w, b = (self.w, self.b) if chosen is None else (self.w[chosen], self.b[chosen])
+            return F.relu(x @ w + b)
+
+    with pytest.warns(UserWarning, match="as a whole in one call and in part in another"):
+        report = find_dead_units(Ensemble(), [(X, None), (X + 99, some)])
+    assert not report.layers
+    assert find_dead_units(Ensemble(), [(X, None)])["relu"].num_units == 12
+
+
+def test_an_index_with_dots_chooses_the_same_weights() -> None:
+    net = nn.Module()
+    net.w = nn.Parameter(torch.rand(5, 4, 6))
+    net.forward = lambda x: F.relu(x @ net.w[[3, 0, 2], ...])
+    assert find_dead_units(net, [X])["relu"].num_units == 18

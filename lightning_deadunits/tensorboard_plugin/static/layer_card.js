@@ -5,7 +5,7 @@ import { element } from './dom.js';
 import { sawNothing } from './empty.js';
 import { whollyDead } from './overview.js';
 import { makePane } from './pane.js';
-import { count, deadSince, plural, share } from './text.js';
+import { count, deadSince, makers, plural, share } from './text.js';
 
 /** Make the card of a run; `onUnit` is called with the unit that was chosen. */
 export function makeCard({ run, colour, short }, layer, onUnit) {
@@ -34,7 +34,7 @@ function factsOf(matrix, layer) {
     `${share(dead, matrix.num_units)} of ${plural(matrix.num_units, 'unit')} dead${since ? `: ${since}` : ''}`,
     `${plural(matrix.num_steps, 'validation')} up to step ${count(matrix.steps.at(-1))}`,
   ];
-  if (matrix.made_by.length) facts.push(`made by ${matrix.made_by.join(', ')}`);
+  if (matrix.made_by.length) facts.push(`made by ${makers(matrix.made_by)}`);
   if (matrix.units_per_row > 1) facts.push(`${count(matrix.units_per_row)} units per row`);
   const pieces = [element('span', {}, facts.join(' · '))];
   if (dead && dead === matrix.num_units) pieces.push(' ', whollyDead(layer));

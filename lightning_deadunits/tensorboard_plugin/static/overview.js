@@ -6,7 +6,7 @@
 import { element } from './dom.js';
 import { copyButton, OF_RUNS, shortNames } from './names.js';
 import { sparkline } from './sparkline.js';
-import { count, deadSince, percent, rate, share } from './text.js';
+import { count, deadSince, makers, percent, rate, share } from './text.js';
 
 // A common scale makes the rows comparable; below this, a flat line would look like a mountain.
 const LEAST_TOP = 0.05;
@@ -202,7 +202,7 @@ function deadCell(summary, top, { run: several, roomy }) {
 function madeByCell(names) {
   const whole = names.join(', ');
   const short = shortNames(names, NAME_LENGTH);
-  return element('td', { class: 'text made-by', title: whole }, names.map((name) => short.get(name)).join(', ') || '–');
+  return element('td', { class: 'text made-by', title: whole }, makers(names.map((name) => short.get(name))) || '–');
 }
 
 /**

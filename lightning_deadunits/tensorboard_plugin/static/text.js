@@ -20,6 +20,14 @@ export function plural(number, noun) {
   return `${count(number)} ${noun}${number === 1 ? '' : 's'}`;
 }
 
+const MOST_MAKERS = 8;
+
+/** The first of what makes a layer's units, and how many more there are: a sum may have a hundred. */
+export function makers(names) {
+  const more = names.length - MOST_MAKERS;
+  return [...names.slice(0, MOST_MAKERS), ...(more > 0 ? [`${count(more)} more`] : [])].join(', ');
+}
+
 /** A share as a percentage, as in "46.9%". */
 export function percent(fraction) {
   if (missing(fraction)) return '–';
