@@ -41,7 +41,9 @@ def _elsewhere(tapes: Sequence[Tape], found: Mapping[str, str]) -> dict[str, str
     """Return the keys of layers that are found on another tape, where they are made otherwise.
 
     A norm that is written by hand is another way in training mode. It is the only call of the same
-    activation, then, that has as many units.
+    activation, then, that has as many units. Or a step composes the modules itself, and what is an
+    activation of the network in validation is one of the whole module in training: it is the only
+    one that the same weights make in the same way.
     """
     more: dict[str, str] = {}
     for tape in tapes:
@@ -50,13 +52,21 @@ def _elsewhere(tapes: Sequence[Tape], found: Mapping[str, str]) -> dict[str, str
             if name in (found.get(own) for own in sizes):
                 continue
             size = next(own.num_units[key] for own in tapes if key in own.num_units)
-            alike = [k for k, n in sizes.items() if n == size and _may_be_one(k, key)]
-            if len(alike) == 1 and alike[0] not in found:
-                more[alike[0]] = name
+            for may_be_one in (_of_one_activation, _of_same_weights):
+                alike = [k for k, n in sizes.items() if n == size and may_be_one(k, key)]
+                if len(alike) == 1 and alike[0] not in found:
+                    more[alike[0]] = name
+                    break
     return more
 
 
-def _may_be_one(key: str, other: str) -> bool:
+def _of_same_weights(key: str, other: str) -> bool:
+    """Tell whether two keys are of units that the same weights make in the same way."""
+    call, against = read_key(key), read_key(other)
+    return bool(call.parts) and (call.parts, call.way) == (against.parts, against.way)
+
+
+def _of_one_activation(key: str, other: str) -> bool:
     """Tell whether two keys are of one activation, and of weights in common if both tell any."""
     call, against = read_key(key), read_key(other)
     weights, others = call.producers, against.producers

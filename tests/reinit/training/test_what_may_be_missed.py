@@ -397,3 +397,37 @@ def test_steps_by_hand_are_left_out_as_those_of_an_optimizer_are() -> None:
     ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
     trained(Sharpness(), ours, max_epochs=2, loaders=(tasks(), tasks()))
     assert events(ours) == [{"relu": DEAD}]
+
+
+class Rectified(nn.Module):
+    """A network that calls its activation itself."""
+
+    def __init__(self, first: nn.Linear) -> None:
+        super().__init__()
+        self.first, self.last = first, nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x)))
+
+
+class Composing(Base):
+    """Validates a network as a whole, and composes its layers itself where it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Rectified(self.a)
+
+    def outputs(self) -> list[Tensor]:
+        return [self.net(X)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.net.last(F.relu(self.net.first(batch[0])))[:, 0] - 1).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("loss", self.net(batch[0]).mean())
+
+
+def test_one_activation_in_two_modules_is_one_by_its_weights() -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Composing(), ours, max_epochs=3, loaders=(tasks(), tasks()))
+    assert events(ours)[0] == {"net.relu": DEAD}
