@@ -161,9 +161,8 @@ def _makes(known: KnownAxes, weight: Tensor) -> bool:
 
 def _product_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
     """What is summed over makes nothing: of ``h @ buffer`` the columns are the buffer's."""
-    factors = _factors(args, kwargs) or ()
-    found = [(axes, own) for own in factors if (axes := known.axes(own)) is not None]
-    return len(found) > 1 or any(_is_matrix(axes, own) for axes, own in found)
+    data = [own for own in _factors(args, kwargs) or () if known.axes(own) is not None]
+    return len(data) > 1 or any(_is_matrix(known.axes(own), own) for own in data)
 
 
 def _product_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
@@ -256,10 +255,14 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
 
 def _einsum_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
     factors, result = _spelled(args) or ([], "")
-    found = [(axes, ls) for ls, own in factors if (axes := known.axes(own)) is not None]
-    return len(found) > 1 or any(
-        letters[axis] in result for axes, letters in found for axis in axes
-    )
+    data = 0
+    for letters, own in factors:
+        axes = known.axes(own)
+        if axes is not None:
+            data += 1
+            if any(letters[axis] in result for axis in axes):
+                return True
+    return data > 1
 
 
 def _einsum_columns(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
