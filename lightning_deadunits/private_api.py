@@ -47,7 +47,7 @@ def running_hook_of(module: Any) -> str | None:
     """Return the name of the hook of a LightningModule that the Trainer is running, if known.
 
     ``LightningModule._current_fx_name``. Without it whatever runs between two hooks of ours is
-    recorded, other callbacks' calls included; a replay is then longer, and otherwise the same.
+    recorded, other callbacks' calls included; units may be refused for what these do with weights.
     """
     name = getattr(module, "_current_fx_name", None)
     return None if name is None else str(name)

@@ -498,8 +498,10 @@ class DeadUnitMonitor:
     @warns_beside_bar
     @guarded
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Read the learning rate, which a diagnosis looks at."""
+        """Read the learning rate, which a diagnosis looks at, and what has gradients."""
         self._circumstances.before_step(optimizer)
+        if self._active_reviver is not None:
+            self._active_reviver.note_step(optimizer)
         self._take_back(trainer, pl_module, optimizer)
 
     def _take_back(self, trainer: Any, pl_module: Any, optimizer: Any = None) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import as_patterns, selects
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
@@ -130,7 +130,7 @@ class Event:
             verify_plan(passes, plan, self.config.tolerance)
         except BaseException as error:
             self.outcome.undo_()
-            if not isinstance(error, (DisturbedError, PathChangedError)):
+            if not isinstance(error, DisturbedError):
                 raise
             return dict.fromkeys(keys, f"on another process {error}")
         return {}

@@ -139,7 +139,7 @@ CASES: dict[Callable[[Hard], None], str] = {
     normed_consumer: "whose weights are no plain parameters",
     normed_by_hooks: "whose weights are no plain parameters",
     spectral_producer: REVIVED,  # by its bias: its weights are left
-    spectral_consumer: "reads it together with",
+    spectral_consumer: "parametrised and so computed of themselves",
 }
 
 

@@ -15,6 +15,7 @@ from lightning_deadunits.reinit.dataflow import trace as tracing
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.ops.operation import Operation
 from lightning_deadunits.reinit.surgery import surgeon
+from lightning_deadunits.reinit.surgery.verification import Settled
 from tests.zoo import Net, ResNet, conv, kill
 from tests.zoo.parts import raw
 
@@ -155,6 +156,23 @@ def test_one_culprit_does_not_cost_the_others_their_revival(
     report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
     assert report.reinitialised == {"relu": [5]}
     assert list(report.refused["relu"]) == [2]
+
+
+def test_a_unit_with_which_a_replay_raises_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = Settled._normalise_
+
+    def failing(self: Settled, index: int, *given: Any) -> None:
+        if 2 in self._normed[index]:
+            raise RuntimeError("no statistics of 2")
+        original(self, index, *given)
+
+    net, x, optimizer = network()
+    monkeypatch.setattr(Settled, "_normalise_", failing)
+    report = reinit_dead_units(net, {"relu": [2, 5]}, x, optimizers=[optimizer])
+    assert report.reinitialised == {"relu": [5]}
+    assert report.refused["relu"][2] == "the model would fail (RuntimeError: no statistics of 2)"
 
 
 def test_an_event_on_resnet18_with_50_dead_units_takes_six_replays() -> None:

@@ -29,6 +29,11 @@ _REASONS = {
     "python": STEERS,
 }
 
+_OTHER_USE = (
+    "uses the weights that read it, too (they are shared, or parametrised and so computed of "
+    "themselves), on"
+)
+
 _UNREAD = "no layer reads it, unless by way of integers, which cannot be traced"
 
 _HINTS = {
@@ -81,10 +86,11 @@ def judged(
     """Return the consumers of units by where their tags have shown; lost ones had none."""
     found = _resolved(passes, shown)
     found.refused |= dict.fromkeys(lost, STEERS)
-    found.channels = _with_all_uses(passes, found.channels)
+    direct = found.channels
+    found.channels = _with_all_uses(passes, direct)
     for channel, what in live_channels(passes, found.channels).items():
-        reason = f"{passes.calls[channel[0]].title} reads it together with {what}"
-        found.refuse(found.channels[channel], reason)
+        reads = "reads it together with" if channel in direct else _OTHER_USE
+        found.refuse(found.channels[channel], f"{passes.calls[channel[0]].title} {reads} {what}")
     found.refuse(set(units).difference(*found.channels.values()), _UNREAD)
     return found
 

@@ -108,6 +108,12 @@ def writes_in_place(name: str) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name.startswith(("__i", "__set"))
 
 
+def overwrites(name: str) -> bool:
+    """Tell by a function's name whether it writes all of its first argument, and reads none."""
+    drawn = name.endswith("_") and name.strip("_") in DRAWS
+    return drawn or name in ("fill_", "zero_", "copy_")
+
+
 BACKWARD = {Tensor.backward, torch.autograd.backward}
 """What runs autograd: it is one call, whose effects (gradients) no replay needs."""
 

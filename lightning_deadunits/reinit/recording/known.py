@@ -212,7 +212,8 @@ class KnownTensors:
             return "computes with gradients that backward left, which a replay has not"
         return (
             "uses a tensor that no torch call made (NumPy, an extension, a compiled or scripted "
-            "module)"
+            "module; constants should be made by `torch.tensor` or `torch.full`, not by "
+            "`torch.Tensor`)"
         )
 
     def problem(self, tensor: Tensor) -> str | None:

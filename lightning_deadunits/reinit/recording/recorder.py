@@ -40,6 +40,7 @@ from lightning_deadunits.reinit.recording.functions import (
     SCALERS,
     is_own_code,
     name_of,
+    overwrites,
     sets_attribute,
     writes_in_place,
 )
@@ -249,9 +250,10 @@ class Recorder(SiteMode):
                 self._check_before_move(stepped)
             return _Pending(None, [(tensor, version_of(tensor)) for tensor in tensors])
         refs: dict[int, Ref] = {}
+        unread = tensors[0] if tensors and overwrites(name) else None
         for leaf in leaves:
             if isinstance(leaf, (Tensor, Generator)) and id(leaf) not in refs:
-                refs[id(leaf)] = Ref(self._read(tape, leaf))
+                refs[id(leaf)] = Ref(self._read(tape, leaf, matters=leaf is not unread))
         call = Call(
             func,
             mapped(args, lambda leaf: refs.get(id(leaf), leaf)),
@@ -278,11 +280,15 @@ class Recorder(SiteMode):
                 if index is not None and index not in tape.before:
                     tape.before[index] = _copied(parameter)
 
-    def _read(self, tape: Tape, leaf: Tensor | Generator) -> int:
-        """Return the number of a value that a call is given; a new one is a leaf."""
+    def _read(self, tape: Tape, leaf: Tensor | Generator, *, matters: bool) -> int:
+        """Return the number of a value that a call is given; a new one is a leaf.
+
+        What is in one that the call overwrites does not matter, wherever it comes from.
+        """
         known = self._known
         if isinstance(leaf, Tensor) and (problem := known.problem(leaf)) is not None:
-            self._obstacle(problem)
+            if matters:
+                self._obstacle(problem)
             # From here on it is what it was found to be.
             known.unknown(leaf)
         if (index := known.number(leaf)) is not None:

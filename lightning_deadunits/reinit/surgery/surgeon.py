@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reinit.config import ReinitConfig
-from lightning_deadunits.reinit.dataflow.passes import Passes, PathChangedError, UnitKey
+from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import (
     Part,
     Traces,
@@ -22,9 +22,9 @@ from lightning_deadunits.reinit.report import by_layer
 from lightning_deadunits.reinit.surgery.initialisation import Draws
 from lightning_deadunits.reinit.surgery.verification import (
     DisturbedError,
-    Observed,
     Settled,
     Stressed,
+    verify,
     zero_of,
 )
 from lightning_deadunits.reinit.weights import Edit, WeightSlice
@@ -90,8 +90,8 @@ class Surgeon:
                 rest = {unit: trace for unit, trace in traces.items() if unit not in error.units}
                 refuse_with_group(rest, outcome.refused, traces)
                 self._operate_on(rest, outcome)
-            elif isinstance(error, (DisturbedError, PathChangedError)):
-                self._halve(traces, str(error) or "the model took another path afterwards", outcome)
+            elif isinstance(error, DisturbedError):
+                self._halve(traces, str(error), outcome)
             else:
                 raise
         else:
@@ -175,7 +175,7 @@ class Surgeon:
         )
         in_training = self._config.every_n_train_steps is not None
         for tape in self._passes.numbers(training=in_training) or self._passes.numbers():
-            self._run(visitor, tape)
+            verify(self._passes, visitor, tape)
         edit = Edit()
         for channel, shift in visitor.shifts.items():
             bias = biases[channel]
@@ -200,13 +200,6 @@ class Surgeon:
             "varying": {unit for unit, trace in traces.items() if trace.left},
         }
 
-    def _run(self, visitor: Observed, tape: int) -> None:
-        try:
-            self._passes.run(visitor, tape)
-        except DisturbedError as error:
-            mode = " in training mode" if self._passes.tapes[tape].training else ""
-            raise DisturbedError(f"{error}{mode}") from error
-
     def _centres(self, traces: Traces) -> dict[Channel, float]:
         """Return the medians that fresh biases should have: what a frozen norm behind makes 0."""
         calls = self._passes.calls
@@ -225,7 +218,7 @@ class Surgeon:
         tapes = self._passes.numbers(training=True) or self._passes.numbers()
         visitor = Stressed(**self._observed(traces))
         for tape in tapes:
-            self._run(visitor, tape)
+            verify(self._passes, visitor, tape)
         of_layer = self._passes.of_layer
         absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
         return visitor.firing | absent

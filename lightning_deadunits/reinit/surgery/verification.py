@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
+    PathChangedError,
     Spot,
     UnitKey,
     Visitor,
@@ -123,7 +124,7 @@ class Settled(Observed):
         assert operation.running is not None
         mean, variance = operation.running
         for channel in self._normed[index]:
-            values = channel_of(read, operation.read_axes, channel).float()
+            values = channel_of(read.detach(), operation.read_axes, channel).float()
             # A variance of zero would blow up whatever comes next.
             spread = values.var(correction=min(1, values.numel() - 1)).clamp(min=1e-5)
             mean[channel], variance[channel] = values.mean(), spread
@@ -189,6 +190,24 @@ def allowed(dtype: torch.dtype, tolerance: float | None) -> float:
     return 4 * torch.finfo(dtype).eps if tolerance is None else tolerance
 
 
+def verify(passes: Passes, visitor: Observed, tape: int) -> None:
+    """Replay a tape with what was written.
+
+    Raises:
+        DisturbedError: If it comes to something else, or can be replayed no more.
+    """
+    mode = " in training mode" if passes.tapes[tape].training else ""
+    try:
+        passes.run(visitor, tape)
+    except DisturbedError as error:
+        raise DisturbedError(f"{error}{mode}") from error
+    except PathChangedError as error:
+        raise DisturbedError("the model took another path afterwards") from error
+    except Exception as error:  # whatever a call raises: of one unit, it must not cost the others
+        failure = f"{type(error).__name__}: {error}"
+        raise DisturbedError(f"the model would fail{mode} ({failure})") from error
+
+
 def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     """Verify what another process has planned, with the units firing at random.
 
@@ -198,4 +217,4 @@ def verify_plan(passes: Passes, plan: Plan, tolerance: float | None) -> None:
     made = {i for i, call in enumerate(passes.calls) if call.kind == "norm"}
     made.update(*(passes.users_of(fresh) for fresh in plan.made(passes.model)))
     for tape in passes.numbers():
-        passes.run(Stressed(made, plan.units, tolerance), tape)
+        verify(passes, Stressed(made, plan.units, tolerance), tape)

@@ -151,7 +151,7 @@ def commit_(trainer: Any, attempt: Attempt, copies: Copies) -> None:
                 undo.callback(event.undo_)
                 event.commit_()
                 edited = written(event.outcome.edits)
-                undo.callback(copies.edit_(trainer, event.model, edited).undo_)
+                undo.callback(copies.edit_(edited).undo_)
                 digest = checksum(event.touched) if trainer.world_size > 1 else ""
         except Exception as error:  # whatever an optimizer or a copy of the model raises
             attempt.problem = _said(error)

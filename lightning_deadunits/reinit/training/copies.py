@@ -6,18 +6,19 @@ learnt.
 
 An average is told by the class ``AveragedModel``, or by a name that says so. Of the others, a
 target network or a mean teacher, nothing tells by a name that it follows. That a recorded step
-blends weights into it does. Else its weights tell: they move though no optimizer has them, and not
-to those of what it is a copy of. That is what a snapshot does that is taken from time to time; it
-stays as it is.
+blends weights into it does. Else its weights tell: they move though no optimizer steps them (it may
+have them, and never gets a gradient for them), and not to those of what it is a copy of. That is
+what a snapshot does that is taken from time to time; it stays as it is.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import statistics
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -51,21 +52,33 @@ class Copies:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = set(names)
-        self._model: nn.Module | None = None
+        self._known: tuple[nn.Module, int] | None = None
         self._candidates: list[_Candidate] = []
+        self._following: list[Pairs] = []
+        self._stepped: set[Tensor] = set()
+        self._idle: set[Tensor] = set()
+
+    def note_step(self, optimizer: Any) -> None:
+        """Take note of which parameters have a gradient when their optimizer steps, which not."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                (self._idle if parameter.grad is None else self._stepped).add(parameter)
 
     def watch(self, trainer: Any, model: nn.Module) -> None:
         """Find the copies that there are, in the module and in callbacks, unless they are known."""
-        if self._model is not model:
-            self._model = model
-            found = _candidates(trainer, model)
+        # Of what an optimizer has nothing is known before its first step.
+        known = model, len(self._idle)
+        if self._known != known:
+            self._known = known
+            found = self._found(trainer, model)
             self._candidates = [each for each in found if not each.is_average]
 
     def look(self) -> None:
         """Take a few numbers of every copy, and of what it may be a copy of; wait for nothing."""
+        sampled = functools.cache(_sample)  # many may be like the same originals
         for candidate in self._candidates:
             if candidate.name not in self.names:
-                candidate.look()
+                candidate.look(sampled)
 
     def judge(self, tapes: Iterable[Tape] = ()) -> None:
         """Say of which copies it was seen that they follow, by their numbers or on a tape."""
@@ -73,17 +86,36 @@ class Copies:
             return
         blended = set().union(*(tape.blended for tape in tapes))
         for candidate in self._candidates:
-            if candidate.follows() or not blended.isdisjoint(candidate.copy.parameters()):
+            own = set(candidate.copy.parameters())
+            if any(p.requires_grad and p in self._stepped for p in own):
+                self.names.discard(candidate.name)
+            elif candidate.follows() or not own.isdisjoint(blended):
                 self.names.add(candidate.name)
 
-    def edit_(self, trainer: Any, model: nn.Module, edited: list[WeightSlice]) -> Edit:
-        """Write into every copy that follows what was written into the model.
+    def find(self, trainer: Any, model: nn.Module) -> None:
+        """Find all copies that follow, by how alike they are to weights before these are edited."""
+        self._following = [
+            _paired(tensors_of(each.nearest()), tensors_of(each.copy))
+            for each in self._found(trainer, model)
+            if each.is_average or each.name in self.names
+        ]
+        weights = list(model.parameters())
+        for ways in _held(trainer, model):
+            likeness, pairs = max(
+                ((_likeness(weights, pairs), pairs) for pairs in ways), key=itemgetter(0)
+            )
+            # There are averages of gradients, too, and of their squares.
+            if likeness > _LIKE:
+                self._following.append(pairs)
+
+    def edit_(self, edited: list[WeightSlice]) -> Edit:
+        """Write into every copy that was found what was written into the model.
 
         Returns:
             What was written, which can be taken back.
         """
-        edit = Edit()
-        for copy in self._following(trainer, model):
+        edit, following, self._following = Edit(), self._following, []
+        for copy in following:
             for weights in edited:
                 target = copy.get(id(weights.parameter))
                 if target is not None:
@@ -92,19 +124,34 @@ class Copies:
         edit.apply_()
         return edit
 
-    def _following(self, trainer: Any, model: nn.Module) -> Iterator[Pairs]:
-        """Yield the tensors of all copies that follow: averages may have been made since."""
-        for each in _candidates(trainer, model):
-            if each.is_average or each.name in self.names:
-                yield _paired(tensors_of(each.nearest()), tensors_of(each.copy))
-        weights = list(model.parameters())
-        for ways in _held(trainer, model):
-            likeness, pairs = max(
-                ((_likeness(weights, pairs), pairs) for pairs in ways), key=itemgetter(0)
-            )
-            # There are averages of gradients, too, and of their squares.
-            if likeness > _LIKE:
-                yield pairs
+    def _found(self, trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
+        kept = list(_modules_of(trainer, model))
+        # What is an average or follows is no original.
+        copies = {
+            part
+            for name, module, is_average in kept
+            if is_average or name in self.names
+            for part in module.modules()
+        }
+        groups = (g for each in optimizers_of(trainer, model) for g in each.param_groups)
+        trainable = {p for group in groups for p in group["params"] if p.requires_grad}
+        stepped = trainable - (self._idle - self._stepped)
+        shapes_of = [(own, _shapes_of(own)) for own in model.modules() if own not in copies]
+        inside: set[nn.Module] = set()
+        for name, outer, is_average in kept:
+            module = outer.module if isinstance(outer, AveragedModel) else outer
+            shapes = _shapes_of(module)
+            if shapes is None or module in inside:
+                continue
+            originals = [own for own, theirs in shapes_of if theirs == shapes and own is not module]
+            is_average = is_average and len(originals) == 1
+            if not is_average:
+                if name not in self.names and not stepped.isdisjoint(module.parameters()):
+                    continue  # what an optimizer steps follows nobody
+                originals = [own for own in originals if not stepped.isdisjoint(own.parameters())]
+            if originals:
+                inside.update(module.modules())
+                yield _Candidate(name, module, originals, is_average)
 
 
 def _held(trainer: Any, model: nn.Module) -> Iterator[list[Pairs]]:
@@ -115,17 +162,19 @@ def _held(trainer: Any, model: nn.Module) -> Iterator[list[Pairs]]:
     for _, module, is_average in _modules_of(trainer, model):
         if is_average and next(module.parameters(), None) is None:
             yield _by_name(model, dict(module.named_buffers()))
-    parameters = list(model.parameters())
+    groups = (each.param_groups for each in optimizers_of(trainer, model))
+    orders = [list(model.parameters())]
+    orders += [[p for group in own for p in group["params"]] for own in groups]
+    orders += [[p for p in order if p.requires_grad] for order in orders]
     for _, name, value in _attributes(trainer, model):
         if not isinstance(value, (Mapping, list, tuple)) or not _is_average(name, value):
             continue
         if isinstance(value, Mapping):
             yield _by_name(model, value)
             continue
-        for some in (parameters, [p for p in parameters if p.requires_grad]):
-            if len(some) == len(value):
-                yield [_paired(dict(enumerate(some)), dict(enumerate(value)))]
-                break
+        fitting = [order for order in orders if len(order) == len(value)]
+        if fitting:
+            yield [_paired(dict(enumerate(own)), dict(enumerate(value))) for own in fitting]
 
 
 _LIKE = 0.3
@@ -143,8 +192,8 @@ class _Candidate:
     samples: deque[list[Tensor]] = field(default_factory=lambda: deque(maxlen=_MOST_LOOKS))
     moves: int = 0
 
-    def look(self) -> None:
-        self.samples.append([_sample(module) for module in (self.copy, *self.originals)])
+    def look(self, sampled: Callable[[nn.Module], Tensor]) -> None:
+        self.samples.append([sampled(module) for module in (self.copy, *self.originals)])
 
     def follows(self) -> bool:
         looks = [[sample.cpu() for sample in samples] for samples in self.samples]
@@ -173,29 +222,6 @@ def _sample(module: nn.Module) -> Tensor:
     parameters = list(module.parameters())
     some = (parameters[0], parameters[len(parameters) // 2], parameters[-1])
     return torch.stack([p.detach().float().sum().to(some[0].device) for p in some])
-
-
-def _candidates(trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
-    kept = list(_modules_of(trainer, model))
-    averages = {part for _, module, average in kept if average for part in module.modules()}
-    groups = (g for each in optimizers_of(trainer, model) for g in each.param_groups)
-    stepped = {parameter for group in groups for parameter in group["params"]}
-    shapes_of = [(own, _shapes_of(own)) for own in model.modules() if own not in averages]
-    inside: set[nn.Module] = set()
-    for name, outer, is_average in kept:
-        module = outer.module if isinstance(outer, AveragedModel) else outer
-        shapes = _shapes_of(module)
-        if shapes is None or module in inside:
-            continue
-        originals = [own for own, theirs in shapes_of if theirs == shapes and own is not module]
-        is_average = is_average and len(originals) == 1
-        if not is_average:
-            if not stepped.isdisjoint(module.parameters()):
-                continue  # what an optimizer steps follows nobody
-            originals = [own for own in originals if not stepped.isdisjoint(own.parameters())]
-        if originals:
-            inside.update(module.modules())
-            yield _Candidate(name, module, originals, is_average)
 
 
 def _modules_of(trainer: Any, model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
@@ -263,7 +289,7 @@ def _by_name(model: nn.Module, held: Mapping[Any, Any]) -> list[Pairs]:
 def _likeness(weights: Iterable[Tensor], pairs: Pairs) -> float:
     """Return the cosine of the angle between weights and what may be their average, by tensor.
 
-    The median of all: in some a unit may have been re-initialised that was far from the others.
+    The median of all: some may have been trained for a short while only.
     """
     found = []
     for own in weights:

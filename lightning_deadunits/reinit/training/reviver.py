@@ -220,10 +220,10 @@ class Reviver:
         # Fresh biases are settled on the first tape: on what decides, for a resume finds the same.
         ordered = (tapes.evaluation, tapes.training)[:: 1 if self.at_validation else -1]
         every = [tape for some in ordered for tape in some]
-        self._copies.watch(trainer, tapes.model)
         self._copies.judge(every)
 
         def make(given: Sequence[Tape]) -> Event:
+            self._copies.find(trainer, tapes.model)
             return Event(
                 tapes.model,
                 given,
@@ -239,6 +239,11 @@ class Reviver:
     def _note(self, report: ReinitReport) -> None:
         self.events.append(report)
         self.summary.add(report)
+
+    def note_step(self, optimizer: Any) -> None:
+        """Take note of what an optimizer is about to step."""
+        if not self._impossible:
+            self._copies.note_step(optimizer)
 
     def take_back_(self, trainer: Any, optimizer: Any = None) -> ReinitReport | None:
         """Give up the last event if weights of its units became NaN in their first batches.

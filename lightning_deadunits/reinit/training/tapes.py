@@ -196,12 +196,11 @@ class Tapes:
 
 
 def is_in_step(model: nn.Module) -> bool:
-    """Tell whether a LightningModule's step is running, rather than hooks before and after it.
+    """Tell whether a LightningModule's step is running, rather than hooks, also those within it.
 
     Lightning's own note of what it calls; without it everything between two hooks is recorded.
     """
-    name = running_hook_of(model)
-    return name is None or name.endswith("_step")
+    return running_hook_of(model) in (None, "training_step", "validation_step")
 
 
 class Coverage:

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.reinit.recording.replay import Visitor, replay
+from lightning_deadunits.reinit.recording.tape import Call
 from tests.reinit.recording.stepping import Small, record, revive, small
 from tests.zoo import kill
 
@@ -36,6 +38,13 @@ def memory_shared_with_numpy(net: Small, batch: Tensor) -> Tensor:
     view = torch.from_numpy(buffer)
     hidden = net.hidden(batch)
     buffer[:] = hidden.detach().numpy()
+    return net.head(view)
+
+
+def memory_shared_with_numpy_that_was_overwritten(net: Small, batch: Tensor) -> Tensor:
+    buffer = np.ones((8, 6), np.float32)
+    view = torch.from_numpy(buffer).zero_()
+    buffer[:] = net.hidden(batch).detach().numpy()
     return net.head(view)
 
 
@@ -76,7 +85,11 @@ READS = {
 
 
 @pytest.mark.parametrize(
-    "step", [numpy_detour, extension, memory_shared_with_numpy, raw_change_in_place]
+    "step",
+    [
+        *(numpy_detour, extension, memory_shared_with_numpy, raw_change_in_place),
+        memory_shared_with_numpy_that_was_overwritten,
+    ],
 )
 def test_what_no_call_shows_refuses_the_units_that_may_flow_into_it(step: Any) -> None:
     net = small()
@@ -166,6 +179,49 @@ def test_memory_from_empty_that_calls_have_written_is_no_obstacle() -> None:
     tape = record(net, step)
     assert not tape.obstacles
     assert revive(net, [tape], {"relu.a": [2]}).reinitialised == {"relu.a": [2]}
+
+
+OVERWRITTEN: dict[str, Callable[[], Tensor]] = {
+    "filled": lambda: torch.Tensor(8, 6).fill_(3.0),
+    "filled, of a type": lambda: torch.FloatTensor(8, 6).fill_(3.0),
+    "zeros": lambda: torch.Tensor([[1.0] * 6] * 8).zero_(),
+    "copied": lambda: torch.Tensor(8, 6).copy_(torch.ones(6)),
+    "drawn": lambda: torch.Tensor(8, 6).normal_(),
+    "initialised": lambda: nn.init.uniform_(torch.Tensor(8, 6)),
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITTEN)
+def test_what_a_call_overwrites_may_come_from_anywhere(name: str) -> None:
+    net, seen = small(), []
+
+    def step() -> Tensor:
+        made = OVERWRITTEN[name]()
+        seen.append(made.clone())
+        return net.head(net.hidden(x()) * 2) * made[:, :3]
+
+    tape = record(net, step)
+    assert not tape.obstacles
+    assert revive(net, [tape], {"relu.a": [2]}).reinitialised == {"relu.a": [2]}
+    replayed: list[Tensor] = []
+
+    class Look(Visitor):
+        def call(self, position: int, call: Call, args: Any, kwargs: Any) -> Any:
+            out = super().call(position, call, args, kwargs)
+            replayed.extend([out] if call.function is Tensor.clone else [])
+            return out
+
+    replay(tape, Look())
+    assert torch.equal(replayed[0], seen[0])
+
+
+def test_constants_of_the_legacy_constructor_are_refused_with_the_way_out() -> None:
+    net = small()
+    tape = record(net, lambda: net(x()) * torch.Tensor([2.0]))
+    assert (
+        "`torch.tensor` or `torch.full`"
+        in revive(net, [tape], {"relu.a": [2]}).refused["relu.a"][2]
+    )
 
 
 def test_labels_that_are_seen_at_the_end_only_are_no_obstacle() -> None:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from tests.mortal import AT_VALIDATION, Mortal, differing, events, state_of, trained
+from tests.zoo import kill
 
 EMA = get_ema_avg_fn(0.9)
 
@@ -118,6 +119,50 @@ class Keeps(Mortal):
 )
 def test_an_average_that_the_module_keeps_itself(how: str) -> None:
     check_alike(Keeps(how), lambda model: model.average_of(how))
+
+
+class InGroups(torch.optim.SGD):
+    """Keeps an average in the order of its groups, as NeMo's ``EMAOptimizer``."""
+
+    def step(self, closure: Any = None) -> Any:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if not hasattr(self, "ema_params"):
+            self.ema_params = [p.detach().clone() for p in parameters]
+        loss = super().step(closure)
+        for kept, parameter in zip(self.ema_params, parameters, strict=True):
+            kept.lerp_(parameter.detach(), 0.1)
+        return loss
+
+
+def test_an_average_in_the_order_of_an_optimizers_groups() -> None:
+    class Groups(Mortal):
+        def configure_optimizers(self) -> Any:
+            vectors, matrices = ([p for p in self.parameters() if p.ndim == d] for d in (1, 2))
+            self.names = [self.name_of(p) for p in (*matrices, *vectors)]
+            return InGroups([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}], 1e-2)
+
+        def name_of(self, parameter: Tensor) -> str:
+            return next(name for name, own in self.named_parameters() if own is parameter)
+
+    def average(model: Groups) -> dict[str, Tensor]:
+        optimizer = model.trainer.optimizers[0]
+        kept = getattr(optimizer, "ema_params", None) or [
+            p.detach() for group in optimizer.param_groups for p in group["params"]
+        ]
+        return dict(zip(model.names, kept, strict=True))
+
+    check_alike(Groups(), average)
+
+
+def test_an_average_gets_the_edits_of_a_layer_of_which_nearly_all_is_revived() -> None:
+    class NearlyDead(Keeps):
+        def __init__(self) -> None:
+            super().__init__("shadow parameters")
+            kill(self.bn, *range(14))
+            kill(self.b, *range(7))
+            self.average.shadow_params = [p.detach().clone() for p in self.parameters()]
+
+    check_alike(NearlyDead(), lambda model: model.average_of("shadow parameters"))
 
 
 def test_copies_that_are_no_averages_are_snapshots_and_stay() -> None:

@@ -132,6 +132,67 @@ def test_a_target_stays_as_it_is_where_nothing_is_learnt() -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0.0)
 
 
+class GivesAll(TwoCritics):
+    """Gives the optimizer its targets, too, which never get a gradient."""
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val", sum(own(batch[0]).mean() for own in self.critics))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), self.lr)
+
+
+@pytest.mark.parametrize(("update", "in_step"), [(assigned, True), (lerped, False)])
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trainable"])
+def test_a_target_may_be_among_what_the_optimizer_has(
+    frozen: bool, update: Any, in_step: bool
+) -> None:
+    model, ours = GivesAll(update, in_step, 1e-3), AroundEvents(reinit=AT_VALIDATION)
+    model.targets.requires_grad_(not frozen)
+    trained(model, ours, max_epochs=3, accumulate_grad_batches=2)
+    assert events(ours)[0] == {"critics.0.1": DEAD, "critics.1.1": DEAD}
+    for before, after in ours.outputs:
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize(
+    "raw", [False, True], ids=["lightning's optimizer", "the optimizer itself"]
+)
+def test_networks_that_are_trained_in_turns_follow_nobody(raw: bool) -> None:
+    class InTurns(LightningModule):
+        automatic_optimization = False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.one, self.other = critic(0), critic(1)
+            with torch.no_grad():
+                self.other[0].bias[DEAD] = 1.0
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            optimizer = self.optimizers(use_pl_optimizer=not raw)
+            for net in (self.one, self.other) if batch_idx else (self.one,):
+                (net(batch[0]) - batch[1]).pow(2).mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()  # no gradient is left when the batch has ended
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.one(batch[0])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 1e-2)
+
+    class Untouched(DeadUnitCallback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+            before = copy.deepcopy(pl_module.other.state_dict())
+            super().on_train_batch_start(trainer, pl_module, *args)
+            assert differing(before, pl_module.other.state_dict()) == []
+
+    ours = Untouched(reinit=AT_VALIDATION, verbose=False)
+    trained(InTurns(), ours, max_epochs=4)
+    assert events(ours)[0]["one.1"] == DEAD
+
+
 def hard(target: nn.Module, own: nn.Module) -> None:
     target.load_state_dict(own.state_dict())
 
@@ -179,9 +240,13 @@ def test_copies_in_lists_and_callbacks_are_found_too() -> None:
     assert teacher.model[2].weight[:, DEAD].abs().max() < 0.1  # it was 1
 
 
-def test_a_resumed_follower_equals_the_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [TwoCritics, GivesAll])
+def test_a_resumed_follower_equals_the_uninterrupted_one(
+    kind: type[TwoCritics], tmp_path: Path
+) -> None:
     def run(*more: Callback, **options: Any) -> dict[str, Tensor]:
-        model, ours = TwoCritics(lerped, False, 1e-3), AroundEvents(reinit=AT_VALIDATION)
+        model, ours = kind(lerped, False, 1e-3), AroundEvents(reinit=AT_VALIDATION)
+        model.targets.requires_grad_(kind is GivesAll)
         trainer = trained(model, ours, *more, max_epochs=5, **options)
         return state_of(trainer, model)
 

@@ -70,6 +70,17 @@ class Penalised(Pair):
         self.step(makers, -self.judge(self.maker(torch.randn_like(x))).mean())
 
 
+class PenalisedAndNormed(Penalised):
+    """What autograd takes gradients of has running statistics, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = nn.BatchNorm1d(16)
+        with torch.no_grad():
+            norm.bias[:2] = -100.0
+        self.maker[0] = nn.Sequential(nn.Linear(12, 16), norm)
+
+
 class Averaged(Pair):
     """A target network follows the judge."""
 
@@ -100,10 +111,26 @@ class Clipped(Pair):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("kind", [Adversaries, Penalised, Averaged, Clipped])
+@pytest.mark.parametrize("kind", [Adversaries, Penalised, PenalisedAndNormed, Averaged, Clipped])
 def test_dead_units_are_revived(kind: type[Pair], schedule: str) -> None:
     ours = DeadUnitCallback(layers=["maker.1", "judge.1"], reinit=SCHEDULES[schedule])
     trained(kind(), ours, max_epochs=2)
     first = events(ours)[0]
     assert {0, 1} <= set(first["maker.1"])
     assert {0, 1, 2} <= set(first["judge.1"])
+
+
+def test_our_own_looks_at_weights_amid_a_step_are_no_use_of_them() -> None:
+    class DiesOneByOne(Averaged):
+        def on_train_epoch_start(self) -> None:
+            with torch.no_grad():
+                self.judge[0].weight[3 + self.current_epoch] = 0.0
+                self.judge[0].bias[3 + self.current_epoch] = -1.0
+
+    ours = DeadUnitCallback(layers=["judge.1"], reinit=SCHEDULES["at validation"])
+    trained(DiesOneByOne(), ours, max_epochs=6)
+    # What was just revived is looked at in the batch that is recorded for the next one.
+    assert ours.reviver is not None
+    assert [event.refused for event in ours.reviver.events if event.refused] == []
+    revived = [unit for event in events(ours) for unit in event["judge.1"]]
+    assert {0, 1, 2, 3, 4, 5} <= set(revived)
