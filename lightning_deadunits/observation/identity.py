@@ -189,6 +189,27 @@ def across(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
     return tuple(producer._replace(columns=True) for producer in producers)
 
 
+def share_units(one: Descent, other: Descent) -> bool:
+    """Tell whether the same weights make the units of both, whatever joins them there.
+
+    As in a gated sparse autoencoder (Rajamanoharan et al., "Improving Dictionary Learning with
+    Gated Sparse Autoencoders", 2024): its gate has a shift, its magnitude a scale and a shift.
+    """
+    if one.producers == other.producers:
+        return True
+    if one.axes != other.axes or one.sizes != other.sizes:
+        return False
+    mine, others = _mains(one), _mains(other)
+    few, many = (mine, others) if len(mine) <= len(others) else (others, mine)
+    # A scale that the weights were multiplied with is one of several, a summand is another layer.
+    alike = len(few) == len(many) or not (one.summed or other.summed)
+    return alike and len(few) > 0 and all(own in many for own in few)
+
+
+def _mains(descent: Descent) -> list[Producer]:
+    return [own for own in descent.producers if not own.joined]
+
+
 def part_of(producers: tuple[Producer, ...], part: str) -> tuple[Producer, ...]:
     """Return producers of a part of the units."""
     return tuple(p._replace(part=f"{p.part}.{part}" if p.part else part) for p in producers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -221,6 +223,39 @@ def test_losses_and_boxes_are_not_layers() -> None:
 
     batch = (torch.randn(5, 3), torch.randn(2, 4))
     assert list(find_dead_units(Net(), [batch]).layers) == ["relu"]
+
+
+MASKS: dict[str, Callable[[nn.ModuleDict, torch.Tensor], torch.Tensor]] = {
+    "drawn": lambda net, h: torch.rand(h.shape) > 0.3,
+    "drawn in their shape": lambda net, h: torch.rand_like(h) > 0.3,
+    "of another layer": lambda net, h: net["other"](h.detach()) > 0,
+    "of a part of a sum": lambda net, h: h - net["other"](h.detach()) > 0,
+    "of tokens": lambda net, h: h.sum(-1, keepdim=True) > 0,
+}
+
+
+@pytest.mark.parametrize(
+    "mask,in_place",
+    [
+        *((mask, False) for mask in MASKS),
+        ("of another layer", True),
+        ("drawn in their shape", True),
+    ],
+)
+def test_masks_that_are_not_made_by_the_units_themselves_are_no_activations(
+    mask: str, in_place: bool
+) -> None:
+    net = nn.ModuleDict({"fc": nn.Linear(3, 4), "other": nn.Linear(4, 4), "act": nn.ReLU()})
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        h = net["fc"](x)
+        kept = MASKS[mask](net, h).to(h.dtype)
+        return net["act"](h).mul_(kept) if in_place else net["act"](h) * kept
+
+    net.forward = forward  # type: ignore[method-assign]
+    report = find_dead_units(net, [torch.randn(5, 3)])
+    assert list(report.layers) == ["act"]
+    assert report.unjudged == {}
 
 
 def test_exported_models_are_written_in_operators_and_seen() -> None:
