@@ -376,14 +376,17 @@ class SiteMode(TorchFunctionMode):
         self._marked.close()
         self._marked.enter_context(mark_weights(named := weights_of(names)))
         self.lineage.know_weights(named, lambda: weights_of(module_names(self.model)))
+        inner: set[nn.Module] = set()  # parts of activations that count as a whole
         for module, name in names.items():
             if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
                 self.expected.setdefault(name, "its hidden units are inside of a fused kernel")
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
-                self._hook(module, name)
+                frame = self._hook(module, name, expected=module not in inner)
                 self._hooked[module] = name
+                if frame.whole and frame.silent:
+                    inner.update(module.modules())
         self.resume()
 
     def resume(self) -> None:
@@ -423,16 +426,18 @@ class SiteMode(TorchFunctionMode):
         """Tell whether a module must tell when it runs."""
         return True
 
-    def _hook(self, module: nn.Module, name: str) -> None:
+    def _hook(self, module: nn.Module, name: str, expected: bool) -> Frame:
         frame = frame_of(module, name, self.layers)
         self._regions.know(module, name, frame.kind)
-        if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
+        counts = expected and frame.kind not in (None, "never")
+        if counts and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
             teller = Teller(
                 module, frame, self._frames, self._paddings, self._sources, self._whole_output
             )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
+        return frame
 
     def _whole_output(self, frame: Frame, source: Any, output: Any) -> Any:
         assert frame.kind is not None

@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_deadunits import DeadUnitsReport, find_dead_units
 from tests.nets import CASES, Case, SquaredReLU, Tape
+from tests.observation.kinds import TopK
 from tests.reference import zeros_by_loops
 
 
@@ -225,6 +226,28 @@ def test_losses_and_boxes_are_not_layers() -> None:
     assert list(find_dead_units(Net(), [batch]).layers) == ["relu"]
 
 
+@pytest.mark.parametrize("k", [1, 5, 7, 25, 300])
+@pytest.mark.parametrize("then", [None, nn.ReLU()], ids=str)
+def test_however_many_values_a_module_keeps_its_output_is_the_layer(
+    k: int, then: nn.Module | None
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 400), TopK(k, then))
+    x = torch.randn(7, 3)
+    report = find_dead_units(net, [x])
+    assert list(report.layers) == ["1"]
+    assert torch.equal(report["1"].zeros, zeros_by_loops(net(x), 1))
+    assert report["1"].made_by == ("0",)
+    assert report.unjudged == {}
+
+
+def test_an_activation_is_tried_without_the_hooks_of_its_parts() -> None:
+    net = nn.Sequential(nn.Linear(3, 9), TopK(2, nn.ReLU()))
+    seen: list[torch.Size] = []
+    net[1].then.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    find_dead_units(net, [torch.randn(7, 3)])
+    assert seen == [(7, 2)]
+
+
 MASKS: dict[str, Callable[[nn.ModuleDict, torch.Tensor], torch.Tensor]] = {
     "drawn": lambda net, h: torch.rand(h.shape) > 0.3,
     "drawn in their shape": lambda net, h: torch.rand_like(h) > 0.3,
@@ -235,7 +258,7 @@ MASKS: dict[str, Callable[[nn.ModuleDict, torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.mark.parametrize(
-    "mask,in_place",
+    ("mask", "in_place"),
     [
         *((mask, False) for mask in MASKS),
         ("of another layer", True),
