@@ -300,6 +300,19 @@ SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, 
         lambda: {"fc": dying(6, 6)},
     ),
     **{
+        f"raw features, each with weights of its own, by {how}": (
+            lambda net, x, run=run: net.note(
+                F.relu(run(x[..., None], net.w, net.bias)), (1, 2), "w", "bias"
+            ),
+            lambda: {"w": drawn(6, 3), "bias": drawn(6, 3)},
+        )
+        for how, run in (
+            ("addcmul", lambda x, w, bias: torch.addcmul(bias, w, x)),
+            ("multiplying", lambda x, w, bias: x * w + bias),
+            ("multiplying them", lambda x, w, bias: bias + w * x),
+        )
+    },
+    **{
         f"latents with a gate, by {how}": (
             lambda net, x, how=how: gated_latents(net, x, how),
             lambda: {
