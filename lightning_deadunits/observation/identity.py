@@ -110,6 +110,7 @@ class Descent(NamedTuple):
         partial: Whether rows were added to some of a tensor of zeros: others may be made elsewhere.
         levels: Levels of ``torch.vmap`` over stacked weights: they hide an axis of the units.
         turned: Whether these are weights transposed.
+        blended: Whether something else than weights flowed into these: noise, or data.
     """
 
     axes: Axes | None
@@ -126,6 +127,7 @@ class Descent(NamedTuple):
     partial: bool = False
     turned: bool = False
     sizes: tuple[int, ...] = ()
+    blended: bool = False
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2

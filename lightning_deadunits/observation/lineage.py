@@ -246,6 +246,8 @@ class Lineage:
                 data.append((tensor, known))
         if not data:
             self._follow_weights(function, rule, weights, unknown, args, kwargs, out, piece)
+            if weights and len(weights) < len(list(_tensors(args, kwargs))):
+                self._blend(out)
             return
         source, known = _like(data, out)
         units = Folded(known.sizes, known.axes or ())
@@ -435,6 +437,12 @@ class Lineage:
             descent = descent._replace(producers=named)
         self.remember(out, descent, made=False)
 
+    def _blend(self, out: Tensor) -> None:
+        """Note of weights that they were computed from something else, too."""
+        known = self.descent(out)
+        if known is not None and known.weight and not known.blended:
+            self.remember(out, known._replace(blended=True), made=False)
+
     def _mixes_rows(
         self,
         function: Callable[..., Any],
@@ -568,8 +576,15 @@ def _of_weights(weights: list[Descent]) -> Descent:
     levels: tuple[int, ...] = ()
     for own in weights:
         levels = joined(levels, own.levels)
-    turned = weights[0].turned
-    return Descent(None, producers, weight=True, members=members, levels=levels, turned=turned)
+    blended = any(own.blended for own in weights)
+    return Descent(
+        *(None, producers),
+        weight=True,
+        members=members,
+        levels=levels,
+        turned=weights[0].turned,
+        blended=blended,
+    )
 
 
 def _rows_mixed(known: Descent, axes: Axes) -> Descent:

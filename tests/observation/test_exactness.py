@@ -248,6 +248,86 @@ def test_an_activation_is_tried_without_the_hooks_of_its_parts() -> None:
     assert seen == [(7, 2)]
 
 
+class Bayesian(nn.Module):
+    """Blundell et al., "Weight Uncertainty in Neural Networks", 2015."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mu, self.rho = (nn.Parameter(torch.randn(6, 4)) for _ in range(2))
+        self.scale, self.act = nn.Softplus(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spread = self.scale(self.rho) + nn.functional.softplus(self.rho)
+        weight = self.mu + spread * torch.randn_like(self.mu)
+        return self.act(nn.functional.linear(x, weight))
+
+
+def test_activations_of_parameters_alone_are_no_layers() -> None:
+    report = find_dead_units(Bayesian(), [torch.randn(9, 4)])
+    assert {name: layer.made_by for name, layer in report.layers.items()} == {"act": ("mu", "rho")}
+    assert report.unjudged == {}
+
+
+@pytest.mark.parametrize("how", ["sum", "chosen"])
+def test_parameters_into_which_data_flow_are_counted_with_a_doubt(how: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(1, 5, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if how == "sum":
+                return nn.functional.relu(x + self.places)
+            return nn.functional.relu(self.places[:, (x[0, :, 0] > 0).long()])
+
+    with pytest.warns(UserWarning, match="was assumed"):
+        report = find_dead_units(Net(), [torch.randn(1, 5, 4)])
+    assert report["relu"].axis_assumed
+
+
+@pytest.mark.parametrize("features", [(9,), (5, 4)], ids=str)
+def test_weights_that_are_the_same_along_an_axis_of_raw_inputs_leave_a_doubt(
+    features: tuple[int, ...],
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu(x[..., None] * self.w)
+
+    with pytest.warns(UserWarning, match="was assumed"):
+        report = find_dead_units(Net(), [torch.randn(7, *features)])
+    assert report["relu"].axis_assumed
+
+
+class Scores(nn.Module):
+    """Attention by ReLU: no unit is scored, but a pair of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.act = *(nn.Linear(4, 8) for _ in "qkv"), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.q(x) @ self.k(x).mT) @ self.v(x)
+
+
+def test_an_activation_that_ran_on_no_layer_is_not_said_not_to_have_run() -> None:
+    batch = torch.randn(3, 5, 4)
+    with pytest.raises(ValueError, match=r"ran on something else .*: act\. Give its full name"):
+        find_dead_units(Scores(), [batch])
+    net = nn.Sequential(Scores(), nn.Linear(8, 4), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"0\.act: it ran on what is no layer's output"):
+        assert list(find_dead_units(net, [batch]).layers) == ["2"]
+
+
+def test_an_activation_that_ran_on_no_layer_is_counted_with_a_doubt_if_named() -> None:
+    with pytest.warns(UserWarning, match="axis 2 was assumed"):
+        report = find_dead_units(Scores(), [torch.randn(3, 5, 4)], layers="act")
+    assert report["act"].observations == 15
+
+
 MASKS: dict[str, Callable[[nn.ModuleDict, torch.Tensor], torch.Tensor]] = {
     "drawn": lambda net, h: torch.rand(h.shape) > 0.3,
     "drawn in their shape": lambda net, h: torch.rand_like(h) > 0.3,
