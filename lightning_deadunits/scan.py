@@ -88,7 +88,7 @@ def find_dead_units(
         passes = _run(model, batches, observer, forward or call)
     if not passes:
         raise ValueError("Expected `batches` to hold at least one batch, but it is empty.")
-    check_found(observer.met, observer.never_met, wanted, unwanted)
+    check_found(observer.met, observer.never_met, wanted, unwanted, observer.aside)
     report = report_of(
         observer.counts,
         observer.unjudged,

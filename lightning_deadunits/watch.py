@@ -166,7 +166,10 @@ class DeadUnitWatch:
             elsewhere = [self._names.key(name) or name for name in report.layers]
             found = [*observer.met, *elsewhere]
             try:
-                check_found(found, observer.never_met, observer.layers, observer.exclude)
+                check_found(
+                    *(found, observer.never_met, observer.layers, observer.exclude),
+                    aside=observer.aside,
+                )
             except SelectionError as error:
                 warnings.warn(str(error), stacklevel=3)
         warn_of_gaps(report, self._told)

@@ -78,11 +78,14 @@ def check_selection(
     Raises:
         SelectionError: If a pattern matches no layer that ran in the sanity check.
     """
-    here: tuple[list[str], ...] = ([], [], [])
+    here: tuple[list[str], ...] = ([], [], [], [])
     if observer is not None:
-        here = (list(observer.met), list(observer.never_met), list(observer.expected))
+        ran = (observer.met, observer.never_met, observer.aside)
+        here = (*map(list, ran), list(observer.expected))
     everywhere = gather_objects(trainer, here)
-    found, never, expected = ([n for theirs in everywhere for n in theirs[i]] for i in range(3))
+    found, never, aside, expected = (
+        [n for theirs in everywhere for n in theirs[i]] for i in range(4)
+    )
     if trainer.sanity_checking and not found and not never:
         return False  # the step may leave the model out of the sanity check
     if guard.gave_up:
@@ -90,7 +93,7 @@ def check_selection(
     # A module that is there may run later: that it did not is told by the report.
     there = list(dict.fromkeys([*found, *expected])) if trainer.sanity_checking else found
     try:
-        check_found(there, never, layers, exclude)
+        check_found(there, never, layers, exclude, dict.fromkeys(aside))
     except SelectionError as error:
         told = SelectionError(f"{error}{hint}")
         if trainer.sanity_checking and (layers or exclude):

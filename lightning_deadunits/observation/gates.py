@@ -2,7 +2,7 @@
 
 And ``h * (h > theta)`` (JumpReLU), ``torch.maximum(h, zeros)``, ``h.clamp(min=tensor(0))``,
 ``h.masked_fill(h < 0, 0)``, ``h[h < 0] = 0``. What tells them from any other mask: the mask was
-computed from the very units that it keeps or drops.
+computed from the very units that it keeps or drops, if by other shifts or scales.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.activations import CLAMPS
 from lightning_deadunits.observation.axes import Args, KnownAxes, Kwargs
-from lightning_deadunits.observation.identity import DROPS, KEEPS, ZERO
+from lightning_deadunits.observation.identity import DROPS, KEEPS, ZERO, share_units
 from lightning_deadunits.observation.ways import TIMES, WRITES
 
 _GREATER = {torch.gt, torch.ge, Tensor.gt, Tensor.ge, Tensor.__gt__, Tensor.__ge__, torch.greater}
@@ -94,7 +94,9 @@ def is_gated(
         return False
     if function in FILLS or function in WRITES:
         x, mask, value = args
-        return _is_zero(known, value) and _same_units(known, mask, DROPS, x, out)
+        same = _is_zero(known, value) and _same_units(known, mask, DROPS, x, out)
+        # What is written into stays what its own weights make: no others can be told of.
+        return same and (function in FILLS or _made_alike(known, mask, x))
     mask, kept, dropped = args if isinstance(args[0], Tensor) and args[0].dtype == torch.bool else (
         args[1], args[0], args[2]
     )  # fmt: skip
@@ -120,7 +122,12 @@ def _same_units(known: KnownAxes, mask: Any, gate: int, x: Any, out: Tensor) -> 
     own, of_mask = known.descent(x), known.descent(mask)
     if own is None or of_mask is None:
         return False
-    return of_mask.gate == gate and of_mask.producers == own.producers
+    return of_mask.gate == gate and share_units(of_mask, own)
+
+
+def _made_alike(known: KnownAxes, mask: Any, x: Any) -> bool:
+    own, of_mask = known.descent(x), known.descent(mask)
+    return own is not None and of_mask is not None and own.producers == of_mask.producers
 
 
 def _is_zero(known: KnownAxes, value: Any) -> bool:

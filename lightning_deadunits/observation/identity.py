@@ -110,6 +110,7 @@ class Descent(NamedTuple):
         turned: Whether these are weights transposed.
         unsure: Whether each place beside the units has weights of its own, and may be a position or
             a member, whose units are others. Of weights: whether places are copies of one another.
+        blended: Whether something else than weights flowed into these: noise, or data.
     """
 
     axes: Axes | None
@@ -127,6 +128,7 @@ class Descent(NamedTuple):
     turned: bool = False
     unsure: bool = False
     sizes: tuple[int, ...] = ()
+    blended: bool = False
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
@@ -193,6 +195,27 @@ def negated(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
 def across(producers: tuple[Producer, ...]) -> tuple[Producer, ...]:
     """Return producers whose units are the columns of the weights."""
     return tuple(producer._replace(columns=True) for producer in producers)
+
+
+def share_units(one: Descent, other: Descent) -> bool:
+    """Tell whether the same weights make the units of both, whatever joins them there.
+
+    As in a gated sparse autoencoder (Rajamanoharan et al., "Improving Dictionary Learning with
+    Gated Sparse Autoencoders", 2024): its gate has a shift, its magnitude a scale and a shift.
+    """
+    if one.producers == other.producers:
+        return True
+    if one.axes != other.axes or one.sizes != other.sizes:
+        return False
+    mine, others = _mains(one), _mains(other)
+    few, many = (mine, others) if len(mine) <= len(others) else (others, mine)
+    # A scale that the weights were multiplied with is one of several, a summand is another layer.
+    alike = len(few) == len(many) or not (one.summed or other.summed)
+    return alike and len(few) > 0 and all(own in many for own in few)
+
+
+def _mains(descent: Descent) -> list[Producer]:
+    return [own for own in descent.producers if not own.joined]
 
 
 def part_of(producers: tuple[Producer, ...], part: str) -> tuple[Producer, ...]:

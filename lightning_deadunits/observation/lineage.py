@@ -38,6 +38,7 @@ from lightning_deadunits.observation.identity import (
     joined,
     negated,
     part_of,
+    share_units,
 )
 from lightning_deadunits.observation.moves import MOVES, OPAQUE, PERMUTATIONS
 from lightning_deadunits.observation.producers import PRODUCERS, Maker
@@ -245,6 +246,8 @@ class Lineage:
                 data.append((tensor, known))
         if not data:
             self._follow_weights(function, rule, weights, unknown, args, kwargs, out, piece)
+            if weights and len(weights) < len(list(_tensors(args, kwargs))):
+                self._blend(out)
             return
         source, known = _like(data, out)
         units = Folded(known.sizes, known.axes or ())
@@ -260,7 +263,7 @@ class Lineage:
         if weights and function in FACTORS and not sizes:
             axes = tuple(sorted((*axes, *_brought(weights[0][0], source, out))))
         chosen = _joining(data) if len(data) > 1 else [known]
-        descent = added(chosen, axes) if len(chosen) > 1 else chosen[0]._replace(axes=axes)
+        descent = _together(chosen, axes) if len(chosen) > 1 else chosen[0]._replace(axes=axes)
         if descent.sizes != sizes:
             descent = descent._replace(sizes=sizes)
         if len(data) > 1 and not rule.moves and descent.calls:
@@ -445,6 +448,12 @@ class Lineage:
             descent = descent._replace(producers=named)
         self.remember(out, descent, made=False)
 
+    def _blend(self, out: Tensor) -> None:
+        """Note of weights that they were computed from something else, too."""
+        known = self.descent(out)
+        if known is not None and known.weight and not known.blended:
+            self.remember(out, known._replace(blended=True), made=False)
+
     def _mixes_rows(
         self,
         function: Callable[..., Any],
@@ -586,6 +595,7 @@ def _of_weights(weights: list[Descent]) -> Descent:
         mixed=any(own.mixed for own in weights),
         turned=weights[0].turned,
         unsure=any(own.unsure for own in weights),
+        blended=any(own.blended for own in weights),
     )
 
 
@@ -668,6 +678,18 @@ def _joining(data: list[tuple[Tensor, Descent]]) -> list[Descent]:
     """Return the descents of those arguments whose units come together in the result."""
     joining = [known for _, known in data if known.axes and known.gate != ZERO]
     return joining or [data[0][1]]
+
+
+def _together(chosen: list[Descent], axes: Axes) -> Descent:
+    """Return the descent of several tensors' units, which come together in one."""
+    if not any(own.gate != 0 for own in chosen) or not _differ(chosen):
+        return added(chosen, axes)
+    # A gate makes the units as well as what makes the values that it keeps, though these have
+    # passed an activation and the gate has not.
+    fresh = added([own._replace(activated=False) for own in chosen], axes)
+    summed = any(own.summed or not share_units(chosen[0], own) for own in chosen)
+    activated = all(own.activated or own.gate != 0 for own in chosen)
+    return fresh._replace(activated=activated, summed=summed)
 
 
 def _moved(

@@ -8,12 +8,13 @@ squared ReLUs, thresholds with a gradient of their own (JumpReLU), layers that k
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_deadunits.observation.activations import SMOOTH_ATOL, Kind
+from lightning_deadunits.observation.activations import SMOOTH_ATOL, Kind, module_kind
 
 _FAR = 30.0
 _NEAR = -4.0
@@ -24,10 +25,11 @@ _MOST_UNITS = 4096
 def probed_kind(module: nn.Module) -> Kind | None:
     """Return what kind of activation a module turns out to be, None if it is none.
 
-    Only a leaf that is not torch's own, has no buffers and at most one parameter value per unit is
-    tried, on a shallow copy in eval mode, without its hooks; the random state is as before. It is
-    an activation if it works on each value alone and tends to zero for very negative ones, but not
-    for all; or if it passes some of the largest values on as they are, and nothing else.
+    Only a module that is not torch's own, has no buffers, at most one parameter value per unit and
+    no children but activations (TopK's ``postact_fn``) is tried, on a shallow copy in eval mode,
+    without its hooks; the random state is as before. It is an activation if it works on each value
+    alone and tends to zero for very negative ones, but not for all; or if it passes some of the
+    largest values on as they are, and nothing else.
 
     Args:
         module: Any module.
@@ -42,8 +44,10 @@ def probed_kind(module: nn.Module) -> Kind | None:
 
 
 def _units_of(module: nn.Module) -> int | None:
-    """Return for how many units a module has parameters: 0 for any number, None if no leaf."""
-    if next(module.children(), None) is not None or next(module.buffers(), None) is not None:
+    """Return for how many units a module has parameters: 0 for any number, None if not to try."""
+    if next(module.buffers(), None) is not None:
+        return None
+    if not all(_is_activation(child) for child in module.children()):
         return None
     if any(is_lazy(parameter) for parameter in module.parameters()):
         return None  # of no shape before its first call
@@ -52,6 +56,11 @@ def _units_of(module: nn.Module) -> int | None:
     if not shaped or len(sizes) > 1:
         return None
     return sizes.pop() if sizes else 0
+
+
+def _is_activation(module: nn.Module) -> bool:
+    known = module_kind(module) is not None or isinstance(module, nn.Identity)
+    return known or probed_kind(module) is not None
 
 
 def _elementwise(module: nn.Module, units: int) -> Kind | None:
@@ -78,29 +87,43 @@ def _keeps_largest(module: nn.Module, units: int) -> Kind | None:
     width = units or _UNITS
     while width <= max(units, _MOST_UNITS):
         values = torch.randn(4, width, generator=torch.Generator().manual_seed(0))
-        try:
-            result = _try(module, values)
-        except RuntimeError:  # it keeps more than there are
-            result = None
-        if result is not None and not torch.equal(result, values):
-            passed = (result == values) | (result == 0)
+        result = _try(module, values)
+        if result is not None:
+            if not ((result == values) | (result == 0)).all():
+                return None
             dropped = (result == 0) & (values > 0)
-            kept = bool(passed.all()) and bool(dropped.any()) and bool((result > 0).any())
-            return "exact" if kept else None
-        width *= 8
+            if dropped.any() and (result > 0).any():
+                return "exact"
+        width *= 8  # as yet it keeps all that are positive
     return None
 
 
 def _try(module: nn.Module, values: Tensor) -> Tensor | None:
-    clone = copy.copy(module)
-    clone.training = False
+    clone = _bare(module)
     like = next(module.parameters(), values)
     given = values.to(like.device, like.dtype)
     random_state = torch.get_rng_state()
     try:
         with torch.no_grad():
             result = clone.forward(given.clone())
+    except RuntimeError:  # it keeps more values than there are
+        return None
     finally:
         torch.set_rng_state(random_state)
     same = isinstance(result, Tensor) and result.shape == values.shape
     return result.to("cpu", values.dtype) if same and result.isfinite().all() else None
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """Return a shallow copy in eval mode, without hooks, of a module and its children."""
+    clone = copy.copy(module)
+    clone.training = False
+    for hooks in _HOOKS:
+        setattr(clone, hooks, OrderedDict())
+    clone._modules = {
+        name: child if child is None else _bare(child) for name, child in module._modules.items()
+    }
+    return clone
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -24,6 +24,7 @@ from lightning_deadunits.observation.axes import (
 )
 from lightning_deadunits.observation.axis_rules import one_unit
 from lightning_deadunits.observation.identity import Members
+from lightning_deadunits.observation.ways import TIMES
 
 
 def _rows(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:
@@ -181,6 +182,25 @@ def _stacked(known: KnownAxes, weight: Tensor, out: Tensor, matrices: bool = Tru
         for axis in range(weight.ndim - 2)
         if weight.shape[axis] > 1 and weight.stride(axis) and axis + shift >= 0
     )
+
+
+def _outer(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """``x[..., None] * w`` of raw inputs: a weight of its own at every place but the samples'.
+
+    Where the weight is the same along an axis, that may hold features, or positions.
+    """
+    *summands, left, right = _all(args, kwargs)
+    weight, raw = (left, right) if known.is_weight(left) else (right, left)
+    own = known.descent(weight)
+    if own is None or not own.weight or own.members is not None or known.descent(raw) is not None:
+        return None
+    shift, before = out.ndim - weight.ndim, out.ndim - raw.ndim
+    made = [a + shift for a, size in enumerate(weight.shape) if size > 1 and weight.stride(a)]
+    brought = any(a < before or raw.shape[a - before] < out.shape[a] for a in made)
+    if not brought or not all(known.is_weight(summand) for summand in summands):
+        return None
+    whole = 0 not in made and all(a in made or out.shape[a] == 1 for a in range(1, out.ndim))
+    return tuple(made) if whole else None
 
 
 def _einsum(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | Folded | None:
@@ -404,6 +424,8 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     ),
     **dict.fromkeys(_GROUPED, Maker(_last, _after_first, _columns, grouped=_groups)),
     torch.einsum: Maker(_einsum, _all, _einsum_columns, _einsum_keeps, by_data=_einsum_by_data),
+    **dict.fromkeys(TIMES, Maker(_outer, _all, mixes=False)),
+    **dict.fromkeys((torch.addcmul, Tensor.addcmul), Maker(_outer, _product_first, mixes=False)),
     F.unfold: Maker(_second, _all),
     F.scaled_dot_product_attention: Maker(_of_value, _value),
 }

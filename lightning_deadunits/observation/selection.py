@@ -36,6 +36,7 @@ def check_found(
     never_zero: Iterable[str],
     layers: Sequence[str] | None,
     exclude: Sequence[str] | None,
+    aside: Iterable[str] = (),
 ) -> None:
     """Raise unless there are layers, and every pattern matches one of them.
 
@@ -44,6 +45,7 @@ def check_found(
         never_zero: Keys of the activations that ran and are never zero at rest.
         layers: Patterns of the layers to track.
         exclude: Patterns of the layers not to track.
+        aside: Activations that ran on what is no layer's output.
 
     Raises:
         SelectionError: With the names there are.
@@ -65,6 +67,12 @@ def check_found(
                 f"matches none.{near(pattern, names_of(names))} Layers there are: "
                 f"{listed(names_of(names))}."
             )
+    if not names and (ran := list(aside)):
+        raise SelectionError(
+            f"Expected a model with an activation of what its layers make, but those that can be "
+            f"zero ran on something else (attention scores, a loss, parameters): {listed(ran)}. "
+            f"Give its full name in `layers` to have one of them counted all the same."
+        )
     if not names:
         raise SelectionError(
             "Expected a model with an activation that can be zero (ReLU, GELU, SiLU, Hardswish, "

@@ -58,6 +58,11 @@ class _Met(NamedTuple):
     way: str
 
 
+ASIDE = (
+    "it ran on what is no layer's output (attention scores, a loss); its full name in `layers` has "
+    "it counted all the same"
+)
+"""Why an activation that ran was not counted."""
 _NO_ACTIVATION = _Met("", "never", None, None, "")
 
 
@@ -69,6 +74,13 @@ class SiteMode(TorchFunctionMode):
         layers: Patterns of layers to track, None for all that can be zero at rest.
         exclude: Patterns of layers not to track.
         never_zero: Whether activations that are never zero at rest are sites too.
+
+    Attributes:
+        met: Keys of the layers that ran, in order.
+        never_met: Keys of the activations that ran and are never zero at rest.
+        aside: Names of activations that ran on what no layer made, and whether it was parameters.
+        expected: Names of what ought to run, each with the likely cause if it does not.
+        unjudged: Keys of layers that cannot be judged, with reasons.
     """
 
     def __init__(
@@ -88,6 +100,7 @@ class SiteMode(TorchFunctionMode):
         self._all = layers is None and exclude is None
         self.met: dict[str, bool] = {}
         self.never_met: dict[str, bool] = {}
+        self.aside: dict[str, bool] = {}
         self.expected: dict[str, str] = {}
         self.unjudged: dict[str, str] = {}
         self._frames: Stack = []
@@ -96,6 +109,7 @@ class SiteMode(TorchFunctionMode):
         self._selected: dict[str, bool] = {}
         self._calls: dict[str, int] = {}
         self._ran: dict[str, Kind] = {}
+        self._aside: dict[str, bool] = {}
         self._marked = ExitStack()
         self._regions = Regions()
         self._hidden_writes = HiddenWrites(self._regions)
@@ -119,10 +133,13 @@ class SiteMode(TorchFunctionMode):
         for name, kind in self._ran.items():
             never = kind == "never" and not self.never_zero
             (self.never_met if never else self.met)[name] = True
+        for name, of_parameters in self._aside.items():
+            self.aside[name] = of_parameters and self.aside.get(name, True)
         self._refuse(self._regions.met, REASON)
         self._refuse(self._hidden_writes.met(), HIDDEN)
         # Empty at the start of every pass, or Dynamo's guards on it would fail in the second.
         self._ran.clear()
+        self._aside.clear()
         self.lineage.forget()
         self._frames.clear()
         self._paddings.clear()
@@ -260,6 +277,10 @@ class SiteMode(TorchFunctionMode):
         if descent is None and source is not output and _alike(source, output):
             descent, calls = lineage.recall(source)  # of what a kernel of one's own returned
         if descent is not None and (descent.weight or descent.axes is None):
+            own = descent.weight and not descent.blended and descent.members is None
+            if own and not self._is_named(base):
+                self._aside[base] = True  # a scale of a prior, say: no data flow through it
+                return output
             descent = None
         if output.ndim == 0 and (descent is None or not descent.sizes):
             return output  # a number, but for one of a layer that was squeezed
@@ -267,6 +288,8 @@ class SiteMode(TorchFunctionMode):
         if kind != "never" or self.never_zero:
             site = self._site_of(lineage, base, kind, descent, output, certain)
             key = "" if site is None else site.name
+            if site is None and certain:
+                self._aside[base] = False
         else:
             key = key_of(base, descent)
         met = _Met(key, kind, site, descent, way)
@@ -326,7 +349,9 @@ class SiteMode(TorchFunctionMode):
                 return None
             axes, assumed = conventional(output) if guessed is None else guessed, True
         if not axes:
-            return None
+            if not self._is_named(base):
+                return None
+            axes, assumed = conventional(output), True
         if descent is None or not descent.producers:
             sizes = () if descent is None else descent.sizes
             return Site(key_of(base, descent), kind, axes, assumed, sizes=sizes)
@@ -352,6 +377,10 @@ class SiteMode(TorchFunctionMode):
             calls.append(key)
         return number
 
+    def _is_named(self, base: str) -> bool:
+        """Tell whether an activation was asked for by its very name, whatever flows through it."""
+        return base in (self.layers or ())
+
     def _selects(self, key: str) -> bool:
         chosen = self._selected.get(key)
         if chosen is None:
@@ -361,7 +390,12 @@ class SiteMode(TorchFunctionMode):
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""
         ran = {read_key(key).base for key in self.met}
-        return {name: why for name, why in self.expected.items() if name not in ran}
+        ran |= {name for name, of_parameters in self.aside.items() if of_parameters}
+        return {
+            name: ASIDE if name in self.aside else why
+            for name, why in self.expected.items()
+            if name not in ran
+        }
 
     def padding(self) -> Padding | None:
         """Return which positions are padding inside the module that is running, if it was told."""
@@ -376,14 +410,17 @@ class SiteMode(TorchFunctionMode):
         self._marked.close()
         self._marked.enter_context(mark_weights(named := weights_of(names)))
         self.lineage.know_weights(named, lambda: weights_of(module_names(self.model)))
+        inner: set[nn.Module] = set()  # parts of activations that count as a whole
         for module, name in names.items():
             if isinstance(module, nn.RNN) and module.nonlinearity == "relu":
                 self.expected.setdefault(name, "its hidden units are inside of a fused kernel")
             if isinstance(module, torch.jit.ScriptModule):
                 self.expected.setdefault(name, "a ScriptModule runs outside of Python")
             elif module not in self._hooks and not is_opaque(module):
-                self._hook(module, name)
+                frame = self._hook(module, name, expected=module not in inner)
                 self._hooked[module] = name
+                if frame.whole and frame.silent:
+                    inner.update(module.modules())
         self.resume()
 
     def resume(self) -> None:
@@ -423,16 +460,18 @@ class SiteMode(TorchFunctionMode):
         """Tell whether a module must tell when it runs."""
         return True
 
-    def _hook(self, module: nn.Module, name: str) -> None:
+    def _hook(self, module: nn.Module, name: str, expected: bool) -> Frame:
         frame = frame_of(module, name, self.layers)
         self._regions.know(module, name, frame.kind)
-        if frame.kind not in (None, "never") and selects(name, self.layers, self.exclude):
+        counts = expected and frame.kind not in (None, "never")
+        if counts and selects(name, self.layers, self.exclude):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
             teller = Teller(
                 module, frame, self._frames, self._paddings, self._sources, self._whole_output
             )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
+        return frame
 
     def _whole_output(self, frame: Frame, source: Any, output: Any) -> Any:
         assert frame.kind is not None

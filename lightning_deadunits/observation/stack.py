@@ -19,7 +19,8 @@ class Frame(NamedTuple):
     """A module whose forward is running.
 
     ``kind`` is that of the activation which the module is, if it is one; ``whole`` says that its
-    output counts, whatever it computes inside, and ``silent`` that nothing inside counts.
+    output counts, whatever it computes inside, and ``silent`` that nothing that its children
+    compute counts.
     """
 
     name: str
@@ -47,9 +48,11 @@ def frame_of(module: nn.Module, name: str, layers: tuple[str, ...] | None) -> Fr
         own_forward = not type(module).forward.__module__.startswith("torch.nn.")
         return Frame(name, kind, own_forward, ignored)
     kind = probed_kind(module) if name else None
-    if kind is None and name in (layers or ()):
-        kind = "exact"  # asked for by its very name, whatever it is
-    return Frame(name, kind, kind is not None, ignored)
+    if kind is not None:
+        return Frame(name, kind, True, True)
+    if name in (layers or ()):
+        return Frame(name, "exact", True, ignored)  # asked for by its very name, whatever it is
+    return Frame(name, None, False, ignored)
 
 
 _FRAMELESS = {

@@ -77,9 +77,9 @@ ROW_ADDITIONS = {f for f in ROW_WRITES if "add" in f.__name__}
 
 OVERWRITES = {
     *(Tensor.copy_, Tensor.zero_, Tensor.fill_, Tensor.normal_, Tensor.uniform_, Tensor.random_),
-    Tensor.bernoulli_,
+    *(Tensor.bernoulli_, torch.rand_like, torch.randn_like, torch.randint_like),
 }
-"""Methods after which nothing is left of what a tensor was."""
+"""Functions in whose result nothing is left of what their first argument was, but its shape."""
 
 _AXES: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(("sort", "argsort", "mode", "gather"), (1, -1)),

@@ -356,13 +356,25 @@ class Gates(Noting):
 class TopK(nn.Module):
     """Keeps the k largest, as in sparse autoencoders."""
 
-    def __init__(self, k: int) -> None:
+    def __init__(self, k: int, then: nn.Module | None = None) -> None:
         super().__init__()
-        self.k = k
+        self.k, self.then = k, then
 
     def forward(self, x: Tensor) -> Tensor:
         values, places = x.topk(self.k, dim=-1)
+        values = values if self.then is None else self.then(values)
         return torch.zeros_like(x).scatter(-1, places, values)
+
+
+class Swish(nn.Module):
+    """As many write it: with a module inside, here a bent one that is zero for a range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Hardsigmoid(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x + 0)
 
 
 class JumpReLU(nn.Module):
@@ -384,10 +396,14 @@ class Autoencoder(Noting):
         self.a, self.topk = nn.Linear(6, 40), TopK(5)
         self.b, self.jump = nn.Linear(6, 40), JumpReLU(40)
         self.c, self.slope = nn.Linear(6, 40), nn.LeakyReLU(0.0)
+        self.d, self.rectified = nn.Linear(6, 40), TopK(25, then=nn.ReLU())
+        self.e, self.swish = nn.Linear(6, 40), Swish()
 
     def forward(self, x: Tensor) -> Tensor:
         self.note(self.topk(self.a(x)), (1,), "a")
         self.note(self.jump(self.b(x)), (1,), "b")
+        self.note(self.rectified(self.d(x)), (1,), "d")
+        self.note(self.swish(self.e(x)), (1,), "e")
         return self.note(self.slope(self.c(x)), (1,), "c")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from lightning_deadunits import DeadUnitsReport, find_dead_units
 from tests.nets import CASES, Case, SquaredReLU, Tape
+from tests.observation.kinds import TopK
 from tests.reference import zeros_by_loops
 
 
@@ -221,6 +224,141 @@ def test_losses_and_boxes_are_not_layers() -> None:
 
     batch = (torch.randn(5, 3), torch.randn(2, 4))
     assert list(find_dead_units(Net(), [batch]).layers) == ["relu"]
+
+
+@pytest.mark.parametrize("k", [1, 5, 7, 25, 300])
+@pytest.mark.parametrize("then", [None, nn.ReLU()], ids=str)
+def test_however_many_values_a_module_keeps_its_output_is_the_layer(
+    k: int, then: nn.Module | None
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 400), TopK(k, then))
+    x = torch.randn(7, 3)
+    report = find_dead_units(net, [x])
+    assert list(report.layers) == ["1"]
+    assert torch.equal(report["1"].zeros, zeros_by_loops(net(x), 1))
+    assert report["1"].made_by == ("0",)
+    assert report.unjudged == {}
+
+
+def test_an_activation_is_tried_without_the_hooks_of_its_parts() -> None:
+    net = nn.Sequential(nn.Linear(3, 9), TopK(2, nn.ReLU()))
+    seen: list[torch.Size] = []
+    net[1].then.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    find_dead_units(net, [torch.randn(7, 3)])
+    assert seen == [(7, 2)]
+
+
+class Bayesian(nn.Module):
+    """Blundell et al., "Weight Uncertainty in Neural Networks", 2015."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mu, self.rho = (nn.Parameter(torch.randn(6, 4)) for _ in range(2))
+        self.scale, self.act = nn.Softplus(), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spread = self.scale(self.rho) + nn.functional.softplus(self.rho)
+        weight = self.mu + spread * torch.randn_like(self.mu)
+        return self.act(nn.functional.linear(x, weight))
+
+
+def test_activations_of_parameters_alone_are_no_layers() -> None:
+    report = find_dead_units(Bayesian(), [torch.randn(9, 4)])
+    assert {name: layer.made_by for name, layer in report.layers.items()} == {"act": ("mu", "rho")}
+    assert report.unjudged == {}
+
+
+@pytest.mark.parametrize("how", ["sum", "chosen"])
+def test_parameters_into_which_data_flow_are_counted_with_a_doubt(how: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(1, 5, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if how == "sum":
+                return nn.functional.relu(x + self.places)
+            return nn.functional.relu(self.places[:, (x[0, :, 0] > 0).long()])
+
+    with pytest.warns(UserWarning, match="was assumed"):
+        report = find_dead_units(Net(), [torch.randn(1, 5, 4)])
+    assert report["relu"].axis_assumed
+
+
+@pytest.mark.parametrize("features", [(9,), (5, 4)], ids=str)
+def test_weights_that_are_the_same_along_an_axis_of_raw_inputs_leave_a_doubt(
+    features: tuple[int, ...],
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.relu(x[..., None] * self.w)
+
+    with pytest.warns(UserWarning, match="was assumed"):
+        report = find_dead_units(Net(), [torch.randn(7, *features)])
+    assert report["relu"].axis_assumed
+
+
+class Scores(nn.Module):
+    """Attention by ReLU: no unit is scored, but a pair of tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.act = *(nn.Linear(4, 8) for _ in "qkv"), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.q(x) @ self.k(x).mT) @ self.v(x)
+
+
+def test_an_activation_that_ran_on_no_layer_is_not_said_not_to_have_run() -> None:
+    batch = torch.randn(3, 5, 4)
+    with pytest.raises(ValueError, match=r"ran on something else .*: act\. Give its full name"):
+        find_dead_units(Scores(), [batch])
+    net = nn.Sequential(Scores(), nn.Linear(8, 4), nn.ReLU())
+    with pytest.warns(UserWarning, match=r"0\.act: it ran on what is no layer's output"):
+        assert list(find_dead_units(net, [batch]).layers) == ["2"]
+
+
+def test_an_activation_that_ran_on_no_layer_is_counted_with_a_doubt_if_named() -> None:
+    with pytest.warns(UserWarning, match="axis 2 was assumed"):
+        report = find_dead_units(Scores(), [torch.randn(3, 5, 4)], layers="act")
+    assert report["act"].observations == 15
+
+
+MASKS: dict[str, Callable[[nn.ModuleDict, torch.Tensor], torch.Tensor]] = {
+    "drawn": lambda net, h: torch.rand(h.shape) > 0.3,
+    "drawn in their shape": lambda net, h: torch.rand_like(h) > 0.3,
+    "of another layer": lambda net, h: net["other"](h.detach()) > 0,
+    "of a part of a sum": lambda net, h: h - net["other"](h.detach()) > 0,
+    "of tokens": lambda net, h: h.sum(-1, keepdim=True) > 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("mask", "in_place"),
+    [
+        *((mask, False) for mask in MASKS),
+        ("of another layer", True),
+        ("drawn in their shape", True),
+    ],
+)
+def test_masks_that_are_not_made_by_the_units_themselves_are_no_activations(
+    mask: str, in_place: bool
+) -> None:
+    net = nn.ModuleDict({"fc": nn.Linear(3, 4), "other": nn.Linear(4, 4), "act": nn.ReLU()})
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        h = net["fc"](x)
+        kept = MASKS[mask](net, h).to(h.dtype)
+        return net["act"](h).mul_(kept) if in_place else net["act"](h) * kept
+
+    net.forward = forward  # type: ignore[method-assign]
+    report = find_dead_units(net, [torch.randn(5, 3)])
+    assert list(report.layers) == ["act"]
+    assert report.unjudged == {}
 
 
 def test_exported_models_are_written_in_operators_and_seen() -> None:

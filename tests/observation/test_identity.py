@@ -57,9 +57,13 @@ REFUSED = {
 }
 # Dynamo does not show the axes.
 ASSUMED = {"an index by an array", "samples split in two", "memory that is written over"}
+COMPARED = {
+    "comparisons with itself",
+    *(str(kind) for kind in WRITTEN if str(kind).startswith("latents with a gate")),
+}
 SHOWN = pytest.mark.skipif(HIDES_WRITES, reason="named as not judged: test_hidden_writes.py")
 COMPILED = [
-    pytest.param(kind, marks=SHOWN if str(kind) == "comparisons with itself" else ())
+    pytest.param(kind, marks=SHOWN if str(kind) in COMPARED else ())
     for kind in [*KINDS, *WRITTEN]
     if str(kind) not in {*REFUSED, *ASSUMED} and not str(kind).startswith("checkpoint")
 ]

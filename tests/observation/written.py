@@ -164,6 +164,19 @@ def overwritten(net: Any, x: Tensor) -> Tensor:
     return net.note(net.act(memory), (1,), "other")
 
 
+def gated_latents(net: Any, x: Tensor, how: str) -> Tensor:
+    """Rajamanoharan et al., "Gated Sparse Autoencoders", 2024: a gate has a shift of its own."""
+    gate, values = x @ net.w + net.shift, F.relu(x @ (net.w * net.scale.exp()) + net.bias)
+    net.note(values, (1,), "w", "scale", "bias")
+    if how == "product":
+        out = (gate > 0).to(x.dtype) * values
+    elif how == "where":
+        out = torch.where(gate > 0, values, 0.0)
+    else:
+        out = values.masked_fill_(gate <= 0, 0.0)
+    return net.note(out, (1,), "w", "scale", "shift", "bias")
+
+
 _NEIGHBOURS = np.array([[0, 1, 3, 2, 2], [2, 3, 1, 0, 0]])
 
 SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, Any]]]] = {
@@ -286,6 +299,31 @@ SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, 
         ),
         lambda: {"fc": dying(6, 6)},
     ),
+    **{
+        f"raw features, each with weights of its own, by {how}": (
+            lambda net, x, run=run: net.note(
+                F.relu(run(x[..., None], net.w, net.bias)), (1, 2), "w", "bias"
+            ),
+            lambda: {"w": drawn(6, 3), "bias": drawn(6, 3)},
+        )
+        for how, run in (
+            ("addcmul", lambda x, w, bias: torch.addcmul(bias, w, x)),
+            ("multiplying", lambda x, w, bias: x * w + bias),
+            ("multiplying them", lambda x, w, bias: bias + w * x),
+        )
+    },
+    **{
+        f"latents with a gate, by {how}": (
+            lambda net, x, how=how: gated_latents(net, x, how),
+            lambda: {
+                "w": drawn(6, 5),
+                "scale": drawn(5),
+                "shift": nn.Parameter(torch.tensor([0.0, -99, 1, 0, -99])),
+                "bias": drawn(5),
+            },
+        )
+        for how in ("product", "where", "filling")
+    },
     "one unit of several": (density, lambda: {"out": dying(6, 4)}),
     "a single output, squeezed": (squeezed, lambda: {"fc": nn.Linear(6, 1)}),
     "a norm of channels and positions": (
