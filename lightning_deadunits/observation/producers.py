@@ -189,7 +189,10 @@ def _outer(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | 
 
     Where the weight is the same along an axis, that may hold features, or positions.
     """
-    *summands, left, right = _all(args, kwargs)
+    given = _all(args, kwargs)
+    if len(given) < 2:
+        return None
+    *summands, left, right = given
     weight, raw = (left, right) if known.is_weight(left) else (right, left)
     own = known.descent(weight)
     if own is None or not own.weight or own.members is not None or known.descent(raw) is not None:

@@ -324,6 +324,10 @@ SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[], dict[str, 
         )
         for how in ("product", "where", "filling")
     },
+    "units multiplied by a number": (
+        lambda net, x: net.note(F.relu(net.fc(x) * 3), (1,), "fc"),
+        lambda: {"fc": dying(6, 5)},
+    ),
     "one unit of several": (density, lambda: {"out": dying(6, 4)}),
     "a single output, squeezed": (squeezed, lambda: {"fc": nn.Linear(6, 1)}),
     "a norm of channels and positions": (
