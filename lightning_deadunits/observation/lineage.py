@@ -372,7 +372,9 @@ class Lineage:
         self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...], out: Tensor
     ) -> Descent:
         source = self.descent(args[0] if args else kwargs["input"])
-        if source is None or source.weight:
+        if source is not None and source.weight:  # weights that are standardised
+            return _of_weights([source])._replace(producers=joined(source.producers, producers))
+        if source is None:
             return Descent(axes, producers, (), ([],))
         if not source.producers:
             producers = ()  # nobody knows what makes them, and a norm does not tell

@@ -708,3 +708,18 @@ def test_an_index_with_dots_chooses_the_same_weights() -> None:
     net.w = nn.Parameter(torch.rand(5, 4, 6))
     net.forward = lambda x: F.relu(x @ net.w[[3, 0, 2], ...])
     assert find_dead_units(net, [X])["relu"].num_units == 18
+
+
+def test_weights_that_are_standardised_make_the_units() -> None:
+    """Weight standardisation (Qiao et al., 2019), as BiT has it, before a norm."""
+
+    class Standardised(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = self.weight.reshape(1, self.out_channels, -1)
+            weight = F.batch_norm(flat, None, None, training=True).reshape_as(self.weight)
+            return F.conv2d(x, weight, self.bias)
+
+    net = nn.Sequential(Standardised(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU())
+    layer = find_dead_units(net, [torch.randn(2, 3, 8, 8)])["2"]
+    assert layer.made_by == ("0", "1")
+    assert not layer.order_assumed
