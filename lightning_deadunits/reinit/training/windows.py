@@ -61,7 +61,7 @@ class Zeros(ForwardObserver):
     def load(self, saved: dict[str, Any], device: torch.device) -> None:
         """Add what was seen before, see :meth:`saved`."""
         counts = saved["counts"].items()
-        self._add({name: LayerCounts(**_moved(own, device)) for name, own in counts})
+        self._add((name, LayerCounts(**_moved(own, device))) for name, own in counts)
         self.unjudged.update(saved["unjudged"])
 
 
