@@ -79,7 +79,7 @@ def test_weights_that_read_something_else_in_a_second_use_are_refused() -> None:
         return net.c(F.relu(net.a(x))) + net.c(x)
 
     report = revive(net, [record(net, step, torch.randn(8, 6))], {"relu": [3]})
-    assert "reads it together with other, live values" in report.refused["relu"][3]
+    assert "c (linear) uses the weights that read it, too" in report.refused["relu"][3]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
