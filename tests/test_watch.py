@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,25 @@ def test_a_watched_model_can_be_copied_averaged_and_saved_whole() -> None:
             assert torch.equal(each(x), net(x))
         report = watch.report()
     assert report["1"].observations == 4 * 5  # none of the copies' passes
+
+
+def test_what_is_watched_grows_with_no_pass_and_keeps_no_input_alive() -> None:
+    class Joining(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.act = nn.Linear(8, 4), nn.ReLU()
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.act(self.fc(torch.cat((x, y), 1)))
+
+    model, inputs, sizes = Joining(), [], []
+    with watch_dead_units(model) as watch:
+        for _ in range(40):
+            x = torch.randn(2, 4)
+            inputs.append(weakref.ref(x))
+            model(x, x)
+            del x
+            sizes.append(len(pickle.dumps(watch._observer._small)))
+        assert watch.report()["act"].observations == 80
+    assert sum(reference() is not None for reference in inputs) == 0
+    assert len(set(sizes[5:])) == 1

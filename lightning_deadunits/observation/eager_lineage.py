@@ -257,6 +257,8 @@ class EagerLineage(Lineage):
                 if descent is _UNLIKE or (descent is not None and descent.members is not None):
                     return None
                 found += (value.shape, id(descent))
+            elif isinstance(value, (tuple, list)) and any(isinstance(v, Tensor) for v in value):
+                return None  # no tensor is kept
             else:
                 found.append(value)
         if kwargs:

@@ -109,8 +109,12 @@ class Observer(SiteMode):
             with torch._C.DisableTorchFunction():
                 self.fold()
         self._pending.clear()
-        self._small.start_pass()
         self.start_pass()
+
+    def start_pass(self) -> None:
+        """Forget the last forward pass."""
+        super().start_pass()
+        self._small.start_pass()
 
     @contextmanager
     def one_pass(self) -> Iterator[None]:

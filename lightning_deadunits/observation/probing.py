@@ -38,6 +38,9 @@ def probed_kind(module: nn.Module) -> Kind | None:
     if units is None or type(module).__module__.startswith(("torch.", "torchmetrics.")):
         return None
     try:
+        if any(_kind_of(child) not in (None, "never") for child in module.children()):
+            # What it does value by value is an activation that counts by itself.
+            return _keeps_largest(module, units)
         return _elementwise(module, units) or _keeps_largest(module, units)
     except Exception:  # whatever it wants as input, an activation takes a plain tensor
         return None
@@ -47,7 +50,8 @@ def _units_of(module: nn.Module) -> int | None:
     """Return for how many units a module has parameters: 0 for any number, None if not to try."""
     if next(module.buffers(), None) is not None:
         return None
-    if not all(_is_activation(child) for child in module.children()):
+    children = [child for child in module.children() if not isinstance(child, nn.Identity)]
+    if any(_kind_of(child) is None for child in children):
         return None
     if any(is_lazy(parameter) for parameter in module.parameters()):
         return None  # of no shape before its first call
@@ -58,9 +62,8 @@ def _units_of(module: nn.Module) -> int | None:
     return sizes.pop() if sizes else 0
 
 
-def _is_activation(module: nn.Module) -> bool:
-    known = module_kind(module) is not None or isinstance(module, nn.Identity)
-    return known or probed_kind(module) is not None
+def _kind_of(module: nn.Module) -> Kind | None:
+    return module_kind(module) or probed_kind(module)
 
 
 def _elementwise(module: nn.Module, units: int) -> Kind | None:

@@ -101,6 +101,7 @@ class SmallPasses:
     def keep(self) -> list[tuple[str, LayerCounts]]:
         """Keep a pass that was copied as a whole; return counts when there is room for no more."""
         self._waiting += 1
+        self._taken = 0
         self._before = []
         return self.flush() if self._waiting == len(self._copies[0].each) else []
 
@@ -126,7 +127,12 @@ class SmallPasses:
     def flush(self) -> list[tuple[str, LayerCounts]]:
         """Return the counts of all passes that wait."""
         passes, self._waiting = self._waiting, 0
-        return [self._count(*copies[:2], passes) for copies in self._copies] if passes else []
+        if not passes:
+            return []
+        counts = [self._count(*copies[:2], passes) for copies in self._copies]
+        for copies in self._copies[: self._taken]:  # of a pass that goes on: a checkpoint is saved
+            copies.each[0].copy_(copies.each[passes])
+        return counts
 
     def _count(self, of: _Activation, every: Tensor, passes: int) -> tuple[str, LayerCounts]:
         site = of.site

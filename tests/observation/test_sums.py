@@ -105,3 +105,26 @@ def test_passes_that_are_copied_and_then_unlike_are_counted_as_they_are(
     for counts, zeros in zip(observer.counts.values(), truth.values(), strict=True):
         assert torch.equal(counts.zeros, zeros)
     assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_whoever_asks_amid_a_pass_changes_no_count() -> None:
+    """As where a checkpoint is saved in a step."""
+    torch.manual_seed(0)
+    first, second = (
+        nn.Sequential(nn.Linear(5, 6), nn.ReLU()),
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU()),
+    )
+    model = nn.Sequential(first, second)
+    observer = Observer(model)
+    zeros = torch.zeros(6, dtype=torch.int64)
+    with observer.watching():
+        for turn in range(30):
+            with observer.one_pass():
+                made = first(torch.randn(7, 5))
+                if turn in (10, 11, 20):
+                    assert observer.counts
+                second(made)
+            zeros += (made == 0).sum(0)
+        counts = next(iter(observer.counts.values()))
+    assert torch.equal(counts.zeros, zeros)
+    assert counts.observations == 30 * 7
