@@ -304,13 +304,15 @@ class EagerLineage(Lineage):
         where: Any,
     ) -> None:
         """Keep what came of a call, if that depends on nothing else."""
+        if any(value is out for value in args):  # it has become another one, or is lost
+            return
         given = tuple(self._given(v) if isinstance(v, Tensor) else v for v in args)
         descent, made = None, False
         places: tuple[int, ...] | None = ()
         entry = self._entry(out)
         if entry is not None:
             (_, descent, calls), made = entry, self._made_last
-            if descent.members is not None or any(value is out for value in args):
+            if descent.members is not None:
                 return
             if calls == ([],) and self._is_own(calls, args):
                 places = None

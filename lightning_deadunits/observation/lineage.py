@@ -346,7 +346,7 @@ class Lineage:
             *(axes, producers, (), ([],)),
             members=members,
             levels=levels,
-            mixed=any(own.mixed for own in weights),
+            mixed=any(own.mixed for own in weights) and bool(maker.kept),
             sizes=sizes,
         )
 
@@ -372,9 +372,11 @@ class Lineage:
         self, args: Args, kwargs: Kwargs, axes: Axes, producers: tuple[Producer, ...], out: Tensor
     ) -> Descent:
         source = self.descent(args[0] if args else kwargs["input"])
-        if source is not None and source.weight:  # weights that are standardised
-            return _of_weights([source])._replace(producers=joined(source.producers, producers))
-        if source is None:
+        given = [self.descent(tensor) for tensor in _tensors(args, kwargs)]
+        weights = [own for own in given if own is not None and own.weight]
+        if len(weights) == len(given):
+            return _of_weights(weights)  # weights that are standardised
+        if source is None or source.weight:
             return Descent(axes, producers, (), ([],))
         if not source.producers:
             producers = ()  # nobody knows what makes them, and a norm does not tell
@@ -509,7 +511,8 @@ class Lineage:
             target.shape[axis] != value.shape[own]
             for axis, own in zip(axes, known.axes, strict=True)
         ):
-            self._take_in(target, known)
+            if before is None or known.producers != self._of_part(target, before, args[1]):
+                self._take_in(target, known)
             return
         own = known._replace(axes=axes)
         if known.members is not None:
@@ -519,6 +522,11 @@ class Lineage:
             own = added([before, own], axes)
             own = own._replace(mixed=own.mixed or mixed)
         self.remember(target, own, made=False)
+
+    def _of_part(self, target: Tensor, known: Descent, index: Any) -> tuple[Producer, ...]:
+        """Return what makes the units that an index chooses: these may be written back."""
+        part = _part(Tensor.__getitem__, known, target, (target, index), {}, None)
+        return part_of(known.producers, part)
 
     def _follow_through(
         self, function: Callable[..., Any], rule: _Rule, args: Args, kwargs: Kwargs, view: Tensor
@@ -808,27 +816,33 @@ def _with_weights(
     if own.members is not None:
         return _with_members(descent, own.members, out)
     axes = descent.axes or ()
+    if own.mixed:
+        rows = [axis for axis in _spanned(weight, out) if axis not in axes]
+        return descent._replace(mixed=True) if rows else descent
     places = [] if own.unsure or descent.sizes else _places_beside(weight, out, axes)
-    if own.mixed or not places:
-        return descent._replace(mixed=True) if own.mixed else descent
-    if function in FACTORS and places[-1] < axes[0]:
+    if places and function in FACTORS and places[-1] < axes[0]:
         return descent._replace(axes=(*places, *axes), unsure=places != [0])
-    return descent._replace(unsure=True)
+    # What is added at positions makes no other units; the first axis has none but in ensembles.
+    return descent._replace(unsure=True) if 0 in places else descent
 
 
 def _places_beside(weight: Tensor, out: Tensor, axes: Axes) -> list[int]:
     """Return the axes beside the units' along which weights have others at each place.
 
-    The places may be the members of an ensemble, or positions: of the first axis, where all but
-    ensembles have their samples, that is known.
+    The places may be the members of an ensemble, or positions.
     """
+    own = _spanned(weight, out)
+    return [axis for axis in own if axis not in axes] if {*axes} <= {*own} else []
+
+
+def _spanned(weight: Tensor, out: Tensor) -> list[int]:
+    """Return the axes of a result along which weights are not the same at every place."""
     shift = out.ndim - weight.ndim
-    own = [
+    return [
         axis
         for axis in range(max(0, shift), out.ndim)
         if weight.shape[axis - shift] == out.shape[axis] > 1 and weight.stride(axis - shift) > 0
     ]
-    return [axis for axis in own if axis not in axes] if {*axes} <= {*own} else []
 
 
 def _is_tiled(source: Tensor, out: Tensor) -> bool:

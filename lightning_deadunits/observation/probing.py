@@ -38,9 +38,8 @@ def probed_kind(module: nn.Module) -> Kind | None:
     if units is None or type(module).__module__.startswith(("torch.", "torchmetrics.")):
         return None
     try:
-        if any(_kind_of(child) not in (None, "never") for child in module.children()):
-            # What it does value by value is an activation that counts by itself.
-            return _keeps_largest(module, units)
+        if any(_are_equal(module, child, units) for child in module.children()):
+            return None  # that counts by itself
         return _elementwise(module, units) or _keeps_largest(module, units)
     except Exception:  # whatever it wants as input, an activation takes a plain tensor
         return None
@@ -66,10 +65,20 @@ def _kind_of(module: nn.Module) -> Kind | None:
     return module_kind(module) or probed_kind(module)
 
 
+def _are_equal(module: nn.Module, child: nn.Module, units: int) -> bool:
+    """Tell whether a module returns what a part of it does."""
+    own, theirs = _try(module, _values(units)), _try(child, _values(units))
+    return own is not None and theirs is not None and torch.equal(own, theirs)
+
+
+def _values(units: int) -> Tensor:
+    column = torch.cat([torch.linspace(-100, -_FAR, 8), torch.linspace(-8, 8, 17), torch.ones(7)])
+    return column.view(4, 8) if not units else column.unsqueeze(1).repeat(1, units)
+
+
 def _elementwise(module: nn.Module, units: int) -> Kind | None:
     """Return the kind of a module that works on each value alone."""
-    column = torch.cat([torch.linspace(-100, -_FAR, 8), torch.linspace(-8, 8, 17), torch.ones(7)])
-    values = column.view(4, 8) if not units else column.unsqueeze(1).repeat(1, units)
+    values = _values(units)
     result, mixed = _try(module, values), _try(module, values.flip(0))
     if result is None or mixed is None or not torch.equal(mixed.flip(0), result):
         return None

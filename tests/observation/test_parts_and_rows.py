@@ -723,3 +723,52 @@ def test_weights_that_are_standardised_make_the_units() -> None:
     layer = find_dead_units(net, [torch.randn(2, 3, 8, 8)])["2"]
     assert layer.made_by == ("0", "1")
     assert not layer.order_assumed
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, h: h * net.group.repeat_interleave(2),
+        lambda net, h: h.copy_(F.linear(X, net.codes * net.steps.repeat_interleave(2, dim=1))),
+        lambda net, h: h[:, None] + net.places,
+    ],
+    ids=["a scale per group of units", "weights quantised in groups", "positions"],
+)
+def test_weights_repeated_for_units_and_those_of_positions_leave_no_doubt(forward: Any) -> None:
+    net = nn.Module()
+    net.fc, net.group = nn.Linear(4, 8), nn.Parameter(torch.rand(4))
+    net.steps, net.places = nn.Parameter(torch.rand(8, 2)), nn.Parameter(torch.rand(5, 8))
+    net.register_buffer("codes", torch.randint(-8, 8, (8, 4)).float())
+    net.forward = lambda x: F.relu(forward(net, net.fc(x)))
+    (layer,) = find_dead_units(net, [X] * 3).layers.values()
+    assert layer.num_units == 8
+    assert not layer.axis_assumed
+    assert not layer.order_assumed
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda h, x: h[:, :4].sub_(1),
+        lambda h, x: h[:, :4].__iadd__(x),
+        lambda h, x: h.__setitem__((slice(None), slice(4)), h[:, :4].tanh()),
+    ],
+    ids=["a number", "raw inputs", "themselves"],
+)
+def test_units_that_are_written_back_where_they_stand_are_their_layers_own(write: Any) -> None:
+    net = Overwritten(lambda h, own: write(h, X))
+    report = find_dead_units(net, [X])
+    assert report["relu"].made_by == ("one",)
+    assert not report.unjudged
+
+
+def test_what_is_overwritten_is_nobodys_in_the_third_pass_as_in_the_first() -> None:
+    net = nn.Module()
+    net.fc = nn.Linear(4, 4)
+    nn.init.ones_(net.fc.weight)
+    nn.init.constant_(net.fc.bias[:2], -99.0)
+    net.forward = lambda x, overwrite: F.relu(net.fc(x).copy_(x) if overwrite else net.fc(x))
+    report = find_dead_units(net, [(X, turn % 2 == 1) for turn in range(20)])
+    (layer,) = (own for own in report.layers.values() if own.made_by == ("fc",))
+    assert layer.observations == 10 * len(X)
+    assert layer.dead.tolist() == [0, 1]
