@@ -127,9 +127,15 @@ def _try(module: nn.Module, values: Tensor) -> Tensor | None:
 
 
 def _bare(module: nn.Module) -> nn.Module:
-    """Return a shallow copy in eval mode, without hooks, of a module and its children."""
+    """Return a copy in eval mode, without hooks, of a module and its children.
+
+    What its forward notes in lists of its own it notes in copies of them.
+    """
     clone = copy.copy(module)
     clone.training = False
+    for name, value in vars(module).items():
+        if isinstance(value, (list, dict, set)):
+            vars(clone)[name] = copy.copy(value)
     for hooks in _HOOKS:
         setattr(clone, hooks, OrderedDict())
     clone._modules = {

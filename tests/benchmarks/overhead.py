@@ -15,6 +15,7 @@ import platform
 import random
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def measure(
     tools: dict[str, type[Tool]],
     *,
     compiled: bool = False,
+    passes: int = 1,
 ) -> dict[str, Any]:
     """Time plain and observed passes in turn.
 
@@ -73,6 +75,7 @@ def measure(
         pairs: How many rounds; in each the plain pass runs once, and once under every tool.
         tools: The tools.
         compiled: Whether everything runs under torch.compile.
+        passes: How many passes are timed together, in a loop of nothing else.
 
     Returns:
         Tool to its median ratio with quartiles and memory ratio, and the plain pass's time.
@@ -88,7 +91,7 @@ def measure(
             if name in failed:
                 continue
             try:
-                spent = seconds(runs[name], inputs.device)
+                spent = seconds(partial(_loop, runs[name], passes), inputs.device) / passes
             except Exception as error:
                 if name == "plain":
                     raise
@@ -110,6 +113,11 @@ def measure(
             "memory_ratio": round(memory[name] / memory["plain"], 4),
         }
     return result
+
+
+def _loop(run: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        run()
 
 
 def _pass(model: nn.Module, inputs: Tensor, tool: type[Tool], compiled: bool) -> Callable[[], None]:
@@ -158,6 +166,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument(
+        "--passes", type=int, default=1, help="timed together, in a loop of nothing else"
+    )
     parser.add_argument("--nets", nargs="*", default=ON_CPU, choices=list(NETS))
     parser.add_argument("--tools", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument(
@@ -182,7 +193,9 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
         for compiled in (False, True) if name in options.compiled else (False,):
             torch.compiler.reset()
             label = name + (", compiled" if compiled else "")
-            results[label] = measure(model, inputs, options.pairs, tools, compiled=compiled)
+            results[label] = measure(
+                model, inputs, options.pairs, tools, compiled=compiled, passes=options.passes
+            )
             print(label, "done", flush=True)
     print(table(results, list(tools)))
     settings = {
@@ -190,6 +203,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, Any]]:
         "dtype": str(dtype),
         "channels_last": options.channels_last,
         "pairs": options.pairs,
+        "passes": options.passes,
         "load_average": os.getloadavg()[0],  # how busy others kept the machine
     }
     write_results(

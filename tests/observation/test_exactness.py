@@ -248,6 +248,21 @@ def test_an_activation_is_tried_without_the_hooks_of_its_parts() -> None:
     assert seen == [(7, 2)]
 
 
+def test_what_an_activation_notes_for_itself_is_of_its_own_calls() -> None:
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.seen = nn.ReLU(), []
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen.append(x.shape)
+            return self.act(x)
+
+    noting = Noting()
+    find_dead_units(nn.Sequential(nn.Linear(3, 9), noting), [torch.randn(7, 3)])
+    assert noting.seen == [(7, 9)]
+
+
 class Bayesian(nn.Module):
     """Blundell et al., "Weight Uncertainty in Neural Networks", 2015."""
 
