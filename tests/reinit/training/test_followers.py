@@ -155,6 +155,20 @@ def test_a_target_may_be_among_what_the_optimizer_has(
         assert torch.equal(before, after)
 
 
+class Untouched(DeadUnitCallback):
+    """Holds that no event changes a part of the module."""
+
+    def __init__(self, part: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.part = part
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        part = getattr(pl_module, self.part)
+        before = copy.deepcopy(part.state_dict())
+        super().on_train_batch_start(trainer, pl_module, *args)
+        assert differing(before, part.state_dict()) == []
+
+
 @pytest.mark.parametrize(
     "raw", [False, True], ids=["lightning's optimizer", "the optimizer itself"]
 )
@@ -182,13 +196,7 @@ def test_networks_that_are_trained_in_turns_follow_nobody(raw: bool) -> None:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.SGD(self.parameters(), 1e-2)
 
-    class Untouched(DeadUnitCallback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            before = copy.deepcopy(pl_module.other.state_dict())
-            super().on_train_batch_start(trainer, pl_module, *args)
-            assert differing(before, pl_module.other.state_dict()) == []
-
-    ours = Untouched(reinit=AT_VALIDATION, verbose=False)
+    ours = Untouched("other", reinit=AT_VALIDATION, verbose=False)
     trained(InTurns(), ours, max_epochs=4)
     assert events(ours)[0]["one.1"] == DEAD
 
@@ -204,13 +212,7 @@ def test_a_copy_that_is_taken_from_time_to_time_stays_as_it_is(in_step: bool) ->
             if self.trainer.training and self.global_step % 3 == 2:
                 super().follow()
 
-    class Untouched(DeadUnitCallback):
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-            before = copy.deepcopy(pl_module.targets.state_dict())
-            super().on_train_batch_start(trainer, pl_module, *args)
-            assert differing(before, pl_module.targets.state_dict()) == []
-
-    ours = Untouched(reinit=EVERY_TWO_STEPS, verbose=False)
+    ours = Untouched("targets", reinit=EVERY_TWO_STEPS, verbose=False)
     trained(Often(hard, in_step, 1e-2), ours, max_epochs=4)
     assert events(ours)
 
