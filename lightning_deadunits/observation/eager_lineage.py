@@ -179,11 +179,7 @@ class EagerLineage(Lineage):
             return step
         if isinstance(out, Tensor):
             if function in _ANEW:
-                rule = _rule_once(function)
-                if args and out is args[0] and out._base is not None:
-                    self._follow_through(function, rule, args, kwargs, out)
-                else:
-                    self._follow(function, rule, args, kwargs, out, None)
+                self._follow_result(function, _rule_once(function), args, kwargs, out)
                 if function in ZEROS and makes_zero(function, args):
                     self._zeros[id(out)] = weakref.ref(out)
                 return None
@@ -196,11 +192,7 @@ class EagerLineage(Lineage):
                 self._latest_step.following = step
                 self._meet_again(step, args, out)
                 return step
-            rule = _rule_once(function)
-            if args and out is args[0] and out._base is not None:
-                self._follow_through(function, rule, args, kwargs, out)
-                return None
-            self._follow(function, rule, args, kwargs, out, None)
+            self._follow_result(function, _rule_once(function), args, kwargs, out)
             if situation is not None:
                 self._learn(situation, function, args, kwargs, out, where)
         elif isinstance(out, (tuple, list)):

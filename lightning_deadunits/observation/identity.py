@@ -22,6 +22,7 @@ All of it is made of tuples and strings, which Dynamo traces as constants.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import torch
@@ -330,17 +331,19 @@ def whole_and_in_part(keys: Iterable[str]) -> list[str]:
         >>> whole_and_in_part(["relu|w,+b", "relu|w.3,+b.3", "relu|v", "gelu|v.1"])
         ['relu|w,+b', 'relu|w.3,+b.3']
     """
-    every = [(key, read_key(key)) for key in keys]
+    alike: dict[tuple[str, str, int], list[tuple[str, Call]]] = {}
+    for key in keys:
+        call = read_key(key)
+        alike.setdefault((call.base, call.way, len(call.parts)), []).append((key, call))
     found = [
         (key, other)
-        for key, whole in every
-        for other, part in every
-        if (whole.base, whole.way, len(whole.parts)) == (part.base, part.way, len(part.parts))
-        and whole.parts != part.parts
-        and all(
+        for calls in alike.values()  # most activations have one layer
+        for (key, whole), (other, part) in permutations(calls, 2)
+        if all(
             own == theirs or theirs.startswith(f"{own}.")
             for own, theirs in zip(whole.parts, part.parts, strict=True)
         )
+        and whole.parts != part.parts
     ]
     return list(dict.fromkeys(key for pair in zip(*found, strict=True) for key in pair))
 

@@ -157,10 +157,7 @@ class Lineage:
             rule = rule_of(function)
             if self._is_lost(args) and not rule.starts_anew:
                 return None
-            if args and out is args[0] and out._base is not None:
-                self._follow_through(function, rule, args, kwargs, out)
-            else:
-                self._follow(function, rule, args, kwargs, out, None)
+            self._follow_result(function, rule, args, kwargs, out)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
         elif out is None and function in WRITES:
@@ -528,15 +525,18 @@ class Lineage:
         part = _part(Tensor.__getitem__, known, target, (target, index), {}, None)
         return part_of(known.producers, part)
 
-    def _follow_through(
-        self, function: Callable[..., Any], rule: _Rule, args: Args, kwargs: Kwargs, view: Tensor
+    def _follow_result(
+        self, function: Callable[..., Any], rule: _Rule, args: Args, kwargs: Kwargs, out: Tensor
     ) -> None:
-        """Take note of what was done in the memory of a view: it was done to its base, too."""
-        before = self.descent(view)
-        self._follow(function, rule, args, kwargs, view, None)
-        after = self.descent(view)
+        """Take note of one result; what was done in the memory of a view was done to its base."""
+        in_view = bool(args) and out is args[0] and out._base is not None
+        before = self.descent(out) if in_view else None
+        self._follow(function, rule, args, kwargs, out, None)
+        if not in_view:
+            return
+        after = self.descent(out)
         if before is None or (after is not None and after.producers != before.producers):
-            self._take_in(view._base, after)
+            self._take_in(out._base, after)
 
     def _take_in(self, target: Any, fresh: Descent | None) -> None:
         """Note that units or rows of others were written over some of a tensor's own."""

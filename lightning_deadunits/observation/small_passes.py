@@ -88,7 +88,9 @@ class SmallPasses:
 
     def give_back(self) -> list[tuple[Site, Tensor]]:
         """Return what was copied of this pass, for it is not like those before."""
-        taken = self._copies[: self._taken] if self._alike else []
+        if not self._alike:
+            return []
+        taken = self._copies[: self._taken]
         self._alike = False
         self._seen = [copies.of for copies in taken] + self._seen
         return [(copies.of.site, copies.each[self._waiting]) for copies in taken]
