@@ -210,12 +210,24 @@ def movedim(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor)
 
 def is_odd(move: Move, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> bool:
     """Tell whether a permutation swaps axes an odd number of times, as a transpose does."""
+    return bool(_swaps(move, range(source.ndim), source, args, kwargs, out) % 2)
+
+
+def reorders(
+    move: Move, axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> bool:
+    """Tell whether a permutation changes the order of some axes among themselves."""
+    return _swaps(move, axes, source, args, kwargs, out) > 0
+
+
+def _swaps(
+    move: Move, axes: Iterable[int], source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> int:
     order: list[int] = []
-    for axis in range(source.ndim):
+    for axis in axes:
         moved = move((axis,), source, args, kwargs, out)
         order += [to for to in moved or () if isinstance(to, int)]
-    swaps = [a > b for i, a in enumerate(order) for b in order[i + 1 :]]
-    return bool(sum(swaps) % 2)
+    return sum([a > b for i, a in enumerate(order) for b in order[i + 1 :]])
 
 
 def reduce(axes: Axes, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:

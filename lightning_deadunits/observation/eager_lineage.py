@@ -23,7 +23,7 @@ from lightning_deadunits.observation.gates import ZEROS, makes_zero
 from lightning_deadunits.observation.identity import MOST_CALLS, Descent, Producer
 from lightning_deadunits.observation.lineage import ATTRIBUTE, Lineage, passed, rule_of
 from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
-from lightning_deadunits.observation.ways import CHOICES, PIECES, WRITES
+from lightning_deadunits.observation.ways import CHOICES, PIECES, WRITES, pieces_of
 
 _LONG = 16
 _MOST_FAMILIAR = 1 << 14
@@ -196,10 +196,12 @@ class EagerLineage(Lineage):
             if situation is not None:
                 self._learn(situation, function, args, kwargs, out, where)
         elif isinstance(out, (tuple, list)):
+            rule = _rule_once(function)
+            pieces = pieces_of(function, args, kwargs, out) if function in PIECES else ()
             for number, item in enumerate(out):
                 if isinstance(item, Tensor):
-                    piece = number if function in PIECES else None
-                    self._follow(function, _rule_once(function), args, kwargs, item, piece)
+                    piece = pieces[number] if pieces else None
+                    self._follow(function, rule.of_result(number), args, kwargs, item, piece)
         elif out is None and function in WRITES:
             self._write(args)
         return None

@@ -23,6 +23,7 @@ from lightning_deadunits.observation.axis_rules import (
     items_of,
     keep_same_rank,
     places_of,
+    reorders,
     spread_over,
 )
 from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
@@ -70,6 +71,8 @@ _KEEP_ROWS = {
 """Moves that leave the first axes as they are, if their sizes stay."""
 ATTRIBUTE = "_deadunits_descent"
 _ZERO = "_deadunits_zero"
+Piece = int | slice | str | None
+"""Which places of an axis were taken, or a word for them; None where nothing was."""
 
 
 class _Rule(NamedTuple):
@@ -84,6 +87,12 @@ class _Rule(NamedTuple):
     def starts_anew(self) -> bool:
         """Whether weights make the units of its result whatever else it is given."""
         return self.maker is not None and self.maker.mixes and self.maker.kept is None
+
+    def of_result(self, number: int) -> _Rule:
+        """Return the rule of one of several results: a recurrent layer's states are others."""
+        if number == 0 or self.maker is None or self.maker.states is None:
+            return self
+        return self._replace(maker=self.maker._replace(axes=self.maker.states))
 
 
 def rule_of(function: Callable[..., Any]) -> _Rule:
@@ -205,7 +214,7 @@ class Lineage:
         args: Args,
         kwargs: Kwargs,
         out: Tensor,
-        piece: int | str | None,
+        piece: Piece,
     ) -> None:
         if not (out.is_floating_point() or out.is_complex() or out.dtype == torch.bool):
             return  # places and numbers of things are no units
@@ -266,14 +275,19 @@ class Lineage:
         if len(data) > 1 and not rule.moves and descent.calls:
             descent = descent._replace(calls=([],))  # a sum has values of its own
         if function in JOINS:
-            descent = _ordered(descent, chosen)
-        if len(chosen) > 1 and self._mixes_rows(function, args, chosen, source, known, axes, out):
+            descent = _ordered(descent, [self.descent(own) for own in _tensors(args, kwargs)])
+        if (len(chosen) > 1 or unknown) and self._mixes_rows(
+            function, args, chosen, source, known, axes, out
+        ):
             descent = descent._replace(mixed=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = _with_weights(function, descent, *weights[0], out)
-        if rule.way:
-            descent = descent._replace(way=joined(descent.way, (rule.way,)))
-            if rule.way == "roll" and descent.members is not None:
+        word = rule.way
+        if rule.move in PERMUTATIONS and len(axes) > 1 and not known.sizes:
+            word = "permute" * reorders(rule.move, known.axes, source, args, kwargs, out)
+        if word:
+            descent = descent._replace(way=joined(descent.way, (word,)))
+            if word == "roll" and descent.members is not None:
                 descent = descent._replace(members=None, mixed=True)
         if rule.moves:
             if function in CHOICES:
@@ -399,7 +413,7 @@ class Lineage:
         args: Args,
         kwargs: Kwargs,
         out: Tensor,
-        piece: int | str | None,
+        piece: Piece,
     ) -> None:
         """Take note of what is computed from weights alone: a view, a row, a norm of them."""
         if not weights:
@@ -436,12 +450,18 @@ class Lineage:
                 return
         elif unknown and not any(tensor.shape == out.shape for tensor, _ in weights):
             return  # data and a parameter: a position embedding, say
+        elif function in PIECES and isinstance(piece, (int, slice)):
+            piece = _part_of_weights(axis_of(function, args, kwargs) or 0, piece, source.shape)
         if function is torch.stack and (stacked := _rows_stacked(args, weights)) is not None:
             self.remember(out, stacked, made=False)
             return
         if function in JOINS and len(weights) > 1:
             weights = _in_order(weights)
         descent = _of_weights([own for _, own in weights])
+        if source is negated_by(function, args, kwargs):
+            descent = descent._replace(producers=negated(descent.producers))
+        if rule.way in ("roll", "permute"):
+            descent = descent._replace(producers=part_of(descent.producers, rule.way))
         if rule.move in PERMUTATIONS and is_odd(rule.move, source, args, kwargs, out):
             descent = descent._replace(turned=not descent.turned)
         if piece is not None and piece != "":
@@ -469,8 +489,11 @@ class Lineage:
         if function in ROW_WRITES:
             return _differ(chosen) and (function not in ROW_ADDITIONS or self._is_partial(args[0]))
         if function in JOINS:
-            return _units_of(source, known) == _units_of(out, known._replace(axes=axes)) and (
-                _differ(chosen)
+            if _units_of(source, known) != _units_of(out, known._replace(axes=axes)):
+                return False  # units are joined, not rows
+            return _differ(chosen) or any(
+                self.descent(tensor) is None and not self.is_zero(tensor)
+                for tensor in _tensors(args, {})
             )
         if function in WHERE:
             branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
@@ -621,17 +644,22 @@ def _rows_mixed(known: Descent, axes: Axes) -> Descent:
     )
 
 
-def _ordered(descent: Descent, joining: list[Descent]) -> Descent:
-    """Have units that are joined in another order than the model's tell so.
+def _ordered(descent: Descent, joining: list[Descent | None]) -> Descent:
+    """Have units that are joined in another order than the model's, or with others, tell so.
 
     They would be taken for those of ``cat([a, b])``, which stand elsewhere in ``cat([b, a])``.
     """
-    fresh = [own for own in joining if own.activated == descent.activated and own.producers]
-    places = [(own.producers[0].order, own.producers[0].name) for own in fresh]
-    if places == sorted(places):
+    places = [
+        (own.producers[0].order, own.producers[0].name)
+        if own is not None and own.producers and own.activated == descent.activated
+        else None  # nobody knows what makes it, or it is carried along
+        for own in joining
+    ]
+    fresh = [place for place in places if place is not None]
+    if len(fresh) == len(places) and fresh == sorted(fresh):
         return descent
-    ranks = "_".join([str(sorted(places).index(place)) for place in places])
-    return descent._replace(way=joined(descent.way, (f"cat{ranks}",)))
+    ranks = ["x" if place is None else str(sorted(fresh).index(place)) for place in places]
+    return descent._replace(way=joined(descent.way, (f"cat{'_'.join(ranks)}",)))
 
 
 def _rows_stacked(args: Args, weights: list[tuple[Tensor, Descent]]) -> Descent | None:
@@ -710,7 +738,7 @@ def _moved(
     args: Args,
     kwargs: Kwargs,
     out: Tensor,
-    piece: int | str | None,
+    piece: Piece,
 ) -> Descent:
     """Return a descent whose tensor was cut or moved: a part of the units, or of the samples."""
     if function in JOINS:
@@ -922,16 +950,16 @@ def _part(
     source: Tensor,
     args: Args,
     kwargs: Kwargs,
-    piece: int | str | None,
+    piece: Piece,
 ) -> str:
     """Say which part of the units was taken: along which of their axes, if there are several."""
-    if known.sizes:
-        return "some" if piece is None else str(piece)
     axes = known.axes or ()
     if piece is not None:
-        dim = axis_of(function, args, kwargs) or 0
-        before = [axis for axis in axes if axis < dim % source.ndim]
-        return ".".join([*["all"] * len(before), str(piece)])
+        dim = (axis_of(function, args, kwargs) or 0) % source.ndim
+        before = [axis for axis in axes if axis < dim and not known.sizes]
+        return ".".join([*["all"] * len(before), _word_for(piece, source.shape[dim]) or "some"])
+    if known.sizes:
+        return "some"
     words = ["all"] * len(axes)
     dim, index = _choice(function, args, kwargs)
     for item in items_of(index, source.ndim):

@@ -55,6 +55,7 @@ class Maker(NamedTuple):
         grouped: Returns which of several stacked weights made each row, where an argument tells.
         by_data: Tells whether data are what makes the units where no weights are given: those of a
             hypernetwork, or two activations. Else that is something that nobody knows, a buffer.
+        states: Tells the axes of what is returned behind the first result.
     """
 
     axes: MakerAxes
@@ -66,6 +67,7 @@ class Maker(NamedTuple):
     weighs_first: bool = False
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
     by_data: Callable[[KnownAxes, Args, Kwargs, Tensor], bool] = _always
+    states: MakerAxes | None = None
 
 
 # --- which axes -----------------------------------------------------------------------------------
@@ -73,6 +75,11 @@ class Maker(NamedTuple):
 
 def _last(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
     return (out.ndim - 1,) if out.ndim else None
+
+
+def _states(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
+    """The last states of a recurrent layer: stacked layers and directions have units each."""
+    return (0, 2) if out.shape[0] > 1 else (2,)
 
 
 def _second(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes | None:
@@ -382,9 +389,10 @@ _GROUPED = tuple(
     if hasattr(home, name)
 )
 
-_RECURRENT = (
-    *(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu, torch.lstm_cell, torch.gru_cell),
-    *(torch.rnn_tanh_cell, torch.rnn_relu_cell, F.multi_head_attention_forward),
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+_BLOCKS = (
+    *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+    F.multi_head_attention_forward,
 )
 _CONVOLUTIONS = {
     1: (F.conv1d, F.conv_transpose1d),
@@ -408,7 +416,8 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     F.linear: Maker(_last, _after_first, weighs_first=True),
     F.bilinear: Maker(_last, _after_first),
     **dict.fromkeys((F.embedding, F.embedding_bag), Maker(_last, _after_first, _columns)),
-    **dict.fromkeys(_RECURRENT, Maker(_last, _all)),
+    **dict.fromkeys(_RECURRENT, Maker(_last, _all, states=_states)),
+    **dict.fromkeys(_BLOCKS, Maker(_last, _all)),
     **{
         functions[transposed]: Maker(
             _before_space(spatial), _after_first, columns, spatial=True, weighs_first=True

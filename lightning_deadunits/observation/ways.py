@@ -18,6 +18,7 @@ _WORDS = {
     **dict.fromkeys(("truediv", "true_divide", "divide", "itruediv"), "div"),
     **dict.fromkeys(("rtruediv", "rdiv"), "rdiv"),
     **dict.fromkeys(("cumsum", "cumprod", "roll", "flip"), "roll"),
+    **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), "permute"),
 }
 """Arithmetic by the names of its functions; a constant's value is not told, it may change."""
 
@@ -116,6 +117,24 @@ def axis_of(
     place, default = _AXES.get(_plain_name(function), (0, None))
     axis = kwargs.get("dim", args[place] if len(args) > place > 0 else default)
     return axis if isinstance(axis, int) and not isinstance(axis, bool) else None
+
+
+def pieces_of(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+) -> list[int | slice]:
+    """Return which places of the axis that it cuts each part has that a function returned.
+
+    By places, not by number: ``x.split([2, 4])[1]`` and ``x[2:]`` are the same units,
+    ``x.split([4, 2])[1]`` are others.
+    """
+    if _plain_name(function) == "unbind":
+        return list(range(len(out)))
+    axis, start, places = axis_of(function, args, kwargs) or 0, 0, list[int | slice]()
+    for part in out:
+        stop = start + part.shape[axis]
+        places.append(slice(start, stop))
+        start = stop
+    return places
 
 
 def negated_by(

@@ -772,3 +772,106 @@ def test_what_is_overwritten_is_nobodys_in_the_third_pass_as_in_the_first() -> N
     (layer,) = (own for own in report.layers.values() if own.made_by == ("fc",))
     assert layer.observations == 10 * len(X)
     assert layer.dead.tolist() == [0, 1]
+
+
+SHUFFLED = (0, 4, 1, 5, 2, 6, 3, 7)
+OTHERWISE: dict[str, tuple[Callable[[Any, Tensor], Tensor], ...]] = {
+    "parts of other sizes": (
+        lambda net, x: net.fc(x).split([2, 2, 4], 1)[1],
+        lambda net, x: net.fc(x).split([4, 2, 2], dim=1)[1],
+    ),
+    "shuffled by hand": (
+        lambda net, x: net.fc(x),
+        lambda net, x: net.fc(x).view(-1, 2, 4).transpose(1, 2).reshape(-1, 8),
+    ),
+    "shuffled": (
+        lambda net, x: net.fc(x)[..., None],
+        lambda net, x: F.channel_shuffle(net.fc(x)[..., None], 2),
+    ),
+    "before and behind something else": (
+        lambda net, x: torch.cat([net.fc(x), x], 1),
+        lambda net, x: torch.cat([x, net.fc(x)], 1),
+    ),
+    "before and behind an activation": (
+        lambda net, x: torch.cat([net.fc(x), x.sigmoid()], 1),
+        lambda net, x: torch.cat([x.sigmoid(), net.fc(x)], 1),
+    ),
+    "negated weights": (
+        lambda net, x: F.linear(x, net.fc.weight),
+        lambda net, x: F.linear(x, -net.fc.weight),
+    ),
+    "weights turned over": (
+        lambda net, x: F.linear(x, net.fc.weight),
+        lambda net, x: F.linear(x, net.fc.weight.flip(0)),
+    ),
+    "columns and rows of weights": (
+        lambda net, x: F.linear(x[:, :2], net.fc.weight.chunk(2, 1)[0]),
+        lambda net, x: F.linear(x, net.fc.weight.chunk(2)[0]),
+    ),
+    "states of two directions": (
+        lambda net, x: net.rnn(x[None])[1][0][0],
+        lambda net, x: net.rnn(x[None])[1][0][1],
+    ),
+}
+
+
+@pytest.mark.parametrize("ways", OTHERWISE.values(), ids=OTHERWISE)
+def test_units_that_stand_elsewhere_are_another_layer(ways: Any) -> None:
+    net = nn.Module()
+    net.fc, net.rnn = nn.Linear(4, 8), nn.LSTM(4, 3, bidirectional=True)
+    nn.init.ones_(net.fc.weight)
+    with torch.no_grad():
+        net.fc.weight[::3] = -1.0
+        net.fc.bias[::3] = -9.0
+    net.forward = lambda x, way: F.relu(ways[way](net, x))
+    truth = {
+        tuple((ways[way](net, X).relu() == 0).flatten(1).sum(0).tolist()): way for way in (0, 1)
+    }
+    with torch.no_grad():
+        report = find_dead_units(net, [(X, turn % 2) for turn in range(10)])
+    assert not report.unjudged
+    found = [
+        tuple((layer.zero_rate * layer.observations / 5).round().int().tolist())
+        for layer in report.layers.values()
+    ]
+    assert sorted(found) == sorted(truth)
+    assert all(layer.observations == 5 * len(X) for layer in report.layers.values())
+
+
+def test_parts_and_slices_of_the_same_units_are_one_layer() -> None:
+    net = nn.Module()
+    net.fc = nn.Linear(4, 8)
+    net.forward = lambda x, cut: F.relu(net.fc(x)[:, 4:] if cut else net.fc(x).chunk(2, 1)[1])
+    (layer,) = find_dead_units(net, [(X, True), (X, False)]).layers.values()
+    assert layer.observations == 2 * len(X)
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_the_states_of_stacked_recurrent_layers_are_units_each(kind: Any, directions: int) -> None:
+    net = nn.Module()
+    net.rnn = kind(4, 3, num_layers=2, bidirectional=directions == 2)
+    seen = []
+
+    def forward(x: Tensor) -> Tensor:
+        state = net.rnn(x.view(4, 2, 4))[1]
+        state = state[0] if kind is nn.LSTM else state
+        seen.append(F.relu(state))
+        return F.relu(state)
+
+    net.forward = forward
+    layer = find_dead_units(net, [X])["relu"]
+    rate = (seen[0] == 0).double().mean(1).flatten()
+    assert layer.num_units == 2 * directions * 3
+    assert layer.zero_rate.tolist() == pytest.approx(rate.tolist())
+    assert layer.made_by == ("rnn",)
+
+
+def test_rows_beside_others_that_nobody_knows_are_not_judged() -> None:
+    net = nn.Module()
+    net.fc = nn.Linear(4, 4)
+    net.forward = lambda x: F.relu(torch.cat([net.fc(x), x]))
+    report = find_dead_units(net, [X])
+    assert "relu" in report.unjudged
+    net.forward = lambda x: F.relu(torch.cat([net.fc(x), torch.zeros(2, 4)]))
+    assert find_dead_units(net, [X])["relu"].num_units == 4
