@@ -155,7 +155,7 @@ class DeadUnitMonitor:
         self._windows = None
         if self.every_n_train_steps is not None:
             self._windows = TrainWindows(
-                self.every_n_train_steps, watch, self._guard,
+                self.every_n_train_steps, watch, self._guard, reinit=self.reinit,
                 per_unit=self.per_unit, custom_scalars=self.custom_scalars,
             )  # fmt: skip
 
@@ -188,6 +188,8 @@ class DeadUnitMonitor:
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse patterns that can match nothing; say if there will be nothing to count."""
         check_possible(pl_module, self.layers, self.exclude)
+        if self.reinit is not None:
+            check_possible(pl_module, *self.reinit.patterns, of="reinit.")
         if reason := skips_validation(trainer, pl_module):
             # The same on every process: none of them counts, none waits for another.
             self._guard.gave_up = self._guard.all_know = True
@@ -319,7 +321,7 @@ class DeadUnitMonitor:
         if not self._checked:
             self._checked = check_selection(
                 trainer, self._observer, self._guard, self.layers, self.exclude,
-                of_sample(self.every_n_batches),
+                of_sample(self.every_n_batches), self.reinit,
             )  # fmt: skip
         if trainer.sanity_checking:
             self._note_fired_before()

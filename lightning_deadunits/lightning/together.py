@@ -9,8 +9,9 @@ from typing import Any
 from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.lightning.failure_guard import Guard
 from lightning_deadunits.observation.observer import Observer
-from lightning_deadunits.observation.selection import SelectionError, check_found
+from lightning_deadunits.observation.selection import SelectionError, check_found, check_matched
 from lightning_deadunits.observation.tally import ProcessFailedError, report_of
+from lightning_deadunits.reinit import ReinitConfig
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
@@ -58,6 +59,7 @@ def check_selection(
     layers: Sequence[str] | None,
     exclude: Sequence[str] | None,
     hint: str = "",
+    reinit: ReinitConfig | None = None,
 ) -> bool:
     """At the first verdict it is known what runs: say what was asked for in vain.
 
@@ -71,6 +73,7 @@ def check_selection(
         layers: Patterns of the layers to track.
         exclude: Patterns of the layers not to track.
         hint: What to add to the error.
+        reinit: Whose patterns are checked, too.
 
     Returns:
         Whether it could be checked.
@@ -94,9 +97,12 @@ def check_selection(
     there = list(dict.fromkeys([*found, *expected])) if trainer.sanity_checking else found
     try:
         check_found(there, never, layers, exclude, dict.fromkeys(aside))
+        if reinit is not None:
+            check_matched(there, never, *reinit.patterns, of="reinit.")
     except SelectionError as error:
         told = SelectionError(f"{error}{hint}")
-        if trainer.sanity_checking and (layers or exclude):
+        named = (layers, exclude, *(() if reinit is None else reinit.patterns))
+        if trainer.sanity_checking and any(named):
             raise told from None
         warnings.warn(f"DeadUnitCallback: {told}", stacklevel=3)
     return True

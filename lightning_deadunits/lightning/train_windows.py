@@ -21,6 +21,7 @@ from lightning_deadunits.lightning.logging import log_window, write_report
 from lightning_deadunits.lightning.terminal import beside_progress_bar
 from lightning_deadunits.lightning.together import check_selection, report_of_all
 from lightning_deadunits.observation.tally import Agreement
+from lightning_deadunits.reinit import ReinitConfig
 from lightning_deadunits.reinit.training.windows import Watch, Window, Zeros
 from lightning_deadunits.reporting.gaps import warn_of_cuts, warn_of_gaps
 from lightning_deadunits.reporting.history import History
@@ -37,6 +38,7 @@ class TrainWindows:
         length: How many batches are a window.
         watch: What the callback watches.
         guard: Whether the callback's monitoring failed.
+        reinit: Whose patterns are checked against what runs, where no validation does it.
         per_unit: Whether to write vectors of rates for TensorBoard's Dead Units tab.
         custom_scalars: Whether to lay out one chart with all layers, where no validation does.
 
@@ -47,12 +49,19 @@ class TrainWindows:
     """
 
     def __init__(
-        self, length: int, watch: Watch, guard: Guard, *, per_unit: bool, custom_scalars: bool
+        self,
+        length: int,
+        watch: Watch,
+        guard: Guard,
+        *,
+        reinit: ReinitConfig | None,
+        per_unit: bool,
+        custom_scalars: bool,
     ) -> None:
         self.report: DeadUnitsReport | None = None
         self.history = History()
         self.prefix = ""
-        self._watch, self._guard = watch, guard
+        self._watch, self._guard, self._reinit = watch, guard, reinit
         self._per_unit, self._custom_scalars = per_unit, custom_scalars
         self._window = Window(partial(Zeros, watch=watch))
         self._length, self._batches = length, 0
@@ -98,8 +107,9 @@ class TrainWindows:
         watch = self._watch
         if not self._checked:
             self._checked = check_selection(
-                trainer, self._window.observer, self._guard, watch.layers, watch.exclude
-            )
+                trainer, self._window.observer, self._guard, watch.layers, watch.exclude,
+                reinit=None if self.prefix else self._reinit,
+            )  # fmt: skip
         report = report_of_all(
             trainer,
             pl_module,

@@ -51,22 +51,7 @@ def check_found(
         SelectionError: With the names there are.
     """
     names, smooth = list(found), list(never_zero)
-    for argument, patterns in (("layers", layers), ("exclude", exclude)):
-        for pattern in patterns or ():
-            if any(matches(name, pattern) for key in names for name in aliases(key)):
-                continue
-            if any(matches(name, pattern) for key in smooth for name in aliases(key)):
-                if argument == "exclude":
-                    continue
-                raise SelectionError(
-                    f"Expected an `atol` for {pattern!r}: {listed(names_of(smooth))} are never "
-                    f"exactly zero at rest, so it must be said what counts as zero."
-                )
-            raise SelectionError(
-                f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
-                f"matches none.{near(pattern, names_of(names))} Layers there are: "
-                f"{listed(names_of(names))}."
-            )
+    check_matched(names, smooth, layers, exclude)
     if not names and (ran := list(aside)):
         raise SelectionError(
             f"Expected a model with an activation of what its layers make, but those that can be "
@@ -87,10 +72,56 @@ def check_found(
         )
 
 
+def check_matched(
+    names: Sequence[str],
+    smooth: Sequence[str],
+    layers: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    of: str = "",
+) -> None:
+    """Raise unless every pattern matches a layer that ran.
+
+    Args:
+        names: Keys of all the layers that ran.
+        smooth: Keys of the activations that ran and are never zero at rest.
+        layers: Patterns of the layers that are meant.
+        exclude: Patterns of the layers that are not.
+        of: What stands before the names of these arguments.
+
+    Raises:
+        SelectionError: With the names there are.
+    """
+    for argument, patterns in (("layers", layers), ("exclude", exclude)):
+        for pattern in patterns or ():
+            if any(matches(name, pattern) for key in names for name in aliases(key)):
+                continue
+            if any(matches(name, pattern) for key in smooth for name in aliases(key)):
+                if argument == "exclude":
+                    continue
+                raise SelectionError(
+                    f"Expected an `atol` for {pattern!r}: {listed(names_of(smooth))} are never "
+                    f"exactly zero at rest, so it must be said what counts as zero."
+                )
+            raise SelectionError(
+                f"Expected every pattern of `{of}{argument}` to match a layer, but {pattern!r} "
+                f"matches none.{near(pattern, names_of(names))} Layers there are: "
+                f"{listed(names_of(names))}."
+            )
+
+
 def check_possible(
-    model: nn.Module, layers: Sequence[str] | None, exclude: Sequence[str] | None
+    model: nn.Module,
+    layers: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    of: str = "",
 ) -> None:
     """Raise for a pattern that no layer can match, whatever the forward pass will call.
+
+    Args:
+        model: The model.
+        layers: Patterns of the layers that are meant.
+        exclude: Patterns of the layers that are not.
+        of: What stands before the names of these arguments.
 
     Raises:
         SelectionError: With the modules there are.
@@ -111,7 +142,7 @@ def check_possible(
                 for base in _bases(pattern, producers)
             ):
                 raise SelectionError(
-                    f"Expected every pattern of `{argument}` to match a layer, but {pattern!r} "
+                    f"Expected every pattern of `{of}{argument}` to match a layer, but {pattern!r} "
                     f"can match none.{near(pattern, activations or modules)} {there_are}; a "
                     f"functional call is named after its module and the function, as in "
                     f"'block.relu'."

@@ -111,6 +111,11 @@ class ReinitConfig:
             check_number("tolerance", self.tolerance, "a number >= 0", lambda it: it >= 0)
         self.init_function()
 
+    @property
+    def patterns(self) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+        """Those of ``layers`` and of ``exclude``."""
+        return as_patterns("layers", self.layers), as_patterns("exclude", self.exclude)
+
     def init_function(self) -> Init | None:
         """Return the function behind ``init``, None for the layer's own distribution.
 

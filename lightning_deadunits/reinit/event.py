@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from torch import nn
 
 from lightning_deadunits.observation.layer_names import LayerNames
-from lightning_deadunits.observation.names import as_patterns, selects
+from lightning_deadunits.observation.names import selects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
@@ -63,9 +63,8 @@ class Event:
 
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
-        layers = as_patterns("layers", self.config.layers)
-        exclude = as_patterns("exclude", self.config.exclude)
-        units = {name: own for name, own in units.items() if selects(name, layers, exclude)}
+        patterns = self.config.patterns
+        units = {name: own for name, own in units.items() if selects(name, *patterns)}
         if not units:
             return
         if (reason := model_refusal(self.model)) is not None:

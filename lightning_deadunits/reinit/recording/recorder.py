@@ -262,6 +262,7 @@ class Recorder(SiteMode):
             self.running,
             torch.is_grad_enabled(),
             _autocast(),
+            torch.get_default_dtype(),
             RandomState(tape.devices) if name.strip("_") in RANDOM else None,
         )
         if name == "__getitem__":

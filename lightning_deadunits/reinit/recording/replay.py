@@ -62,7 +62,9 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
         torch.no_grad(),
         torch.random.fork_rng(devices=list(tape.devices)),
         ExitStack() as autocast,
+        ExitStack() as undo,
     ):
+        undo.callback(torch.set_default_dtype, torch.get_default_dtype())
         entered: tuple[tuple[str, torch.dtype], ...] = ()
         for position, entry in enumerate(tape.entries):
             if isinstance(entry, SiteCall):
@@ -77,6 +79,8 @@ def replay(tape: Tape, visitor: Visitor | None = None, *, as_recorded: bool = Fa
                         # No cache: it would hold on to weights that are edited between two replays.
                         autocast.enter_context(torch.autocast(kind, dtype, cache_enabled=False))
                     entered = entry.autocast
+                if entry.dtype != torch.get_default_dtype():
+                    torch.set_default_dtype(entry.dtype)
                 if takes_gradients:
                     torch.set_grad_enabled(entry.gradients)
                 if entry.reads_values:

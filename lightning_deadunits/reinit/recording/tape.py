@@ -46,6 +46,7 @@ class Call:
         module: Qualified name of the module whose forward made it.
         gradients: Whether gradients were on.
         autocast: Device types that were under autocast, each with its dtype.
+        dtype: The default dtype, which precision plugins change around a step.
         random_state: State of the default generators before it, if it may draw from them.
         writes: The values that it wrote in place.
         outs: Which value each item of its flattened result is, None for what is no tensor.
@@ -61,6 +62,7 @@ class Call:
     module: str
     gradients: bool
     autocast: tuple[tuple[str, torch.dtype], ...]
+    dtype: torch.dtype
     random_state: RandomState | None
     writes: tuple[int, ...] = ()
     outs: tuple[int | None, ...] = ()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.names import as_patterns, selects
+from lightning_deadunits.observation.names import selects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.report import ReinitReport, Units
 
@@ -52,10 +52,8 @@ class Schedule:
             dead: Layer to which of its units are dead now, bool of shape ``(U,)``.
         """
         due = {}
-        patterns = as_patterns("layers", self.config.layers)
-        exclude = as_patterns("exclude", self.config.exclude)
         for name, verdict in dead.items():
-            if not selects(name, patterns, exclude):
+            if not selects(name, *self.config.patterns):
                 continue
             layer = self._layers.get(name)
             if layer is None or len(layer.streak) != len(verdict):

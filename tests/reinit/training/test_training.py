@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig, find_dead_units
+from lightning_deadunits.observation.selection import SelectionError
 from lightning_deadunits.reinit.training.windows import Window
 from tests.zoo import kill
 
@@ -336,3 +337,45 @@ def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
     assert "silenced: b.weight" in texts[0]  # which the line leaves out
     assert "3 revived, 0 of them died again" in texts[2]
     assert [each.value for each in events.Scalars("reinit/relu.bn")] == [2.0]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "32-true"])
+def test_constants_of_the_precision_plugins_default_dtype_cost_nothing(
+    tmp_path: Any, precision: Any
+) -> None:
+    class Shifted(Plain):
+        def loss(self, batch: list[Tensor]) -> Tensor:
+            x, y = batch
+            hidden = F.relu(self.b(F.relu(self.a(x.to(self.dtype) + torch.linspace(0, 1, 12)))))
+            return F.mse_loss(self.c(hidden).float(), y.float())
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.loss(batch)
+
+    seed_everything(0, verbose=False)
+    model = Shifted()
+    kill(model.a, 1, 5)
+    callback = DeadUnitCallback(reinit=ReinitConfig(patience=1))
+    fit(model, tmp_path, callback, max_epochs=2, precision=precision)
+    (event, *_) = callback.reviver.events
+    assert event.reinitialised["relu.a"] == [1, 5]
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize("argument", ["layers", "exclude"])
+@pytest.mark.parametrize("pattern", ["relu.aa", "c"])
+def test_a_misspelt_pattern_of_layers_to_revive_is_an_error_before_training(
+    tmp_path: Any, argument: str, pattern: str
+) -> None:
+    callback = DeadUnitCallback(reinit=ReinitConfig(patience=1, **{argument: pattern}))
+    model = dying()
+    with pytest.raises(SelectionError, match=f"`reinit.{argument}`.*'{pattern}'"):
+        fit(model, tmp_path, callback)
+    assert model.trainer.global_step == 0
+
+
+def test_windows_warn_of_a_pattern_of_layers_to_revive_that_matches_none(tmp_path: Any) -> None:
+    config = ReinitConfig(every_n_train_steps=2, layers="c")
+    callback = DeadUnitCallback(reinit=config)
+    with pytest.warns(UserWarning, match=r"`reinit.layers`.*'c' matches none"):
+        fit(dying(), tmp_path, callback, limit_val_batches=0, max_epochs=1)
