@@ -169,13 +169,14 @@ class Mixed(Taped):
         x = self.note("relu.a-b", F.relu(self.drop(x)), 1)
         x = self.note("relu.a-b-permute-relu-sub", F.relu(self.pool(x) - 0.1), 1)
         first, second = x[:, :6].chunk(2, 1)
-        x = self.note("relu.a-b-neg-part0_6.0_3-part0_6.3_-permute-relu-sub", F.relu(first - second), 1)
+        halves = "relu.a-b-neg-part0_6.0_3-part0_6.3_-permute-relu-sub"
+        x = self.note(halves, F.relu(first - second), 1)
         x = self.note(
-            "relu.a-b-neg-part0_6.0_3-part0_6.3_-permute-relu-sub-2",
+            f"{halves}-2",
             F.relu(torch.stack([x, x - 0.5]) - 0.1),
             2,
         )
-        x = self.note("relu.a-b-neg-part0_6.0_3-part0_6.3_-permute-relu-sub-3", F.relu(x[1] - 0.1), 1)
+        x = self.note(f"{halves}-3", F.relu(x[1] - 0.1), 1)
         return self.note("relu.b", F.relu(self.shuffle(self.b(F.pad(x, (0, 0, 0, 0, 0, 1))))), 1)
 
 

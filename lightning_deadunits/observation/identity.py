@@ -112,6 +112,10 @@ class Descent(NamedTuple):
         unsure: Whether each place beside the units has weights of its own, and may be a position or
             a member, whose units are others. Of weights: whether places are copies of one another.
         blended: Whether something else than weights flowed into these: noise, or data.
+        stacked: Along which axis the rows stand that are made by different weights, if one is
+            known: a sum over it is a sum of layers.
+        padded: Whether some of the units are none: zeros that were padded, or raw inputs that were
+            joined to them.
     """
 
     axes: Axes | None
@@ -130,6 +134,8 @@ class Descent(NamedTuple):
     unsure: bool = False
     sizes: tuple[int, ...] = ()
     blended: bool = False
+    stacked: int | None = None
+    padded: bool = False
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
@@ -138,6 +144,11 @@ MIXED = (
     "what each layer makes pass an activation of its own"
 )
 """Why what has rows of several layers, or is partly written over, is not judged."""
+PADDED = (
+    "some of its units are made by no weights: they are padding, or raw inputs that were joined to "
+    "what its weights make; activate these before they are joined"
+)
+"""Why what has units and something else side by side is not judged."""
 IN_PART = (
     "its weights are used as a whole in one call and in part in another, and neither tells which "
     "units are silent in both; validate one of these uses at a time"
@@ -247,6 +258,7 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         levels=levels,
         mixed=mixed,
         unsure=any(own.unsure for own in fresh),
+        padded=all(own.padded for own in fresh),
     )
 
 

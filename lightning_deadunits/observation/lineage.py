@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
@@ -23,6 +24,7 @@ from lightning_deadunits.observation.axis_rules import (
     items_of,
     keep_same_rank,
     places_of,
+    reduce,
     reorders,
     spread_over,
 )
@@ -42,7 +44,7 @@ from lightning_deadunits.observation.identity import (
     share_units,
 )
 from lightning_deadunits.observation.moves import MOVES, OPAQUE, PERMUTATIONS
-from lightning_deadunits.observation.producers import PRODUCERS, Maker
+from lightning_deadunits.observation.producers import PRODUCERS, Maker, summed_axes
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.ways import (
     CHOICES,
@@ -266,6 +268,8 @@ class Lineage:
             touched = [axis % out.ndim for axis in last if beside.shape[axis] > 1]
             moved = spread_over(moved, tuple(out.shape), touched)
         sizes, axes = moved
+        if not sizes and not rule.moves:
+            axes = _spread(axes, data, source, out)
         if weights and function in FACTORS and not sizes:
             axes = tuple(sorted((*axes, *_brought(weights[0][0], source, out))))
         chosen = _joining(data) if len(data) > 1 else [known]
@@ -280,6 +284,13 @@ class Lineage:
             function, args, chosen, source, known, axes, out
         ):
             descent = descent._replace(mixed=True)
+            if function is torch.stack:
+                dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+                descent = descent._replace(stacked=dim % out.ndim)
+        elif known.stacked is not None:
+            descent = _still_stacked(descent, rule.move, known.stacked, source, args, kwargs, out)
+        if not sizes and self._pads(function, args, kwargs, known, source, out, unknown):
+            descent = descent._replace(padded=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = _with_weights(function, descent, *weights[0], out)
         word = rule.way
@@ -340,7 +351,11 @@ class Lineage:
             # Weights that are computed from data (a hypernetwork), or two activations.
             carriers = [own for own in known if own.axes]
             if kept is not None:
-                return _rows_mixed(carriers[0], axes)
+                made = _rows_mixed(carriers[0], axes)
+                source = next(own for own in given if self.descent(own) == carriers[0])
+                if carriers[0].stacked in summed_axes(args, kwargs, source):
+                    made = made._replace(mixed=False, summed=True)
+                return made
             if maker.spatial and given:
                 folded = _by_sample(given[0], self.descent(given[0]), out)
                 if folded is not None:
@@ -353,13 +368,19 @@ class Lineage:
             if carriers and maker.by_data(self, args, kwargs, out):
                 way = ("matmul",) if carriers[0].activated else ()
                 return Descent(axes, carriers[0].producers, way, ([],), sizes=sizes)
-        return Descent(
+        made = Descent(
             *(axes, producers, (), ([],)),
             members=members,
             levels=levels,
             mixed=any(own.mixed for own in weights) and bool(maker.kept),
             sizes=sizes,
         )
+        addend = None if maker.addend is None else maker.addend(args, kwargs)
+        own = self.descent(addend) if isinstance(addend, Tensor) else None
+        if own is None or not own.axes or own.weight or own.sizes or sizes or own.gate == ZERO:
+            return made
+        both = _together([own, made], axes)  # what data have made is added, as in h + x @ w
+        return both._replace(way=joined(both.way, ("add",)), calls=([],))
 
     def _ranks_units(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> bool:
         """Tell whether a call sorts the units of a sample, or takes others of each sample."""
@@ -499,6 +520,23 @@ class Lineage:
             branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
             return _differ([own for own in branches if own is not None and own.gate != ZERO])
         return False
+
+    def _pads(
+        self,
+        function: Callable[..., Any],
+        args: Args,
+        kwargs: Kwargs,
+        known: Descent,
+        source: Tensor,
+        out: Tensor,
+        unknown: bool,
+    ) -> bool:
+        """Tell whether a result has zeros, or raw inputs, beside the units of a layer."""
+        if function is F.pad:
+            return _units_of(out, known) > _units_of(source, known)
+        if function not in JOINS or not unknown:
+            return False
+        return _units_of(source, known) < _units_of(out, known)
 
     def _is_partial(self, target: Any) -> bool:
         """Tell whether a tensor was all zeros, but for what was added to some of its rows."""
@@ -710,6 +748,34 @@ def _like(data: list[tuple[Tensor, Descent]], out: Tensor) -> tuple[Tensor, Desc
         if known.axes and not best[1].axes:
             best = (tensor, known)
     return best
+
+
+def _spread(axes: Axes, data: list[tuple[Tensor, Descent]], source: Tensor, out: Tensor) -> Axes:
+    """Return the unit axes of a result, those too over which its source is spread.
+
+    Each pair is a unit in ``a[:, :, None] * b[:, None, :]``.
+    """
+    shift = out.ndim - source.ndim
+    found = set(axes)
+    for tensor, own in data:
+        before = out.ndim - tensor.ndim
+        for axis in () if tensor is source or own.sizes or own.gate == ZERO else own.axes or ():
+            at = axis + before
+            alone = at < shift or source.shape[at - shift] == 1
+            if alone and at >= 0 and tensor.shape[axis] == out.shape[at] > 1:
+                found.add(at)
+    return tuple(sorted(found)) if len(found) > len(axes) else axes
+
+
+def _still_stacked(
+    descent: Descent, move: Move, axis: int, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+) -> Descent:
+    """Have rows of several layers be known by their axis for longer, or be summed over it."""
+    if out.shape == source.shape and move is keep_same_rank:
+        return descent._replace(stacked=axis)
+    if move is reduce and not move((axis,), source, args, kwargs, out):
+        return descent._replace(mixed=False, summed=True, stacked=None)
+    return descent._replace(stacked=None)
 
 
 def _joining(data: list[tuple[Tensor, Descent]]) -> list[Descent]:

@@ -18,6 +18,8 @@ from lightning_deadunits.observation.activations import SMOOTH_ATOL, Kind, modul
 
 _FAR = 30.0
 _NEAR = -4.0
+_LARGE = 4.0
+_SLOWEST, _FASTEST = 1.5, 20.0
 _UNITS = 8
 _MOST_UNITS = 4096
 
@@ -28,7 +30,8 @@ def probed_kind(module: nn.Module) -> Kind | None:
     Only a module that is not torch's own, has no buffers, at most one parameter value per unit and
     no children but activations (TopK's ``postact_fn``) is tried, on a shallow copy in eval mode,
     without its hooks; the random state is as before. It is an activation if it works on each value
-    alone and tends to zero for very negative ones, but not for all; or if it passes some of the
+    alone, tends to zero for very negative ones, and grows with positive ones as a power of them
+    does unless it is exactly zero for the negative ones; or if it passes some of the
     largest values on as they are, and nothing else.
 
     Args:
@@ -91,7 +94,11 @@ def _elementwise(module: nn.Module, units: int) -> Kind | None:
     if result.abs().max() <= SMOOTH_ATOL or at_rest > SMOOTH_ATOL:
         return None
     # Far out GELU underflows to zero, too; at -4 only what is exactly zero is.
-    return "exact" if (result[values <= _NEAR] == 0).all() else "smooth"
+    if (result[values <= _NEAR] == 0).all():
+        return "exact"
+    # Twice as much for twice as much, or a power of it: a sigmoid and an exponential are not.
+    growth = result[values == 2 * _LARGE].abs().max() / result[values == _LARGE].abs().max()
+    return "smooth" if _SLOWEST <= growth <= _FASTEST else None
 
 
 def _keeps_largest(module: nn.Module, units: int) -> Kind | None:

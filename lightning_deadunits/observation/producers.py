@@ -56,6 +56,7 @@ class Maker(NamedTuple):
         by_data: Tells whether data are what makes the units where no weights are given: those of a
             hypernetwork, or two activations. Else that is something that nobody knows, a buffer.
         states: Tells the axes of what is returned behind the first result.
+        addend: Returns what is added to what the weights make, a bias or what data have made.
     """
 
     axes: MakerAxes
@@ -68,6 +69,7 @@ class Maker(NamedTuple):
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
     by_data: Callable[[KnownAxes, Args, Kwargs, Tensor], bool] = _always
     states: MakerAxes | None = None
+    addend: Callable[[Args, Kwargs], Any] | None = None
 
 
 # --- which axes -----------------------------------------------------------------------------------
@@ -152,14 +154,23 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
     of_left, of_right = known.axes(left), known.axes(right)
     if right.ndim < 2 or left.ndim < 2:
         return None  # a vector has no nodes
-    if of_right and not of_left and right.ndim - 1 in of_right and not _makes(known, left):
+    if of_right and not of_left and right.ndim - 1 in of_right:
         # Of units that are features of groups, those on the mixed axis are gone.
         shift = out.ndim - right.ndim
-        return tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
+        kept = tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
+        if not _makes(known, left):
+            return kept
+        if _is_stacked(known, right):  # a sum of layers, for each row of gates
+            return (*kept[:-1], out.ndim - 2, kept[-1]) if left.shape[-2] > 1 else kept
     if of_left and not of_right and left.ndim - 1 not in of_left and not _makes(known, right):
         shift = max(0, out.ndim - left.ndim)
         return tuple(axis + shift for axis in of_left)
     return None
+
+
+def _is_stacked(known: KnownAxes, right: Tensor) -> bool:
+    own = known.descent(right)
+    return own is not None and own.stacked == right.ndim - 2
 
 
 def _makes(known: KnownAxes, weight: Tensor) -> bool:
@@ -274,6 +285,9 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
     for letters, operand in factors:
         if known.axes(operand):
             continue
+        if known.is_weight(operand) and not set(letters) & {*result, *units}:
+            mixes = True  # a weight of each of several tensors, which are summed
+            continue
         sizes = dict(zip(letters, operand.shape, strict=True))
         fresh = [letter for letter in letters if letter in result and letter not in carried]
         summed = {sizes[x] for x in letters if x in carried - units and x not in result}
@@ -342,6 +356,17 @@ def _of_value(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes
     return known.axes(args[2] if len(args) > 2 else kwargs["value"])
 
 
+def summed_axes(args: Args, kwargs: Kwargs, operand: Tensor) -> set[int]:
+    """Return the axes of an operand over which a product sums."""
+    if isinstance(args[0], str):
+        factors, result = _spelled(args) or ([], "")
+        letters = next((own for own, factor in factors if factor is operand), "")
+        return {axis for axis, letter in enumerate(letters) if letter not in result}
+    factors_of = _factors(args, kwargs)
+    right = factors_of is not None and operand is factors_of[1]
+    return {max(0, operand.ndim - 2) if right else operand.ndim - 1}
+
+
 # --- by which weights -----------------------------------------------------------------------------
 
 
@@ -368,6 +393,14 @@ def _product_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
 def _after_first(args: Args, kwargs: Kwargs) -> list[Tensor]:
     """``f(input, weight, bias)``: a parameter as the input makes nothing."""
     return _flat((*args[1:], *(value for name, value in kwargs.items() if name != "input")))
+
+
+def _first(args: Args, kwargs: Kwargs) -> Any:
+    return args[0] if args else kwargs.get("input")
+
+
+def _bias(args: Args, kwargs: Kwargs) -> Any:
+    return args[2] if len(args) > 2 else kwargs.get("bias")
 
 
 def _value(args: Args, kwargs: Kwargs) -> list[Tensor]:
@@ -413,14 +446,19 @@ _SUMS_OF_PRODUCTS = (
 )
 
 PRODUCERS: dict[Callable[..., Any], Maker] = {
-    F.linear: Maker(_last, _after_first, weighs_first=True),
+    F.linear: Maker(_last, _after_first, weighs_first=True, addend=_bias),
     F.bilinear: Maker(_last, _after_first),
     **dict.fromkeys((F.embedding, F.embedding_bag), Maker(_last, _after_first, _columns)),
     **dict.fromkeys(_RECURRENT, Maker(_last, _all, states=_states)),
     **dict.fromkeys(_BLOCKS, Maker(_last, _all)),
     **{
         functions[transposed]: Maker(
-            _before_space(spatial), _after_first, columns, spatial=True, weighs_first=True
+            _before_space(spatial),
+            _after_first,
+            columns,
+            spatial=True,
+            weighs_first=True,
+            addend=_bias,
         )
         for spatial, functions in _CONVOLUTIONS.items()
         for transposed, columns in enumerate((_rows, _columns))
@@ -432,7 +470,14 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     ),
     **dict.fromkeys(
         _SUMS_OF_PRODUCTS,
-        Maker(_product, _product_first, _product_columns, _product_keeps, by_data=_product_by_data),
+        Maker(
+            _product,
+            _product_first,
+            _product_columns,
+            _product_keeps,
+            by_data=_product_by_data,
+            addend=_first,
+        ),
     ),
     **dict.fromkeys(_GROUPED, Maker(_last, _after_first, _columns, grouped=_groups)),
     torch.einsum: Maker(_einsum, _all, _einsum_columns, _einsum_keeps, by_data=_einsum_by_data),

@@ -35,7 +35,14 @@ from lightning_deadunits.observation.gates import COMPARISONS, GATES, is_gated
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, HiddenWrites
 from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
 from lightning_deadunits.observation.hooks import ModuleHooks
-from lightning_deadunits.observation.identity import MIXED, Descent, key_of, numbered, read_key
+from lightning_deadunits.observation.identity import (
+    MIXED,
+    PADDED,
+    Descent,
+    key_of,
+    numbered,
+    read_key,
+)
 from lightning_deadunits.observation.lineage import Lineage, mark_weights
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
@@ -320,8 +327,8 @@ class SiteMode(TorchFunctionMode):
         if number > 1:
             site = site._replace(name=numbered(site.name, number))
         self._ran[site.name] = met.kind
-        if descent is not None and descent.mixed:
-            self.unjudged[site.name] = MIXED
+        if descent is not None and (descent.mixed or descent.padded):
+            self.unjudged[site.name] = MIXED if descent.mixed else PADDED
         elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
             return self.on_site(site, output)
         return output

@@ -788,13 +788,9 @@ OTHERWISE: dict[str, tuple[Callable[[Any, Tensor], Tensor], ...]] = {
         lambda net, x: net.fc(x)[..., None],
         lambda net, x: F.channel_shuffle(net.fc(x)[..., None], 2),
     ),
-    "before and behind something else": (
-        lambda net, x: torch.cat([net.fc(x), x], 1),
-        lambda net, x: torch.cat([x, net.fc(x)], 1),
-    ),
     "before and behind an activation": (
-        lambda net, x: torch.cat([net.fc(x), x.sigmoid()], 1),
-        lambda net, x: torch.cat([x.sigmoid(), net.fc(x)], 1),
+        lambda net, x: torch.cat([net.fc(x), net.gc(x).sigmoid()], 1),
+        lambda net, x: torch.cat([net.gc(x).sigmoid(), net.fc(x)], 1),
     ),
     "negated weights": (
         lambda net, x: F.linear(x, net.fc.weight),
@@ -819,6 +815,7 @@ OTHERWISE: dict[str, tuple[Callable[[Any, Tensor], Tensor], ...]] = {
 def test_units_that_stand_elsewhere_are_another_layer(ways: Any) -> None:
     net = nn.Module()
     net.fc, net.rnn = nn.Linear(4, 8), nn.LSTM(4, 3, bidirectional=True)
+    net.gc = nn.Linear(4, 4)
     nn.init.ones_(net.fc.weight)
     with torch.no_grad():
         net.fc.weight[::3] = -1.0
@@ -875,3 +872,82 @@ def test_rows_beside_others_that_nobody_knows_are_not_judged() -> None:
     assert "relu" in report.unjudged
     net.forward = lambda x: F.relu(torch.cat([net.fc(x), torch.zeros(2, 4)]))
     assert find_dead_units(net, [X])["relu"].num_units == 4
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda net, x: F.pad(net.fc(x), (2, 2)),
+        lambda net, x: torch.cat([net.fc(x), torch.zeros(len(x), 3)], 1),
+        lambda net, x: torch.cat([x, net.fc(x)], 1),
+    ],
+    ids=["padded", "beside zeros", "beside raw inputs"],
+)
+def test_what_no_weights_make_are_no_units(joined: Any) -> None:
+    net = nn.Module()
+    net.fc, net.gc = nn.Linear(4, 8), nn.Linear(4, 8)
+    net.forward = lambda x: F.relu(joined(net, x))
+    assert "made by no weights" in find_dead_units(net, [X]).unjudged["relu"]
+    # What is padded is one summand of units that others make: a shortcut of a ResNet of option A.
+    net.forward = lambda x: F.relu(F.pad(net.fc(x), (0, 2)) + net.gc.weight.new_ones(1) * net.hc(x))
+    net.hc = nn.Linear(4, 10)
+    assert find_dead_units(net, [X])["relu"].num_units == 10
+
+
+class Branches(nn.Module):
+    """Two of several layers, added up in one way or another."""
+
+    def __init__(self, add: Callable[[Any, list[Tensor]], Tensor]) -> None:
+        super().__init__()
+        self.add = add
+        self.layers = nn.ModuleList(nn.Linear(4, 6) for _ in range(4))
+        self.w, self.gates = nn.Parameter(torch.ones(6, 6)), nn.Parameter(torch.ones(2))
+        nn.init.eye_(self.w)
+        for number, layer in enumerate(self.layers):
+            nn.init.ones_(layer.weight)
+            nn.init.constant_(layer.bias[number // 2 : number // 2 + 2], -999.0)
+
+    def forward(self, x: Tensor, first: int) -> Tensor:
+        return F.relu(self.add(self, [self.layers[n](x) for n in (first, first + 1)]))
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda net, both: torch.addmm(both[0], both[1], net.w),
+        lambda net, both: both[0].addmm(both[1], net.w),
+        lambda net, both: torch.baddbmm(both[0][None], both[1][None], net.w[None])[0],
+        lambda net, both: F.linear(both[1], net.w, both[0]),
+        lambda net, both: torch.stack(both).sum(0),
+        lambda net, both: torch.stack(both, -1).mean(-1),
+        lambda net, both: torch.stack(both).max(0).values,
+        lambda net, both: (net.gates[:, None, None] * torch.stack(both)).sum(0),
+        lambda net, both: torch.einsum("e,ebo->bo", net.gates.softmax(0), torch.stack(both)),
+        lambda net, both: (net.gates[None, None] @ torch.stack(both, 1)).squeeze(1),
+    ],
+    ids=["addmm", "method", "baddbmm", "bias", "stack", "last", "max", "gates", "einsum", "matmul"],
+)
+def test_what_is_summed_in_one_call_is_made_by_all_of_it(add: Any) -> None:
+    net = Branches(add)
+    truth = {}
+    for first in (0, 2):
+        output = net(X, first).reshape(-1, 6)
+        truth[first] = (output == 0).all(0).nonzero().flatten().tolist()
+    assert truth[0] != truth[2]
+    report = find_dead_units(net, [(X, turn % 3 % 2 * 2) for turn in range(12)])
+    assert not report.unjudged
+    found = {layer.made_by: layer.dead.tolist() for layer in report.layers.values()}
+    assert len(found) == 2
+    for makers, dead in found.items():
+        assert dead == truth[0 if "layers.0" in makers else 2]
+        assert "layers.0" in makers or "layers.2" in makers
+
+
+def test_each_pair_of_an_outer_product_is_a_unit() -> None:
+    net = nn.Module()
+    net.a, net.b = nn.Linear(4, 3), nn.Linear(4, 5)
+    net.forward = lambda x: F.relu(net.a(x)[:, :, None] * net.b(x)[:, None, :])
+    layer = find_dead_units(net, [X])["relu"]
+    pairs = (net(X) == 0).double().mean(0).flatten()
+    assert layer.num_units == 15
+    assert layer.zero_rate.tolist() == pytest.approx(pairs.tolist())

@@ -205,3 +205,34 @@ def test_parameters_can_be_swapped_afterwards() -> None:
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
     assert next(model.parameters()).dtype == torch.float64
+
+
+class Written(nn.Module):
+    """What a module of a user's own computes of each value."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function, self.shift = function, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x + self.shift)
+
+
+@pytest.mark.parametrize(
+    ("function", "counts"),
+    [
+        (torch.sigmoid, False),
+        (torch.exp, False),
+        (lambda x: x.sigmoid().square(), False),
+        (lambda x: (1 + x.exp()).log(), True),
+        (lambda x: x * x.sigmoid(), True),
+        (lambda x: (x * x.sigmoid()).square(), True),
+        (lambda x: (x / 6 + 0.5).clamp(0, 1), True),
+    ],
+    ids=["sigmoid", "exp", "its square", "softplus", "swish", "squared", "hard sigmoid"],
+)
+def test_a_sigmoid_written_by_hand_is_no_activation_that_rests_at_zero(
+    function: Any, counts: bool
+) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), Written(function))
+    assert ("3" in find_dead_units(net, [torch.randn(8, 4)]).layers) == counts

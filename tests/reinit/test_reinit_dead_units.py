@@ -92,6 +92,16 @@ def test_a_layer_of_the_report_that_the_example_does_not_run_costs_no_other() ->
     ]
 
 
+def test_weights_that_are_used_part_by_part_are_used() -> None:
+    model = nn.Module()
+    model.a, model.w, model.o = nn.Linear(6, 8), nn.Parameter(torch.rand(2, 8, 8)), nn.Linear(8, 2)
+    nn.init.constant_(model.a.bias[:2], -100.0)
+    model.forward = lambda x: model.o((F.relu(model.a(x)) @ model.w[0]).tanh() @ model.w[1])
+    done = reinit_dead_units(model, {"relu": [0, 1]}, torch.randn(8, 6), optimizers=None)
+    assert done.reinitialised == {"relu": [0, 1]}
+    assert not done.notes
+
+
 def test_a_report_of_another_model_is_an_error() -> None:
     report = find_dead_units(Domains(), [(torch.randn(8, 6), 0)])
     with pytest.raises(ValueError, match="Layers that ran are: 1"):

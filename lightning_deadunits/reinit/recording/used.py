@@ -132,7 +132,10 @@ def has_used(used: Mapping[nn.Parameter, Elements], parameter: nn.Parameter, own
 
 def both(own: Elements, others: Elements) -> Elements:
     """Return the elements of either."""
-    return None if own is None or others is None else own | others
+    if own is None or others is None:
+        return None
+    either = own | others
+    return None if bool(either.all()) else either
 
 
 def add_used(used: Used, more: Mapping[nn.Parameter, Elements]) -> None:
