@@ -351,11 +351,9 @@ class Lineage:
             # Weights that are computed from data (a hypernetwork), or two activations.
             carriers = [own for own in known if own.axes]
             if kept is not None:
-                made = _rows_mixed(carriers[0], axes)
-                source = next(own for own in given if self.descent(own) == carriers[0])
-                if carriers[0].stacked in summed_axes(args, kwargs, source):
-                    made = made._replace(mixed=False, summed=True)
-                return made
+                source = next(own for own in given if self.axes(own))
+                is_sum = carriers[0].stacked in summed_axes(args, kwargs, source)
+                return _rows_mixed(carriers[0], axes, is_sum=is_sum)
             if maker.spatial and given:
                 folded = _by_sample(given[0], self.descent(given[0]), out)
                 if folded is not None:
@@ -376,10 +374,10 @@ class Lineage:
             sizes=sizes,
         )
         addend = None if maker.addend is None else maker.addend(args, kwargs)
-        own = self.descent(addend) if isinstance(addend, Tensor) else None
-        if own is None or not own.axes or own.weight or own.sizes or sizes or own.gate == ZERO:
+        beside = self.descent(addend) if isinstance(addend, Tensor) else None
+        if beside is None or beside.weight or not beside.axes or beside.sizes or sizes:
             return made
-        both = _together([own, made], axes)  # what data have made is added, as in h + x @ w
+        both = _together([beside, made], axes)  # what data have made is added, as in h + x @ w
         return both._replace(way=joined(both.way, ("add",)), calls=([],))
 
     def _ranks_units(self, function: Callable[..., Any], args: Args, kwargs: Kwargs) -> bool:
@@ -670,15 +668,23 @@ def _of_weights(weights: list[Descent]) -> Descent:
     )
 
 
-def _rows_mixed(known: Descent, axes: Axes) -> Descent:
-    """Return the descent of units whose samples or positions were mixed, as by a graph's edges."""
+def _rows_mixed(known: Descent, axes: Axes, *, is_sum: bool) -> Descent:
+    """Return the descent of units whose samples or positions were mixed, as by a graph's edges.
+
+    Args:
+        known: What is known of them.
+        axes: Their axes in the result.
+        is_sum: Whether those that were mixed are the layers of a stack, all of them each time.
+    """
     return known._replace(
         axes=axes,
         way=joined(known.way, ("matmul",)),
         calls=([],),
         activated=False,
         members=None,
-        mixed=known.mixed or known.members is not None,
+        mixed=(known.mixed and not is_sum) or known.members is not None,
+        summed=known.summed or is_sum,
+        stacked=None,
     )
 
 

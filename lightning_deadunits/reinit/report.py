@@ -66,6 +66,19 @@ class ReinitReport:
         if text not in self.notes:
             self.notes.append(text)
 
+    def follow(self, layer: str, copy: str) -> None:
+        """Take units of a copy of a layer for re-initialised, which got the edits of that layer."""
+        refused = self.refused.get(copy, {})
+        same = [unit for unit in self.reinitialised.get(layer, ()) if unit in refused]
+        if not same:
+            return
+        self.reinitialised = {**self.reinitialised, copy: same}
+        left = {unit: why for unit, why in refused.items() if unit not in same}
+        self.refused = {**self.refused, copy: left} if left else {
+            name: own for name, own in self.refused.items() if name != copy
+        }  # fmt: skip
+        self.note(f"Note: {copy} follows {layer}: its units got the same weights.")
+
     def tell_outcome(self, dead: Mapping[str, Tensor]) -> None:
         """Take the first verdict after the event: which of its units live.
 

@@ -28,9 +28,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
+from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.reinit.optimizers.state import optimizers_of
 from lightning_deadunits.reinit.plan import tensors_of
 from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.report import ReinitReport
 from lightning_deadunits.reinit.weights import Edit, WeightSlice
 
 _MOST_LOOKS = 64
@@ -48,10 +51,12 @@ class Copies:
 
     Attributes:
         names: Of those that were seen to follow.
+        followed: Modules that copies were found of, and these.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = set(names)
+        self.followed: list[tuple[nn.Module, nn.Module]] = []
         self._known: tuple[nn.Module, int] | None = None
         self._candidates: list[_Candidate] = []
         self._following: list[Pairs] = []
@@ -94,11 +99,12 @@ class Copies:
 
     def find(self, trainer: Any, model: nn.Module) -> None:
         """Find all copies that follow, by how alike they are to weights before these are edited."""
-        self._following = [
-            _paired(tensors_of(each.nearest()), tensors_of(each.copy))
+        self.followed = [
+            (each.nearest(), each.copy)
             for each in self._found(trainer, model)
             if each.is_average or each.name in self.names
         ]
+        self._following = [_paired(*map(tensors_of, both)) for both in self.followed]
         weights = list(model.parameters())
         for ways in _held(trainer, model):
             likeness, pairs = max(
@@ -123,6 +129,18 @@ class Copies:
                     edit.set(WeightSlice(target, weights.positions.to(target.device)), values)
         edit.apply_()
         return edit
+
+    def tell_(self, report: ReinitReport, names: LayerNames, model: nn.Module) -> None:
+        """Have a report tell of layers that belong to copies what was done to them."""
+        paths = module_names(model)
+        for original, copy in self.followed:
+            if original not in paths or copy not in paths:
+                continue
+            for layer in list(report.reinitialised):
+                key = names.key(layer)
+                own = key and _moved(key, paths[original], paths[copy])
+                if own and own != key:
+                    report.follow(layer, names.get(own))
 
     def _found(self, trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
         kept = list(_modules_of(trainer, model))
@@ -152,6 +170,13 @@ class Copies:
             if originals:
                 inside.update(module.modules())
                 yield _Candidate(name, module, originals, is_average)
+
+
+def _moved(key: str, original: str, copy: str) -> str:
+    """Return the key of the layer of a copy, by the paths of both modules."""
+    if not original:
+        return ""
+    return re.sub(rf"(?<![\w.]){re.escape(original)}(?![\w])", copy, key)
 
 
 def _held(trainer: Any, model: nn.Module) -> Iterator[list[Pairs]]:

@@ -203,6 +203,8 @@ class Reviver:
         self._first_batches = FIRST_BATCHES
         tapes.drop(evaluation=self.at_validation)
         report = _report_of(attempt, units, trainer.global_step)
+        if self._newborn is not None:
+            self._copies.tell_(report, self._watch.names, tapes.model)
         if not (report.reinitialised or report.refused or report.planned):
             return None
         self._note(report)

@@ -222,3 +222,37 @@ def test_a_resumed_average_equals_the_uninterrupted_one(tmp_path: Path, name: st
     whole = run(keep, default_root_dir=tmp_path)
     again = run(resume=tmp_path / "epoch=1.ckpt", default_root_dir=tmp_path)
     assert differing(whole, again) == []
+
+
+class ValidatesItsAverage(Mortal):
+    """Runs an average of a part in validation, beside the part itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 1))
+        kill(self.body[0], 1, 4)
+        self.body_ema = copy.deepcopy(self.body).requires_grad_(False)
+
+    def loss(self, batch: Any) -> Tensor:
+        own = self.body(batch[0])
+        if not self.training:
+            own = own + self.body_ema(batch[0])
+        return super().loss(batch) + own.square().mean()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        with torch.no_grad():
+            for mine, own in zip(self.body_ema.parameters(), self.body.parameters(), strict=True):
+                mine.lerp_(own, 0.1)
+
+
+def test_units_of_an_average_are_told_to_have_got_the_edits_not_to_be_refused() -> None:
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(ValidatesItsAverage(), callback, max_epochs=3)
+    (first, *_) = callback.reviver.events
+    assert {1, 4} <= {*first.reinitialised["body.1"]}
+    assert first.reinitialised["body_ema.1"] == first.reinitialised["body.1"]
+    assert "body_ema.1" not in first.refused
+    assert first.notes == ["Note: body_ema.1 follows body.1: its units got the same weights."]
+    table = callback.history.to_dataframe()
+    revived = table[table["layer"] == "body_ema.1"]["reinitialised"].sum()
+    assert revived == table[table["layer"] == "body.1"]["reinitialised"].sum() > 0
