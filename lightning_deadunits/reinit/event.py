@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import selects
@@ -14,15 +15,15 @@ from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
 from lightning_deadunits.reinit.eligibility import eligible, model_refusal
 from lightning_deadunits.reinit.optimizers.state import OptimizerMemory
-from lightning_deadunits.reinit.plan import Plan, tensors_of
+from lightning_deadunits.reinit.plan import Plan, Write, tensors_of
 from lightning_deadunits.reinit.recording.layers import keys_of, made_by_rows
 from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, each_of
 from lightning_deadunits.reinit.surgery.initialisation import Draws
-from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients
+from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients, silence
 from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
-from lightning_deadunits.reinit.weights import WeightSlice, written
+from lightning_deadunits.reinit.weights import Edit, WeightSlice, written
 
 
 @dataclass(eq=False)
@@ -108,11 +109,12 @@ class Event:
         fresh = [(names[id(w.parameter)], w.positions.cpu()) for w in self._fresh]
         return Plan(self.report.reinitialised, writes, fresh)
 
-    def follow_(self, plan: Plan) -> dict[UnitKey, str]:
+    def follow_(self, plan: Plan) -> tuple[dict[UnitKey, str], list[Write]]:
         """Write what another process has planned, and verify it on the tapes of this one.
 
         Returns:
             The units that cannot be re-initialised here, with the reason; then nothing is written.
+            What else is to be written so that they can: whatever reads them on these tapes alone.
         """
         keys = each_of(plan.units)
         passes, refused = self._replayed(plan.units)
@@ -120,7 +122,7 @@ class Event:
         refused = {u: why for u, why in refused.items() if passes.of_layer(u[0])}
         refused |= passes.alive(keys)
         if refused:
-            return refused
+            return refused, []
         edit = plan.edit(self.model)
         clear_gradients(edit)
         edit.apply_()
@@ -131,8 +133,29 @@ class Event:
             self.outcome.undo_()
             if not isinstance(error, DisturbedError):
                 raise
-            return dict.fromkeys(keys, f"on another process {error}")
-        return {}
+            reason = f"on another process {error}"
+            return dict.fromkeys(keys, reason), self._read_beside(passes, plan)
+        return {}, []
+
+    def _read_beside(self, passes: Passes, plan: Plan) -> list[Write]:
+        """Return what silences units of a plan on the tapes of this process, beside the plan."""
+        units = [unit for unit in each_of(plan.units) if passes.of_layer(unit[0])]
+        edit = Edit()
+        for own in eligible(passes, units, self.memory, self.config).units.values():
+            for part in own.reads:
+                edit.set(part.weights, silence(passes, part))
+        names = {id(tensor): name for name, tensor in tensors_of(self.model).items()}
+        planned: dict[str, list[Tensor]] = {}
+        for name, positions, _ in plan.writes:
+            planned.setdefault(name, []).append(positions)
+        found = []
+        for weights, values in edit.slices():
+            name, positions = names[id(weights.parameter)], weights.positions.cpu()
+            known = torch.cat([positions.new_empty(0), *planned.get(name, [])])
+            fresh = ~torch.isin(positions, known)
+            if bool(fresh.any()):
+                found.append((name, positions[fresh], values.cpu()[fresh]))
+        return found
 
     def _replayed(self, units: Units) -> tuple[Passes, dict[UnitKey, str]]:
         """Replay the tapes as they are; return the units too that they do not vouch for."""

@@ -141,7 +141,7 @@ class Surgeon:
         if not attempt:
             for trace in traces.values():
                 for part in reversed(trace.reads):  # the first call's value wins
-                    edit.set(part.weights, self._silence(part))
+                    edit.set(part.weights, silence(self._passes, part))
         # After the silencing: what one unit reads of another one is fresh, for it is silent itself.
         for (layer, _), parts in parts_by_call(fresh).items():
             drawn = self._draws.fresh(layer, attempt, parts)
@@ -149,16 +149,6 @@ class Surgeon:
                 edit.set(part.weights, values)
         clear_gradients(edit)
         return edit
-
-    def _silence(self, part: Part) -> Tensor | float:
-        """Return what a reading weight must be so that the unit is not heard."""
-        if part.role != "shift":
-            return 0.0
-        # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
-        call = self._passes.calls[part.index]
-        assert call.out is not None
-        axis = call.made_axes[0]
-        return call.out.select(axis, part.channel).flatten()[0]
 
     def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
         """Verify; fresh channels get the biases and statistics of the recorded batches.
@@ -222,6 +212,16 @@ class Surgeon:
         of_layer = self._passes.of_layer
         absent = {u for u in traces if not any(of_layer(u[0], tape) for tape in tapes)}
         return visitor.firing | absent
+
+
+def silence(passes: Passes, part: Part) -> Tensor | float:
+    """Return what a reading weight must be so that the unit is not heard."""
+    if part.role != "shift":
+        return 0.0
+    # A norm with scale 0 returns its shift: what it has made of the silent unit so far.
+    call = passes.calls[part.index]
+    assert call.out is not None
+    return call.out.select(call.made_axes[0], part.channel).flatten()[0]
 
 
 def clear_gradients(edit: Edit) -> None:

@@ -1,9 +1,10 @@
 """One event on all processes of a training: one plans, all write, each verifies, or none does.
 
-The process that has recorded most traces the units and writes fresh weights; the others are sent
-the plan (names, places, values), write the same, and replay what they have recorded themselves.
-What one of them refuses is taken back on all of them, and planned again without it. Whatever fails
-on one process, it takes part in every exchange: the others wait for it.
+The process that has most of the units on tape traces them and writes fresh weights. The others are
+sent the plan (names, places, values), write the same, and replay what they have recorded
+themselves; what reads the units there alone, a head of their own, they add to the plan. What one of
+them refuses is taken back on all of them, and planned again without it. Whatever fails on one
+process, it takes part in every exchange: the others wait for it.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_deadunits.distributed import gather_objects
+from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.reinit.dataflow.passes import UnitKey
 from lightning_deadunits.reinit.event import Event
-from lightning_deadunits.reinit.plan import Plan
+from lightning_deadunits.reinit.plan import Plan, Write
 from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.recording.layers import keys_of
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, each_of
 from lightning_deadunits.reinit.training.copies import Copies
-from lightning_deadunits.reinit.training.tapes import Recorded
+from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
 from lightning_deadunits.reinit.weights import WeightSlice, written
 
 _MOST_ROUNDS = 4
 _UNSEEN = "{} ran in batches that are not recorded, and may use it"
+_ELSEWHERE = "its layer ran on another process than most others that are due; its turn comes later"
 
 
 class RanksDifferError(RuntimeError):
@@ -55,6 +59,18 @@ class Attempt:
         self.event = self.plan = None
 
 
+def recorded_by_all(trainer: Any, tapes: Tapes) -> list[Recorded]:
+    """Return what each process has recorded; what is missing on one may be on another's tapes.
+
+    As where each process has a head of its own, whose gradients all of them get.
+    """
+    everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
+    if len(everyone) > 1 and any(each.missing for each in everyone):
+        tapes.know_others(gather_objects(trainer, tapes.shown))
+        everyone = gather_objects(trainer, tapes.recorded)
+    return everyone
+
+
 @dataclass
 class Together:
     """Has all processes of a Trainer re-initialise the same.
@@ -62,11 +78,13 @@ class Together:
     Attributes:
         trainer: The Trainer.
         tapes: What this process has recorded.
+        names: The names of layers.
         make_event: Makes an event of the tapes on which it is verified.
     """
 
     trainer: Any
     tapes: Sequence[Tape]
+    names: LayerNames
     make_event: Callable[[Sequence[Tape]], Event]
 
     def write_(self, units: Units, everyone: Sequence[Recorded]) -> Attempt:
@@ -79,9 +97,8 @@ class Together:
         missing = dict.fromkeys(name for each in everyone for name in each.missing)
         if missing:
             return self._refusing(units, _UNSEEN.format(_some(missing)))
-        recorded = [each.evaluation + each.training for each in everyone]
-        planner = recorded.index(max(recorded))
-        refused: dict[UnitKey, str] = {}
+        planner, refused = self._planner(units, everyone)
+        units = by_layer(unit for unit in each_of(units) if unit not in refused)
         for _ in range(_MOST_ROUNDS):
             attempt = self._planned(units, planner)
             found = self._verify_(attempt, self.tapes)
@@ -93,6 +110,25 @@ class Together:
             attempt = self._refusing(units, "processes do not come to agree on it")
         attempt.report.refuse(refused)
         return attempt
+
+    def _planner(
+        self, units: Units, everyone: Sequence[Recorded]
+    ) -> tuple[int, dict[UnitKey, str]]:
+        """Return who plans: who has most of the units on tape, and among those most tapes.
+
+        And the units that others alone have: of experts that ran on one process only, say. One of
+        these plans as soon as those that were revived now are no longer due.
+        """
+        recorded = [each.evaluation + each.training for each in everyone]
+        if len(everyone) == 1:
+            return 0, {}
+        own = set(keys_of(self.tapes, units, self.names).values())
+        on_tape = gather_objects(self.trainer, own)
+        numbers = [sum(len(units[layer]) for layer in theirs) for theirs in on_tape]
+        ranks = list(zip(numbers, recorded, strict=True))
+        planner = ranks.index(max(ranks))
+        others = set().union(*on_tape) - on_tape[planner]
+        return planner, {unit: _ELSEWHERE for unit in each_of(units) if unit[0] in others}
 
     def write_plan_(self, plan: Plan, report: ReinitReport) -> Attempt:
         """Write what was planned and verified before a checkpoint was saved."""
@@ -121,21 +157,33 @@ class Together:
         attempt.plan, attempt.report, attempt.problem = everyone[planner]
         return attempt
 
-    def _verify_(self, attempt: Attempt, tapes: Sequence[Tape]) -> dict[UnitKey, str]:
-        """Have those who did not plan write the same; what any of them refuses, all take back."""
-        refused: dict[UnitKey, str] = {}
-        if attempt.plan is not None and attempt.event is None:
+    def _verify_(
+        self, attempt: Attempt, tapes: Sequence[Tape], *, again: bool = True
+    ) -> dict[UnitKey, str]:
+        """Have those who did not plan write the same; what any of them refuses, all take back.
+
+        What reads the units on their tapes alone they add to the plan, and all write it anew.
+        """
+        plan, refused, more = attempt.plan, dict[UnitKey, str](), list[Write]()
+        if plan is not None and attempt.event is None:
             try:
                 attempt.event = self.make_event(tapes)
-                refused = attempt.event.follow_(attempt.plan)
+                attempt.event.report = attempt.report
+                refused, more = attempt.event.follow_(plan)
             except Exception as error:  # as above
                 attempt.problem = _said(error)
-        everyone = gather_objects(self.trainer, (refused, attempt.problem))
-        attempt.problem = next((why for _, why in everyone if why is not None), None)
-        found = {unit: why for theirs, _ in everyone for unit, why in theirs.items()}
+        everyone = gather_objects(self.trainer, (refused, more, attempt.problem))
+        attempt.problem = next((why for *_, why in everyone if why is not None), None)
+        found = {unit: why for theirs, *_ in everyone for unit, why in theirs.items()}
         if found or attempt.problem is not None:
             attempt.undo_()
-        return {} if attempt.problem is not None else found
+        if attempt.problem is not None:
+            return {}
+        more = [write for _, theirs, _ in everyone for write in theirs]
+        if plan is None or not (more and again):
+            return found
+        attempt.plan = replace(plan, writes=[*plan.writes, *more])
+        return self._verify_(attempt, tapes, again=False)
 
 
 def commit_(trainer: Any, attempt: Attempt, copies: Copies) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from lightning_deadunits.distributed import Processes, gather_objects
+from lightning_deadunits.distributed import Processes
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
@@ -25,7 +25,12 @@ from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Summary, Units, each_of
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
-from lightning_deadunits.reinit.training.agreement import Attempt, Together, commit_
+from lightning_deadunits.reinit.training.agreement import (
+    Attempt,
+    Together,
+    commit_,
+    recorded_by_all,
+)
 from lightning_deadunits.reinit.training.copies import Copies
 from lightning_deadunits.reinit.training.first_batches import FIRST_BATCHES, SPOILT, take_back_
 from lightning_deadunits.reinit.training.schedule import Schedule
@@ -185,7 +190,7 @@ class Reviver:
         """
         units, planned = self._pending, self._planned
         if planned is None:
-            everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
+            everyone = recorded_by_all(trainer, tapes)
             if any(each.incomplete for each in everyone):
                 return None
             if self._lacks_validation(everyone):
@@ -236,7 +241,7 @@ class Reviver:
                 names=self._watch.names,
             )
 
-        return Together(trainer, every, make)
+        return Together(trainer, every, self._watch.names, make)
 
     def _note(self, report: ReinitReport) -> None:
         self.events.append(report)
@@ -318,7 +323,7 @@ class Reviver:
             return
         if self._pending and self._planned is None:  # on every process alike
             tapes = self._tapes_of(trainer.lightning_module)
-            everyone: list[Recorded] = gather_objects(trainer, tapes.recorded)
+            everyone = recorded_by_all(trainer, tapes)
             waits = any(each.incomplete for each in everyone)
             if not waits and not self._lacks_validation(everyone):
                 attempt = self._together(trainer, tapes).write_(self._pending, everyone)

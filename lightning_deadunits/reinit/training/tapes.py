@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +63,18 @@ class Recorded(NamedTuple):
     incomplete: bool
 
 
+class Shown(NamedTuple):
+    """What the tapes of one process show.
+
+    Attributes:
+        parameters: Names of the parameters that were used, and which elements of them.
+        modules: Names of the modules that ran.
+    """
+
+    parameters: dict[str, Elements]
+    modules: set[str]
+
+
 class Tapes:
     """Records passes of one model.
 
@@ -93,6 +105,15 @@ class Tapes:
             self._coverage.missing,
             wanted and self._searches < _MOST_SEARCHES and not self._failed,
         )
+
+    @property
+    def shown(self) -> Shown:
+        """What the tapes show, for other processes."""
+        return self._coverage.shown
+
+    def know_others(self, shown: Iterable[Shown]) -> None:
+        """Take what is on other processes' tapes for recorded: they judge by these."""
+        self._coverage.know_others(shown)
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -269,8 +290,26 @@ class Coverage:
         # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
         self._shows_scripts = any(tape.obstacles for tape in tapes)
         self._trains = any(tape.training for tape in tapes)
+        self._find_untaped()
+
+    def _find_untaped(self) -> None:
         parameters = self._model.named_parameters()
         self._untaped = {name: p for name, p in parameters if not has_used(self._taped, p, None)}
+
+    @property
+    def shown(self) -> Shown:
+        """What is recorded, by names."""
+        named = self._model.named_parameters()
+        used = {name: self._taped[p] for name, p in named if p in self._taped}
+        return Shown(used, self._taped_modules)
+
+    def know_others(self, shown: Iterable[Shown]) -> None:
+        """Take what other processes have recorded, beside what is recorded here."""
+        named = dict(self._model.named_parameters())
+        for theirs in shown:
+            add_used(self._taped, {named[name]: own for name, own in theirs.parameters.items()})
+            self._taped_modules = self._taped_modules | theirs.modules
+        self._find_untaped()
 
     def forget(self) -> None:
         """Forget what ran, but for what was missing: it is looked for once more."""

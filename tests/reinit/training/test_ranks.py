@@ -30,6 +30,7 @@ from tests.mortal import (
     state_of,
     trained,
 )
+from tests.zoo import kill
 
 pytestmark = pytest.mark.forks
 
@@ -289,3 +290,58 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, when: str) -
     trained(model(), whole, keep, end, **two(**processes), **options)
     end, path = Resumed(tmp_path, write=False), tmp_path / f"epoch={epoch}.ckpt"
     trained(model(), again, end, **two(**processes), **options, resume=path)
+
+
+class Heads(Mortal):
+    """A part of which each process runs a head of its own; in validation only, or an expert."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.trunk = nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 1)) for _ in range(3)
+        )
+        kill(self.trunk[0], 1, 4)
+        for head in self.heads:
+            kill(head[0], 2)
+
+    def loss(self, batch: Any) -> Tensor:
+        own = 1 + trainer_rank() if self.how == "always" or not self.training else 0
+        hidden = self.trunk(batch[0])
+        return super().loss(batch) + self.heads[own](hidden).square().mean()
+
+
+class Heard(DeadUnitCallback):
+    """Holds that no head computes otherwise right after an event than right before it."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        before = self._computed(pl_module)
+        super().on_train_batch_start(trainer, pl_module, *args)
+        torch.testing.assert_close(self._computed(pl_module), before, rtol=1e-5, atol=1e-6)
+
+    @torch.no_grad()
+    def _computed(self, pl_module: Any) -> Tensor:
+        x = torch.randn(32, 12, generator=torch.Generator().manual_seed(5)).clamp(-1, 1)
+        net = copy.deepcopy(pl_module)  # which nobody watches
+        return torch.cat([head(net.trunk(x)) for head in net.heads[1:]])  # the first may not run
+
+
+class TellsHeads(Callback):
+    """Holds at the end what was revived: the trunk first, each process's expert in its turn."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        first, *more = trainer.callbacks[0].reviver.events
+        assert first.reinitialised["trunk.1"] == [1, 4]
+        assert "trunk.1" not in first.refused
+        revived = {layer for event in (first, *more) for layer in event.reinitialised}
+        assert {"heads.1.1", "heads.2.1"} <= revived
+        for layer in {"heads.1.1", "heads.2.1"} - first.reinitialised.keys():
+            assert "its turn comes later" in first.refused[layer][2]
+
+
+@pytest.mark.parametrize("how", ["always", "in validation"])
+def test_units_are_revived_though_each_process_has_a_head_of_its_own(how: str) -> None:
+    ours = Heard(reinit=ReinitConfig(patience=1))
+    options = two(find_unused_parameters=True)
+    trained(Heads(how), ours, TellsHeads(), StayEqual(2), max_epochs=8, **options)
