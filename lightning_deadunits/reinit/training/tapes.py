@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lightning_deadunits.observation.compiled import is_opaque
+from lightning_deadunits.observation.compiled import has_compiled_parts, is_opaque
 from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import running_hook_of
 from lightning_deadunits.reinit.recording import Recorder, Tape
@@ -93,7 +93,7 @@ class Tapes:
         self._searches = 0
         self._begun: int | None = None
         self._fresh: Tape | None = None
-        self._failed = self._last = False
+        self._failed = self._last = self._told = False
 
     @property
     def recorded(self) -> Recorded:
@@ -155,6 +155,7 @@ class Tapes:
         elif loader == TRAINING:
             self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
+        self._tell_if_compiled()
         self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
     def end_batch(self, *outputs: Any, training: bool) -> None:
@@ -201,6 +202,16 @@ class Tapes:
 
     def _cover(self) -> None:
         self._coverage.take([*self.training, *self.evaluation])
+
+    def _tell_if_compiled(self) -> None:
+        if not self._told and has_compiled_parts(self.model):
+            self._told = True
+            warnings.warn(
+                "The model is compiled. A batch that is recorded, so that dead units can be "
+                "re-initialised, runs uncompiled: it is rounded otherwise, and dropout draws other "
+                "random numbers than compiled.",
+                stacklevel=5,
+            )
 
     def _safely(self, action: Callable[[], None]) -> None:
         """Recording that fails costs re-initialisation, and neither training nor monitoring."""

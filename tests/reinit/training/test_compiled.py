@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,3 +68,17 @@ def test_events_cost_no_recompilation_and_change_no_result(name: str) -> None:
     if COUNTS_IN_GRAPHS:
         assert compiled[2] == [2] * 6  # one for training, one for validation
     assert not counters["graph_break"]
+
+
+@pytest.mark.parametrize("part", [True, False], ids=["a part", "the whole"])
+def test_that_recorded_batches_run_uncompiled_is_said_once(part: bool) -> None:
+    model = Silent()
+    if part:
+        model.b.compile(backend="eager")
+    whole = model if part else torch.compile(model, backend="eager")
+    with pytest.warns(UserWarning, match="runs uncompiled") as told:
+        trained(whole, DeadUnitCallback(reinit=AT_VALIDATION), max_epochs=3)
+    assert sum("runs uncompiled" in str(each.message) for each in told) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*runs uncompiled")
+        trained(Silent(), DeadUnitCallback(reinit=AT_VALIDATION), max_epochs=2)
