@@ -53,6 +53,17 @@ def running_hook_of(module: Any) -> str | None:
     return None if name is None else str(name)
 
 
+def is_in_step(module: Any) -> bool:
+    """Tell whether a LightningModule's step is running, rather than hooks, also those within it.
+
+    By Lightning's own note of what it calls; without it everything between two hooks is meant.
+    """
+    return running_hook_of(module) in _STEPS
+
+
+_STEPS = (None, "training_step", "validation_step", "test_step", "predict_step")
+
+
 def version_of(tensor: Tensor) -> int:
     """Return how often a tensor was written in place, -1 if torch does not count it.
 

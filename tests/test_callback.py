@@ -111,6 +111,37 @@ def test_a_scan_inside_of_a_validation_step_is_not_counted(make_trainer: MakeTra
     assert reports[0] == reports[1]
 
 
+class Probes(pl.Callback):
+    """Runs the model, or a part of it, on what wakes every unit, in the hooks of batches."""
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        with torch.no_grad():
+            pl_module(torch.full((4, 8), 1e9))
+            pl_module.net(torch.full((4, 8), -1e9))
+            pl_module.net.act(torch.ones(4, 16))
+
+    on_validation_batch_end = on_train_batch_end = on_validation_batch_start
+    on_test_batch_end = on_predict_batch_start = on_validation_batch_start
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_other_callbacks_compute_is_not_counted(
+    make_trainer: MakeTrainer, first: bool
+) -> None:
+    ours, alone = (DeadUnitCallback(every_n_train_steps=2) for _ in range(2))
+    callbacks = [Probes(), ours] if first else [ours, Probes()]
+    for callback, run in ((alone, [alone]), (ours, callbacks)):
+        trainer = make_trainer(callbacks=run)
+        trainer.fit(Lit(), loader(), loader())
+        known = callback.window_report.to_dict(), callback.report.to_dict()
+        trainer.test(Lit(), loader(), verbose=False)
+        tested = callback.report.to_dict()
+        trainer.predict(Lit(), loader())
+        if callback is alone:
+            expected = known, tested, callback.report.to_dict()
+    assert (known, tested, ours.report.to_dict()) == expected
+
+
 def test_training_is_not_touched(make_trainer: MakeTrainer) -> None:
     bare, watched = Lit(), Lit()
     for model, callbacks in ((bare, []), (watched, [DeadUnitCallback()])):

@@ -34,6 +34,7 @@ from lightning_deadunits.observation.selection import (
 )
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.observation.tally import Agreement, report_of
+from lightning_deadunits.private_api import is_in_step
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.training.reviver import Reviver
 from lightning_deadunits.reinit.training.tapes import TRAINING
@@ -237,7 +238,10 @@ class DeadUnitMonitor:
     @guarded
     def _watch(self, pl_module: Any) -> None:
         if self._observer is None or self._observer.model is not pl_module:
-            self._observer = Observer(pl_module, self.layers, self.exclude, atol=self.atol)
+            self._observer = Observer(
+                pl_module, self.layers, self.exclude, atol=self.atol,
+                in_step=lambda: is_in_step(pl_module),
+            )  # fmt: skip
         self._observer.reset()
         self._observer.attach()
 

@@ -96,12 +96,14 @@ class SiteMode(TorchFunctionMode):
         layers: tuple[str, ...] | None = None,
         exclude: tuple[str, ...] | None = None,
         never_zero: bool = False,
+        in_step: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__()
         self.model = model
         self.layers = layers
         self.exclude = exclude
         self.never_zero = never_zero
+        self.in_step = in_step
         self.lineage = EagerLineage()
         self._traced_lineage = Lineage()
         self._all = layers is None and exclude is None
@@ -475,7 +477,13 @@ class SiteMode(TorchFunctionMode):
             self.expected[name] = "it did not run"
         if self.needs_frame(module, frame):
             teller = Teller(
-                module, frame, self._frames, self._paddings, self._sources, self._whole_output
+                module,
+                frame,
+                self._frames,
+                self._paddings,
+                self._sources,
+                self._whole_output,
+                self.in_step,
             )
             self._hooks[module] = ModuleHooks(module, teller.enter, teller.leave)
         return frame

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -87,6 +88,7 @@ class Teller:
         sources: Where it is told what a module was given whose output counts as a whole.
         whole_output: Called with frame, input and output of such a module; what it returns takes
             the output's place.
+        in_step: Tells whether what is meant is running; what others call meanwhile is silent.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Teller:
         paddings: Paddings,
         sources: list[Any],
         whole_output: Callable[[Frame, Any, Any], Any],
+        in_step: Callable[[], bool],
     ) -> None:
         self._active = True
         self._frame = frame
@@ -105,13 +108,17 @@ class Teller:
         self._paddings = paddings if reads_padding(module) else None
         self._sources = sources if frame.whole else None
         self._whole_output = whole_output
+        self._in_step = in_step
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Push the frame."""
         if not self._active or in_region():
             return
         stack = self._stack
-        stack.append(self._silent if stack and stack[-1].silent else self._frame)
+        # What is compiled is not asked: the answer would be part of its graph.
+        compiling = torch.compiler.is_compiling()
+        silent = stack[-1].silent if stack else not (compiling or self._in_step())
+        stack.append(self._silent if silent else self._frame)
         if self._paddings is not None:
             self._paddings.append(padding_of(module, args, kwargs))
         if self._sources is not None:

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from lightning_deadunits.observation.compiled import has_compiled_parts, is_opaque
 from lightning_deadunits.observation.names import module_names
-from lightning_deadunits.private_api import running_hook_of
+from lightning_deadunits.private_api import is_in_step
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.recording.used import (
     Elements,
@@ -225,14 +225,6 @@ class Tapes:
                 f"training goes on. Please report this.\n{trace}",
                 stacklevel=3,
             )
-
-
-def is_in_step(model: nn.Module) -> bool:
-    """Tell whether a LightningModule's step is running, rather than hooks, also those within it.
-
-    Lightning's own note of what it calls; without it everything between two hooks is recorded.
-    """
-    return running_hook_of(model) in (None, "training_step", "validation_step")
 
 
 class Coverage:

@@ -22,6 +22,7 @@ from lightning_deadunits.observation.forward_only import ForwardObserver
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
+from lightning_deadunits.private_api import is_in_step
 from lightning_deadunits.reinit.config import ReinitConfig
 
 
@@ -51,7 +52,9 @@ class Zeros(ForwardObserver):
     """
 
     def __init__(self, model: Any, watch: Watch) -> None:
-        super().__init__(model, watch.layers, watch.exclude, atol=watch.atol)
+        super().__init__(
+            model, watch.layers, watch.exclude, atol=watch.atol, in_step=lambda: is_in_step(model)
+        )
 
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
