@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -66,8 +66,14 @@ class ReinitReport:
         if text not in self.notes:
             self.notes.append(text)
 
-    def follow(self, layer: str, copy: str) -> None:
-        """Take units of a copy of a layer for re-initialised, which got the edits of that layer."""
+    def follow(self, layer: str, copy: str, renamed: Callable[[str], str]) -> None:
+        """Take units of a copy of a layer for re-initialised, which got the edits of that layer.
+
+        Args:
+            layer: The layer.
+            copy: The same layer in the copy.
+            renamed: Returns the name that a parameter has there.
+        """
         refused = self.refused.get(copy, {})
         same = [unit for unit in self.reinitialised.get(layer, ()) if unit in refused]
         if not same:
@@ -77,6 +83,8 @@ class ReinitReport:
         self.refused = {**self.refused, copy: left} if left else {
             name: own for name, own in self.refused.items() if name != copy
         }  # fmt: skip
+        for names in (self.made_by, self.read_by):
+            names[copy] = [renamed(name) for name in names.get(layer, ())]
         self.note(f"Note: {copy} follows {layer}: its units got the same weights.")
 
     def tell_outcome(self, dead: Mapping[str, Tensor]) -> None:

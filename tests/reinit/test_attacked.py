@@ -226,8 +226,14 @@ def test_a_step_that_writes_weights_itself_costs_nothing(write: Callable[..., No
     trained(Follower(write), callback, max_epochs=2)
     assert callback.reviver is not None
     first, *_ = callback.reviver.events
-    assert first.reinitialised == {"net.1": [0, 1]}, str(first)
-    assert set(first.refused["target.1"].values()) == {"target.2.weight is frozen"}
+    follows = write in (lerped, lerped_at_once, set_as_data)
+    revived = ["net.1", "target.1"] if follows else ["net.1"]
+    assert first.reinitialised == {layer: [0, 1] for layer in revived}, str(first)
+    if follows:
+        assert first.made_by["target.1"] == ["target.0.weight", "target.0.bias"]
+        assert first.read_by["target.1"] == ["target.2.weight"]
+    else:
+        assert set(first.refused["target.1"].values()) == {"target.2.weight is frozen"}
 
 
 def test_a_scripted_module_costs_only_what_flows_into_it() -> None:

@@ -102,6 +102,50 @@ def test_weights_that_are_used_part_by_part_are_used() -> None:
     assert not done.notes
 
 
+class Buffered(nn.Module):
+    """Writes its units into memory that a layer reads, perhaps by way of a view."""
+
+    def __init__(self, write: Any) -> None:
+        super().__init__()
+        self.a, self.o, self.write = nn.Linear(6, 12), nn.Linear(12, 2), write
+        self.kept: Any = None
+        nn.init.constant_(self.a.bias[:3], -100.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = torch.zeros(len(x), 12)
+        self.write(self, memory, F.relu(self.a(x)))
+        return self.o(memory)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, memory, h: memory[:, :12].copy_(h),
+        lambda net, memory, h: memory[:, :6].add_(h[:, :6]).mul_(2),
+        lambda net, memory, h: memory.view(-1).copy_(h.flatten()),
+        lambda net, memory, h: memory.t()[:12].copy_(h.t()),
+    ],
+    ids=["a part", "twice", "flat", "transposed"],
+)
+def test_units_that_are_written_through_a_view_are_read_by_what_reads_the_memory(
+    write: Any,
+) -> None:
+    model, x = Buffered(write), torch.randn(8, 6)
+    before = model(x)
+    done = reinit_dead_units(model, {"relu": [0, 1, 2]}, x, optimizers=None)
+    assert done.reinitialised == {"relu": [0, 1, 2]}
+    assert done.read_by == {"relu": ["o.weight"]}
+    assert torch.equal(model(x), before)
+
+
+def test_a_view_that_somebody_keeps_is_a_result() -> None:
+    def write(net: Buffered, memory: Tensor, h: Tensor) -> None:
+        net.kept = memory[:, :12].copy_(h)
+
+    done = reinit_dead_units(Buffered(write), {"relu": [0]}, torch.randn(8, 6), optimizers=None)
+    assert "without a layer in between" in done.refused["relu"][0]
+
+
 def test_a_report_of_another_model_is_an_error() -> None:
     report = find_dead_units(Domains(), [(torch.randn(8, 6), 0)])
     with pytest.raises(ValueError, match="Layers that ran are: 1"):

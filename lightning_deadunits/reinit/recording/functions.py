@@ -77,6 +77,23 @@ SCALERS = {"_amp_foreach_non_finite_check_and_unscale_", "_amp_update_scale_"}
 """A gradient scaler's own: a loss scale is no value of the model's."""
 
 
+CUTS = _words(
+    """
+    __getitem__ select narrow chunk split split_with_sizes tensor_split unbind unsafe_chunk
+    unsafe_split hsplit vsplit dsplit diagonal
+    """
+)
+"""Functions that return views of parts."""
+
+VIEWS = _words(
+    """
+    view reshape flatten unflatten t T mT transpose permute squeeze unsqueeze expand swapaxes
+    swapdims movedim moveaxis detach view_as data
+    """
+)
+"""Functions that return views of all, or copies."""
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """Return a function's name; that of the attribute for what gets or sets one."""
     name = getattr(function, "__name__", "")

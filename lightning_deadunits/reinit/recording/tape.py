@@ -20,8 +20,10 @@ from torch.utils._pytree import tree_map
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import (
+    CUTS,
     DRAWS,
     FROM_PYTHON,
+    VIEWS,
     name_of,
     sets_attribute,
 )
@@ -221,17 +223,32 @@ class Tape:
         return dropped
 
     @cached_property
+    def _base_of(self) -> dict[int, int]:
+        """What values are views of, or may be: the value at the bottom."""
+        found: dict[int, int] = {}
+        for call in self.calls:
+            if call.given and name_of(call.function) in CUTS | VIEWS:
+                base = found.get(call.given[0], call.given[0])
+                found |= dict.fromkeys(set(call.made) - {base}, base)
+        return found
+
+    @cached_property
     def final_values(self) -> set[int]:
         """What the pass comes to: the values that no later call is given, and those that were kept.
 
         Losses, what was logged, what the model returned, state that was written. A parameter that
         was written is none of them, nor is what was computed from parameters alone: fresh weights
-        change both.
+        change both. Nor is a view that was written to, if what it is a view of is read later.
         """
         final: set[int] = set()
+        written: dict[int, set[int]] = {}
         for call in self.calls:
             final -= set(call.given)
+            for value in call.given:
+                final -= written.pop(self._base_of.get(value, value), set())
             final.update(call.made, call.writes)
+            for value in set(call.writes) & self._base_of.keys():
+                written.setdefault(self._base_of[value], set()).add(value)
         return (final | self.kept) - self.weight_values
 
     def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
@@ -275,8 +292,11 @@ class Tape:
             if found.issuperset(call.given) and not drawn:
                 found.update(call.made)
                 rooted.update(call.made if of_weights else ())
-            else:
-                found -= set(call.writes) - self.parameters.keys()
+            elif call.writes:
+                # What is written into a view is written into what it is a view of.
+                bases = {self._base_of.get(value, value) for value in call.writes}
+                written = {value for value in found if self._base_of.get(value, value) in bases}
+                found -= written - self.parameters.keys()
         return found
 
     @cached_property

@@ -13,23 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.parameters import storage_of
-from lightning_deadunits.reinit.recording.functions import name_of
+from lightning_deadunits.reinit.recording.functions import CUTS, VIEWS, name_of
 from lightning_deadunits.reinit.recording.tape import Call, Ref, Tape, leaves_of, mapped
 
 Elements = Tensor | None
 """Elements of a parameter, bool of shape ``(numel,)`` in host memory; None for all of them."""
 
 Used = dict[nn.Parameter, Elements]
-
-_CUTS = {
-    *("__getitem__", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split"),
-    *("unbind", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit", "dsplit", "diagonal"),
-}
-_VIEWS = {
-    *("view", "reshape", "flatten", "unflatten", "t", "T", "mT", "transpose", "permute", "squeeze"),
-    *("unsqueeze", "expand", "swapaxes", "swapdims", "movedim", "moveaxis", "detach", "view_as"),
-}
-
 
 _CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone"}
 
@@ -79,13 +69,13 @@ def _moves_alone(tape: Tape, call: Call, weights: Mapping[int, _Weights]) -> boo
 def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights:
     """Return what a call on parameters alone returns."""
     source, name = among[0], name_of(call.function)
-    if len(among) > 1 or source.views is None or name not in _CUTS | _VIEWS | _CASTS:
+    if len(among) > 1 or source.views is None or name not in CUTS | VIEWS | _CASTS:
         used: Used = {}
         for each in among:
             add_used(used, each.used)
         return _Weights(used, None)
     views = (*source.views, (call, place))
-    if name not in _CUTS:
+    if name not in CUTS:
         return _Weights(source.used, views)
     (parameter,) = source.used
     return _Weights({parameter: _shown(parameter, views, tape)}, views)

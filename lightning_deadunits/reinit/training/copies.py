@@ -134,13 +134,14 @@ class Copies:
         """Have a report tell of layers that belong to copies what was done to them."""
         paths = module_names(model)
         for original, copy in self.followed:
-            if original not in paths or copy not in paths:
-                continue
+            if not paths.get(original) or not paths.get(copy):
+                continue  # the whole model, or kept by a callback
+            moved = functools.partial(_moved, original=paths[original], copy=paths[copy])
             for layer in list(report.reinitialised):
                 key = names.key(layer)
-                own = key and _moved(key, paths[original], paths[copy])
+                own = key and moved(key)
                 if own and own != key:
-                    report.follow(layer, names.get(own))
+                    report.follow(layer, names.get(own), moved)
 
     def _found(self, trainer: Any, model: nn.Module) -> Iterator[_Candidate]:
         kept = list(_modules_of(trainer, model))
@@ -173,9 +174,7 @@ class Copies:
 
 
 def _moved(key: str, original: str, copy: str) -> str:
-    """Return the key of the layer of a copy, by the paths of both modules."""
-    if not original:
-        return ""
+    """Return the name of a parameter, or the key of a layer, as a copy has it, by both paths."""
     return re.sub(rf"(?<![\w.]){re.escape(original)}(?![\w])", copy, key)
 
 
