@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from lightning_deadunits import ReinitConfig, reinit_dead_units
+from lightning_deadunits import ReinitConfig, find_dead_units, reinit_dead_units
 from tests.zoo import CASES, kill
 from tests.zoo.left import StillNorm
 from tests.zoo.parts import conv
@@ -89,3 +90,37 @@ def test_a_dry_run_plans_them_too() -> None:
     net, example = network(conv(3, 8).requires_grad_(False), nn.BatchNorm2d(8))
     report = reinit_dead_units(net, {"2": [1]}, example, config=ReinitConfig(dry_run=True))
     assert report.planned == {"2": [1]}
+
+
+class HeldDown(nn.Module):
+    """A residual block whose shortcut, which others read, is far below zero at one unit."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.skip, self.second, self.gate = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(6, 8)
+        self.out, self.others = nn.Linear(8, 2), nn.Linear(8, 2)
+        with torch.no_grad():
+            self.skip.bias[3] = shift
+            self.second.weight[3] = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.skip(x)
+        return self.out(F.relu(self.second(F.relu(skip)) + skip)) + self.others(skip.tanh())
+
+
+@pytest.mark.parametrize("shift", [-3.0, -10.0])
+def test_a_unit_that_a_shortcut_holds_down_is_lifted_until_it_fires(shift: float) -> None:
+    torch.manual_seed(0)
+    model, x = HeldDown(shift), torch.randn(64, 6)
+    done = reinit_dead_units(model, {"relu.second": [3]}, x, optimizers=None)
+    assert done.reinitialised == {"relu.second": [3]}
+    assert not done.silent
+    assert 3 not in find_dead_units(model, [x])["relu.second"].dead
+
+
+def test_a_unit_that_nothing_lifts_is_told_and_keeps_a_bias_of_usual_size() -> None:
+    torch.manual_seed(0)
+    model, x = HeldDown(-1e4), torch.randn(64, 6)
+    done = reinit_dead_units(model, {"relu.second": [3]}, x, optimizers=None)
+    assert done.silent == {"relu.second": [3]}
+    assert abs(float(model.second.bias[3])) < 5

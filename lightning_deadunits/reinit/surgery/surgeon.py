@@ -120,7 +120,9 @@ class Surgeon:
             edit = self._edit(traces, pending, attempt)
             edits.append(edit)
             edit.apply_()
-            firing = self._settle_(traces, pending, edits)
+            # A shortcut may hold it down. If it is something else, it stays without a lift.
+            lift = 0.5 * 4.0**attempt if 0 < attempt < self._config.attempts - 1 else 0.0
+            firing = self._settle_(traces, pending, edits, lift)
             # Of all: one that fired may be fed by another one that was drawn anew since.
             pending = {unit: trace for unit, trace in traces.items() if unit not in firing}
             if not pending:
@@ -150,7 +152,9 @@ class Surgeon:
         clear_gradients(edit)
         return edit
 
-    def _settle_(self, traces: Traces, fresh: Traces, edits: list[Edit]) -> set[UnitKey]:
+    def _settle_(
+        self, traces: Traces, fresh: Traces, edits: list[Edit], lift: float
+    ) -> set[UnitKey]:
         """Verify; fresh channels get the biases and statistics of the recorded batches.
 
         Those of the tapes on which units are judged, where there are any: training tapes where
@@ -160,6 +164,7 @@ class Surgeon:
         visitor = Settled(
             normed={norm for trace in traces.values() for norm in trace.statistics},
             biased=self._centres(fresh),
+            lift=lift,
             bias_of={channel: weights_key(bias) for channel, bias in biases.items()},
             **self._observed(traces),
         )

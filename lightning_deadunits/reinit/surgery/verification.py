@@ -82,6 +82,7 @@ class Settled(Observed):
     Attributes:
         normed: Calls and channels of norms that fresh weights feed.
         biased: Calls and channels that have a fresh bias, and what their median is to be.
+        lift: How many standard deviations the median is to be above that.
         bias_of: Which bias that is: one that several calls have gets one shift, by the first.
         statistics: Running mean and variance that normed channels should have.
         shifts: What is to be added to the bias of biased channels.
@@ -89,6 +90,7 @@ class Settled(Observed):
 
     normed: set[Channel]
     biased: Mapping[Channel, float]
+    lift: float
     bias_of: Mapping[Channel, Hashable]
     statistics: dict[Channel, tuple[Tensor, Tensor]] = field(default_factory=dict)
     shifts: dict[Channel, Tensor] = field(default_factory=dict)
@@ -116,7 +118,8 @@ class Settled(Observed):
             if bias in self._shift_of:
                 values += self._shift_of[bias].to(values.dtype)
             elif bool((values != values.flatten()[0]).any()):  # else the bias is all that it has
-                shift = self.biased[(index, channel)] - values.float().median()
+                own = values.float()
+                shift = self.biased[(index, channel)] - own.median() + self.lift * own.std()
                 values += shift.to(values.dtype)
                 self.shifts[(index, channel)] = self._shift_of[bias] = shift
 
