@@ -59,6 +59,7 @@ from lightning_deadunits.observation.ways import (
     WRITES,
     axis_of,
     negated_by,
+    plain_name,
     way_of,
 )
 
@@ -73,6 +74,7 @@ _KEEP_ROWS = {
 """Moves that leave the first axes as they are, if their sizes stay."""
 ATTRIBUTE = "_deadunits_descent"
 _ZERO = "_deadunits_zero"
+STATES = "states"
 Piece = int | slice | str | None
 """Which places of an axis were taken, or a word for them; None where nothing was."""
 
@@ -94,7 +96,7 @@ class _Rule(NamedTuple):
         """Return the rule of one of several results: a recurrent layer's states are others."""
         if number == 0 or self.maker is None or self.maker.states is None:
             return self
-        return self._replace(maker=self.maker._replace(axes=self.maker.states))
+        return self._replace(maker=self.maker._replace(axes=self.maker.states), way=STATES)
 
 
 def rule_of(function: Callable[..., Any]) -> _Rule:
@@ -231,6 +233,8 @@ class Lineage:
         if rule.maker is not None:
             made = self._made(rule.maker, args, kwargs, out)
             if made is not None:
+                if rule.way == STATES and len(made.axes or ()) > 1:
+                    made = made._replace(way=(STATES,))  # of all layers, not of the last one
                 self.remember(out, made, made=not made.weight)
                 return
         data: list[tuple[Tensor, Descent]] = []
@@ -280,7 +284,7 @@ class Lineage:
             descent = descent._replace(calls=([],))  # a sum has values of its own
         if function in JOINS:
             descent = _ordered(descent, [self.descent(own) for own in _tensors(args, kwargs)])
-        if (len(chosen) > 1 or unknown) and self._mixes_rows(
+        if (len(chosen) > 1 or unknown or weights) and self._mixes_rows(
             function, args, chosen, source, known, axes, out
         ):
             descent = descent._replace(mixed=True)
@@ -288,7 +292,10 @@ class Lineage:
                 dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
                 descent = descent._replace(stacked=dim % out.ndim)
         elif known.stacked is not None:
-            descent = _still_stacked(descent, rule.move, known.stacked, source, args, kwargs, out)
+            name = plain_name(function)
+            descent = _still_stacked(
+                descent, rule.move, name, known.stacked, source, args, kwargs, out
+            )
         if not sizes and self._pads(function, args, kwargs, known, source, out, unknown):
             descent = descent._replace(padded=True)
         if weights and not rule.moves and function not in COMPARISONS:
@@ -420,7 +427,10 @@ class Lineage:
         if source.summed or source.mixed:
             return Descent(axes, producers, (), ([],), sizes=source.sizes)
         return source._replace(
-            axes=axes, producers=joined(source.producers, producers), activated=False
+            axes=axes,
+            producers=joined(source.producers, producers),
+            activated=False,
+            padded=False,  # scale and shift make the rest of the units, too
         )
 
     def _follow_weights(
@@ -511,13 +521,17 @@ class Lineage:
             if _units_of(source, known) != _units_of(out, known._replace(axes=axes)):
                 return False  # units are joined, not rows
             return _differ(chosen) or any(
-                self.descent(tensor) is None and not self.is_zero(tensor)
+                tensor.numel() and self._is_none_of_a_layer(tensor) and not self.is_zero(tensor)
                 for tensor in _tensors(args, {})
             )
         if function in WHERE:
             branches = [self.descent(branch) for branch in args[1:3] if isinstance(branch, Tensor)]
             return _differ([own for own in branches if own is not None and own.gate != ZERO])
         return False
+
+    def _is_none_of_a_layer(self, tensor: Tensor) -> bool:
+        known = self.descent(tensor)
+        return known is None or known.weight
 
     def _pads(
         self,
@@ -531,10 +545,13 @@ class Lineage:
     ) -> bool:
         """Tell whether a result has zeros, or raw inputs, beside the units of a layer."""
         if function is F.pad:
-            return _units_of(out, known) > _units_of(source, known)
-        if function not in JOINS or not unknown:
+            mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+            return mode == "constant" and _units_of(out, known) > _units_of(source, known)
+        if function not in JOINS or function is torch.stack or not unknown:
             return False
-        return _units_of(source, known) < _units_of(out, known)
+        return _units_of(source, known) < _units_of(out, known) and any(
+            tensor.numel() and self.descent(tensor) is None for tensor in _tensors(args, {})
+        )
 
     def _is_partial(self, target: Any) -> bool:
         """Tell whether a tensor was all zeros, but for what was added to some of its rows."""
@@ -694,7 +711,7 @@ def _ordered(descent: Descent, joining: list[Descent | None]) -> Descent:
     They would be taken for those of ``cat([a, b])``, which stand elsewhere in ``cat([b, a])``.
     """
     places = [
-        (own.producers[0].order, own.producers[0].name)
+        (own.producers[0].order, own.producers[0].name, own.producers[0].part)
         if own is not None and own.producers and own.activated == descent.activated
         else None  # nobody knows what makes it, or it is carried along
         for own in joining
@@ -774,13 +791,21 @@ def _spread(axes: Axes, data: list[tuple[Tensor, Descent]], source: Tensor, out:
 
 
 def _still_stacked(
-    descent: Descent, move: Move, axis: int, source: Tensor, args: Args, kwargs: Kwargs, out: Tensor
+    descent: Descent,
+    move: Move,
+    way_name: str,
+    axis: int,
+    source: Tensor,
+    args: Args,
+    kwargs: Kwargs,
+    out: Tensor,
 ) -> Descent:
     """Have rows of several layers be known by their axis for longer, or be summed over it."""
     if out.shape == source.shape and move is keep_same_rank:
         return descent._replace(stacked=axis)
     if move is reduce and not move((axis,), source, args, kwargs, out):
-        return descent._replace(mixed=False, summed=True, stacked=None)
+        way = joined(descent.way, (way_name,))  # the least of them is not the greatest
+        return descent._replace(mixed=False, summed=True, stacked=None, way=way)
     return descent._replace(stacked=None)
 
 
@@ -825,7 +850,8 @@ def _moved(
         if left < units or (piece is not None and function in CHOICES):
             taken = piece is not None and function in CHOICES
             part = str(piece) if taken else _part(function, known, source, args, kwargs, piece)
-            return descent._replace(producers=part_of(descent.producers, part))
+            # Cropped, mostly to what was there before it was padded.
+            return descent._replace(producers=part_of(descent.producers, part), padded=False)
         if out.numel() < source.numel():
             # Other samples or positions of the same units: what is activated of these from now on
             # says nothing of the others.

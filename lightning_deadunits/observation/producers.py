@@ -158,10 +158,10 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
         # Of units that are features of groups, those on the mixed axis are gone.
         shift = out.ndim - right.ndim
         kept = tuple(axis + shift for axis in of_right if axis != right.ndim - 2)
-        if not _makes(known, left):
-            return kept
         if _is_stacked(known, right):  # a sum of layers, for each row of gates
             return (*kept[:-1], out.ndim - 2, kept[-1]) if left.shape[-2] > 1 else kept
+        if not _makes(known, left):
+            return kept
     if of_left and not of_right and left.ndim - 1 not in of_left and not _makes(known, right):
         shift = max(0, out.ndim - left.ndim)
         return tuple(axis + shift for axis in of_left)
@@ -282,6 +282,9 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
     if not units & set(result):
         return None
     mixes = False
+    rows = set().union(*(_rows_of_gates(known, *own, factors, result) for own in factors))
+    if rows:
+        return tuple(i for i, letter in enumerate(result) if letter in units | rows)
     for letters, operand in factors:
         if known.axes(operand):
             continue
@@ -295,6 +298,27 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
             return None
         mixes = mixes or bool(summed)
     return tuple(i for i, letter in enumerate(result) if letter in units) if mixes else None
+
+
+def _rows_of_gates(
+    known: KnownAxes,
+    letters: str,
+    operand: Tensor,
+    factors: list[tuple[str, Tensor]],
+    result: str,
+) -> set[str]:
+    """Return the letters that gates bring, if they sum layers over a stack: for each of them."""
+    if known.axes(operand):
+        return set()
+    others = "".join(own for own, factor in factors if factor is not operand)
+    stacks = {
+        own[axis]
+        for own, factor in factors
+        if (of := known.descent(factor)) is not None and (axis := of.stacked) is not None
+    }
+    if not any(x in stacks and x not in result for x in letters):
+        return set()
+    return {x for x in letters if x in result and x not in others}
 
 
 def _einsum_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:

@@ -101,10 +101,11 @@ WRITES = {Tensor.__setitem__}
 
 def way_of(function: Callable[..., Any]) -> str:
     """Return what a function does to units, in a word, "" for nothing that matters."""
-    return _WORDS.get(_plain_name(function), "")
+    return _WORDS.get(plain_name(function), "")
 
 
-def _plain_name(function: Callable[..., Any]) -> str:
+def plain_name(function: Callable[..., Any]) -> str:
+    """Return a function's name without what marks operators and those in place."""
     # Not by the function itself: Dynamo fails at its own guard where a table has one that is
     # wrapped in Python, as ``Tensor.__rsub__`` is.
     return str(getattr(function, "__name__", "")).strip("_")
@@ -114,7 +115,7 @@ def axis_of(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> int | None:
     """Return the axis along which a call cuts, ranks or gathers; None for all, or if unknown."""
-    place, default = _AXES.get(_plain_name(function), (0, None))
+    place, default = _AXES.get(plain_name(function), (0, None))
     axis = kwargs.get("dim", args[place] if len(args) > place > 0 else default)
     return axis if isinstance(axis, int) and not isinstance(axis, bool) else None
 
@@ -127,7 +128,7 @@ def pieces_of(
     By places, not by number: ``x.split([2, 4])[1]`` and ``x[2:]`` are the same units,
     ``x.split([4, 2])[1]`` are others.
     """
-    if _plain_name(function) == "unbind":
+    if plain_name(function) == "unbind":
         return list(range(len(out)))
     axis, start, places = axis_of(function, args, kwargs) or 0, 0, list[int | slice]()
     for part in out:
@@ -141,7 +142,7 @@ def negated_by(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Any:
     """Return the argument whose sign a function changes, None if there is none."""
-    name = _plain_name(function)
+    name = plain_name(function)
     if name in _NEGATIONS:
         return args[0]  # 1 - x, too: it is x.__rsub__(1)
     alpha = kwargs.get("alpha", 1) if kwargs else 1

@@ -84,7 +84,7 @@ def test_a_plan_writes_to_a_copy_what_was_written_to_the_model(has_tapes: bool) 
     assert plan.units.keys() == UNITS.keys()
     follower = event_on(other, taped(other, seed=2) if has_tapes else [])
     other.load_state_dict(model_before)  # recording in training mode moves running statistics
-    assert follower.follow_(plan) == {}
+    assert follower.follow_(plan) == ({}, [])
     assert is_same(state(other), state(model))
     assert not is_same(state(other), model_before)
 
@@ -95,7 +95,7 @@ def test_what_follows_a_plan_takes_it_back() -> None:
     _, plan = planned(model)
     follower = event_on(other, taped(other))
     before = state(other)
-    assert follower.follow_(plan) == {}
+    assert follower.follow_(plan) == ({}, [])
     follower.commit_()
     follower.undo_()
     assert is_same(state(other), before)
@@ -109,7 +109,7 @@ def test_a_plan_outlives_the_event_that_was_taken_back() -> None:
     done, plan = state(model), event.plan()
     event.undo_()
     assert is_same(state(model), before)
-    assert event_on(model, []).follow_(plan) == {}
+    assert event_on(model, []).follow_(plan) == ({}, [])
     assert is_same(state(model), done)
 
 
@@ -120,7 +120,7 @@ def test_gradients_of_what_is_written_are_cleared_on_both_sides() -> None:
         for parameter in each.parameters():
             parameter.grad = torch.ones_like(parameter)
     _, plan = planned(model)
-    assert event_on(other, taped(other)).follow_(plan) == {}
+    assert event_on(other, taped(other)).follow_(plan) == ({}, [])
     for one, its in zip(model.parameters(), other.parameters(), strict=True):
         assert one.grad is not None
         assert its.grad is not None
@@ -157,7 +157,7 @@ def test_what_cannot_follow_says_why_and_changes_nothing(
     _, plan = planned(model)
     follower = event_on(other, taped(other, step=step))
     before = state(other)
-    refused = follower.follow_(plan)
+    refused, _ = follower.follow_(plan)
     assert refused
     assert all(reason in why for why in refused.values()), refused
     assert is_same(state(other), before)

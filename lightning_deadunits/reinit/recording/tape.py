@@ -212,11 +212,17 @@ class Tape:
 
     @cached_property
     def last_uses(self) -> list[list[int]]:
-        """Per entry the values that nothing needs after it."""
+        """Per entry the values that nothing needs after it.
+
+        What the pass comes to is looked at in the end, if other views of it are written to.
+        """
         last: dict[int, int] = {}
         for position, entry in enumerate(self.entries):
             uses = (entry.value,) if isinstance(entry, SiteCall) else (*entry.given, *entry.made)
             last |= dict.fromkeys(uses, position)
+        for value in self.final_values & last.keys():
+            if self._base_of.get(value, value) in self._written_bases:
+                last[value] = len(self.entries) - 1
         dropped: list[list[int]] = [[] for _ in self.entries]
         for value, position in last.items():
             dropped[position].append(value)
@@ -233,23 +239,36 @@ class Tape:
         return found
 
     @cached_property
+    def _written_bases(self) -> set[int]:
+        """The values that were written to, perhaps by way of a view."""
+        written = (value for call in self.calls for value in call.writes)
+        return {self._base_of.get(value, value) for value in written}
+
+    @cached_property
     def final_values(self) -> set[int]:
         """What the pass comes to: the values that no later call is given, and those that were kept.
 
         Losses, what was logged, what the model returned, state that was written. A parameter that
-        was written is none of them, nor is what was computed from parameters alone: fresh weights
-        change both. Nor is a view that was written to, if what it is a view of is read later.
+        was written is none of them unless data were written into it, nor is what was computed from
+        parameters alone: fresh weights change both. Nor is a view that was written to, if the whole
+        of what it is a view of is read later.
         """
         final: set[int] = set()
+        parts: set[int] = set()
         written: dict[int, set[int]] = {}
         for call in self.calls:
+            name = name_of(call.function)
             final -= set(call.given)
-            for value in call.given:
-                final -= written.pop(self._base_of.get(value, value), set())
+            if name in CUTS or not parts.isdisjoint(call.given[:1] if name in VIEWS else ()):
+                parts.update(call.made)
+            elif name not in VIEWS:
+                for value in set(call.given) - parts:
+                    final -= written.pop(self._base_of.get(value, value), set())
             final.update(call.made, call.writes)
             for value in set(call.writes) & self._base_of.keys():
                 written.setdefault(self._base_of[value], set()).add(value)
-        return (final | self.kept) - self.weight_values
+        state = self._written_bases & self.leaves.keys() - self.parameters.keys()
+        return (final | state | self.kept) - self.weight_values | self._data_in_parameters
 
     def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
         """Return the calls by which a penalty on weights is computed and added to a loss.
@@ -277,14 +296,24 @@ class Tape:
                 results |= {position} if outs & summands else set()
         return calls, results
 
-    @cached_property
+    @property
     def weight_values(self) -> set[int]:
         """The values that were computed from parameters and constants alone.
 
         What was drawn at random in the pass is none of them, as a generator's input, nor what was
         made of lists and arrays: it is data.
         """
+        return self._of_weights[0]
+
+    @property
+    def _data_in_parameters(self) -> set[int]:
+        """The parameters into which data were written."""
+        return self._of_weights[1]
+
+    @cached_property
+    def _of_weights(self) -> tuple[set[int], set[int]]:
         found, rooted = set(self.parameters), set(self.parameters)
+        into: set[int] = set()
         for call in self.calls:
             of_weights = not rooted.isdisjoint(call.given)
             made = call.function in FROM_PYTHON and not call.scalar
@@ -297,7 +326,8 @@ class Tape:
                 bases = {self._base_of.get(value, value) for value in call.writes}
                 written = {value for value in found if self._base_of.get(value, value) in bases}
                 found -= written - self.parameters.keys()
-        return found
+                into |= written & self.parameters.keys()
+        return found, into
 
     @cached_property
     def upkeep(self) -> set[int]:

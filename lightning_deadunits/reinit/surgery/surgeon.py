@@ -168,6 +168,8 @@ class Surgeon:
             bias_of={channel: weights_key(bias) for channel, bias in biases.items()},
             **self._observed(traces),
         )
+        if lift:
+            visitor.varying = {*visitor.varying, *fresh}  # not above the bound of a ReLU6
         in_training = self._config.every_n_train_steps is not None
         for tape in self._passes.numbers(training=in_training) or self._passes.numbers():
             verify(self._passes, visitor, tape)
