@@ -167,9 +167,9 @@ class Mixed(Taped):
         n, c, h, w = x.shape
         x = x.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
         x = self.note("relu.a-b", F.relu(self.drop(x)), 1)
-        x = self.note("relu.a-b-permute-relu-sub", F.relu(self.pool(x) - 0.1), 1)
+        x = self.note("relu.a-b-permute3_4-relu-sub", F.relu(self.pool(x) - 0.1), 1)
         first, second = x[:, :6].chunk(2, 1)
-        halves = "relu.a-b-neg-part0_6.0_3-part0_6.3_-permute-relu-sub"
+        halves = "relu.a-b-neg-part0_6.0_3-part0_6.3_-permute3_4-relu-sub"
         x = self.note(halves, F.relu(first - second), 1)
         x = self.note(
             f"{halves}-2",

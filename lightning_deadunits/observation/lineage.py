@@ -60,6 +60,7 @@ from lightning_deadunits.observation.ways import (
     axis_of,
     negated_by,
     plain_name,
+    turned,
     way_of,
 )
 
@@ -302,10 +303,16 @@ class Lineage:
             descent = _with_weights(function, descent, *weights[0], out)
         word = rule.way
         if rule.move in PERMUTATIONS and len(axes) > 1 and not known.sizes:
-            word = "permute" * reorders(rule.move, known.axes, source, args, kwargs, out)
+            if reorders(rule.move, known.axes, source, args, kwargs, out):
+                word = _permuted([source.shape[axis] for axis in known.axes], descent.way)
+        elif word == "permute":
+            groups = args[1] if len(args) > 1 else kwargs["groups"]
+            word = _permuted([groups, _units_of(source, known) // groups], descent.way)
+        elif word == "roll":
+            word = turned(function, args, kwargs, known.axes)
         if word:
             descent = descent._replace(way=joined(descent.way, (word,)))
-            if word == "roll" and descent.members is not None:
+            if rule.way == "roll" and descent.members is not None:
                 descent = descent._replace(members=None, mixed=True)
         if rule.moves:
             if function in CHOICES:
@@ -489,8 +496,9 @@ class Lineage:
         descent = _of_weights([own for _, own in weights])
         if source is negated_by(function, args, kwargs):
             descent = descent._replace(producers=negated(descent.producers))
-        if rule.way in ("roll", "permute"):
-            descent = descent._replace(producers=part_of(descent.producers, rule.way))
+        if rule.way == "roll":
+            word = turned(function, args, kwargs, range(source.ndim))
+            descent = descent._replace(producers=part_of(descent.producers, word))
         if rule.move in PERMUTATIONS and is_odd(rule.move, source, args, kwargs, out):
             descent = descent._replace(turned=not descent.turned)
         if piece is not None and piece != "":
@@ -788,6 +796,14 @@ def _spread(axes: Axes, data: list[tuple[Tensor, Descent]], source: Tensor, out:
             if alone and at >= 0 and tensor.shape[axis] == out.shape[at] > 1:
                 found.add(at)
     return tuple(sorted(found)) if len(found) > len(axes) else axes
+
+
+def _permuted(sizes: list[int], way: tuple[str, ...]) -> str:
+    """Return the word for units that were shuffled: twice is not once."""
+    word = f"permute{'_'.join([str(size) for size in sizes])}"
+    while word in way:
+        word += "_again"
+    return word
 
 
 def _still_stacked(

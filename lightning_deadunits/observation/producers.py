@@ -282,7 +282,9 @@ def _einsum_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> 
     if not units & set(result):
         return None
     mixes = False
-    rows = set().union(*(_rows_of_gates(known, *own, factors, result) for own in factors))
+    rows: set[str] = set()
+    for letters, operand in factors:
+        rows |= _rows_of_gates(known, letters, operand, factors, result)
     if rows:
         return tuple(i for i, letter in enumerate(result) if letter in units | rows)
     for letters, operand in factors:
@@ -310,15 +312,15 @@ def _rows_of_gates(
     """Return the letters that gates bring, if they sum layers over a stack: for each of them."""
     if known.axes(operand):
         return set()
-    others = "".join(own for own, factor in factors if factor is not operand)
-    stacks = {
-        own[axis]
-        for own, factor in factors
-        if (of := known.descent(factor)) is not None and (axis := of.stacked) is not None
-    }
-    if not any(x in stacks and x not in result for x in letters):
-        return set()
-    return {x for x in letters if x in result and x not in others}
+    others, stacks = "", ""
+    for own, factor in factors:
+        of = known.descent(factor)
+        if of is not None and of.stacked is not None:
+            stacks += own[of.stacked]
+        if factor is not operand:
+            others += own
+    sums = any([x in stacks and x not in result for x in letters])
+    return {x for x in letters if sums and x in result and x not in others}
 
 
 def _einsum_by_data(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> bool:

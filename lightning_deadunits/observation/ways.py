@@ -104,6 +104,36 @@ def way_of(function: Callable[..., Any]) -> str:
     return _WORDS.get(plain_name(function), "")
 
 
+def turned(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], axes: Any
+) -> str:
+    """Return the word for a function that rolls or flips: with its numbers if units are moved.
+
+    Args:
+        function: The function.
+        args: What it was given.
+        kwargs: What it was given by name.
+        axes: The unit axes of its first argument.
+    """
+    name, ndim = plain_name(function), args[0].ndim
+    if name not in ("roll", "flip"):
+        return "roll"
+    numbers = _numbers((*args[1:], *kwargs.values()))
+    along = _numbers((*args[2:], *kwargs.values())) if name == "roll" else numbers
+    moved = not along or any(number % ndim in axes for number in along)
+    return f"{name}{'_'.join([str(number) for number in numbers])}" if moved else "roll"
+
+
+def _numbers(values: Any) -> list[int]:
+    found = []
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            found += [int(item) for item in value]
+        elif isinstance(value, int):
+            found.append(int(value))
+    return found
+
+
 def plain_name(function: Callable[..., Any]) -> str:
     """Return a function's name without what marks operators and those in place."""
     # Not by the function itself: Dynamo fails at its own guard where a table has one that is

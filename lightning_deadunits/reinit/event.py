@@ -133,15 +133,17 @@ class Event:
             self.outcome.undo_()
             if not isinstance(error, DisturbedError):
                 raise
-            reason = f"on another process {error}"
-            return dict.fromkeys(keys, reason), self._read_beside(passes, plan)
+            own = [unit for unit in keys if passes.of_layer(unit[0])]
+            traced = eligible(passes, own, self.memory, self.config)
+            refused = {unit: traced.refused.get(unit, str(error)) for unit in keys}
+            said = {unit: f"on another process {why}" for unit, why in refused.items()}
+            return said, self._read_beside(passes, plan, traced)
         return {}, []
 
-    def _read_beside(self, passes: Passes, plan: Plan) -> list[Write]:
+    def _read_beside(self, passes: Passes, plan: Plan, traced: Trace) -> list[Write]:
         """Return what silences units of a plan on the tapes of this process, beside the plan."""
-        units = [unit for unit in each_of(plan.units) if passes.of_layer(unit[0])]
         edit = Edit()
-        for own in eligible(passes, units, self.memory, self.config).units.values():
+        for own in traced.units.values():
             for part in own.reads:
                 edit.set(part.weights, silence(passes, part))
         names = {id(tensor): name for name, tensor in tensors_of(self.model).items()}

@@ -804,6 +804,30 @@ OTHERWISE: dict[str, tuple[Callable[[Any, Tensor], Tensor], ...]] = {
         lambda net, x: F.linear(x[:, :2], net.fc.weight.chunk(2, 1)[0]),
         lambda net, x: F.linear(x, net.fc.weight.chunk(2)[0]),
     ),
+    "shuffled twice": (
+        lambda net, x: F.channel_shuffle(net.fc(x)[..., None], 2),
+        lambda net, x: F.channel_shuffle(F.channel_shuffle(net.fc(x)[..., None], 2), 2),
+    ),
+    "shuffled in other groups": (
+        lambda net, x: F.channel_shuffle(net.fc(x)[..., None], 2),
+        lambda net, x: F.channel_shuffle(net.fc(x)[..., None], 4),
+    ),
+    "rolled by another number": (
+        lambda net, x: net.fc(x).roll(1, 1),
+        lambda net, x: net.fc(x).roll(2, 1),
+    ),
+    "weights rolled by another number": (
+        lambda net, x: F.linear(x, net.fc.weight.roll(1, 0)),
+        lambda net, x: F.linear(x, net.fc.weight.roll(2, 0)),
+    ),
+    "halves in another order": (
+        lambda net, x: torch.cat(net.fc(x).chunk(2, 1), 1),
+        lambda net, x: torch.cat(net.fc(x).chunk(2, 1)[::-1], 1),
+    ),
+    "the least and the greatest of two": (
+        lambda net, x: torch.stack([net.fc(x), net.gc(x).repeat(1, 2)]).amin(0),
+        lambda net, x: torch.stack([net.fc(x), net.gc(x).repeat(1, 2)]).amax(0),
+    ),
     "states of two directions": (
         lambda net, x: net.rnn(x[None])[1][0][0],
         lambda net, x: net.rnn(x[None])[1][0][1],
@@ -892,6 +916,45 @@ def test_what_no_weights_make_are_no_units(joined: Any) -> None:
     net.forward = lambda x: F.relu(F.pad(net.fc(x), (0, 2)) + net.gc.weight.new_ones(1) * net.hc(x))
     net.hc = nn.Linear(4, 10)
     assert find_dead_units(net, [X])["relu"].num_units == 10
+
+
+@pytest.mark.parametrize(
+    ("forward", "makers"),
+    [
+        (lambda net, x: torch.cat([torch.empty(0, 8), net.fc(x)]), ("fc",)),
+        (lambda net, x: torch.cat([torch.tensor([]), net.fc(x)], 1), ("fc",)),
+        (lambda net, x: net.norm(torch.cat([net.fc(x), x], 1)), ("fc", "norm")),
+        (lambda net, x: F.pad(net.fc(x), (0, 4))[:, :8], ("fc",)),
+        (lambda net, x: torch.stack([net.gc(x), x]).mean(0), ("gc",)),
+    ],
+    ids=["no rows", "no units", "a norm makes the rest", "cropped", "a mean with raw inputs"],
+)
+@pytest.mark.parametrize("batch", [3, 8])
+def test_what_is_joined_may_leave_no_doubt(forward: Any, makers: Any, batch: int) -> None:
+    net = nn.Module()
+    net.fc, net.gc, net.norm = nn.Linear(4, 8), nn.Linear(4, 4), nn.LayerNorm(12)
+    net.forward = lambda x: F.relu(forward(net, x))
+    report = find_dead_units(net, [X[:batch]])
+    assert report["relu"].made_by == makers
+    assert not report.unjudged
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+@pytest.mark.parametrize("spelled", ["matmul", "einsum"])
+def test_gates_with_rows_of_their_own_make_units_of_each_row(rows: int, spelled: str) -> None:
+    net = nn.Module()
+    net.a, net.b, net.gates = nn.Linear(4, 5), nn.Linear(4, 5), nn.Parameter(torch.randn(rows, 2))
+
+    def mixed(x: Tensor) -> Tensor:
+        stack = torch.stack([net.a(x), net.b(x)], 1)
+        return net.gates @ stack if spelled == "matmul" else torch.einsum(
+            "te,bed->btd", net.gates, stack
+        )  # fmt: skip
+
+    net.forward = lambda x: F.relu(mixed(x))
+    layer = find_dead_units(net, [X])["relu"]
+    truth = (mixed(X) <= 0).double().mean(0).flatten()
+    assert layer.zero_rate.tolist() == pytest.approx(truth.tolist())
 
 
 class Branches(nn.Module):
