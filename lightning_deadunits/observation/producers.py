@@ -319,7 +319,7 @@ def _rows_of_gates(
             stacks += own[of.stacked]
         if factor is not operand:
             others += own
-    sums = any([x in stacks and x not in result for x in letters])
+    sums = any(x in stacks and x not in result for x in letters)
     return {x for x in letters if sums and x in result and x not in others}
 
 

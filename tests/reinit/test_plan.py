@@ -144,7 +144,7 @@ def sums_up(model: Normed, x: Tensor) -> tuple[Tensor, Tensor]:
     ("change", "step", "reason"),
     [
         (alive, Normed.forward, "fires"),
-        (lambda model: None, sums_up, "on another process the model's output would change"),
+        (lambda model: None, sums_up, "on another process the model's output"),
     ],
     ids=["a unit is alive there", "another output reads a unit there"],
 )
