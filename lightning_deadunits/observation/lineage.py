@@ -288,10 +288,10 @@ class Lineage:
         if (len(chosen) > 1 or unknown or weights) and self._mixes_rows(
             function, args, chosen, source, known, axes, out
         ):
-            descent = descent._replace(mixed=True)
-            if function is torch.stack:
+            if function is torch.stack and not descent.mixed:
                 dim = kwargs.get("dim", args[1] if len(args) > 1 else 0)
                 descent = descent._replace(stacked=dim % out.ndim)
+            descent = descent._replace(mixed=True)
         elif known.stacked is not None:
             name = plain_name(function)
             descent = _still_stacked(

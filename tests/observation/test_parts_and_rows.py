@@ -1006,6 +1006,18 @@ def test_what_is_summed_in_one_call_is_made_by_all_of_it(add: Any) -> None:
         assert "layers.0" in makers or "layers.2" in makers
 
 
+def test_a_sum_over_a_stack_of_what_was_mixed_before_is_mixed() -> None:
+    net = nn.Module()
+    net.a, net.b, net.c = nn.Linear(4, 5), nn.Linear(4, 5), nn.Linear(4, 5)
+
+    def forward(x: Tensor) -> Tensor:
+        halves = torch.cat([net.a(x[:4]), net.b(x[4:])])
+        return F.relu(torch.stack([halves, net.c(x)]).sum(0))
+
+    net.forward = forward
+    assert "other weights than others" in find_dead_units(net, [X]).unjudged["relu"]
+
+
 def test_each_pair_of_an_outer_product_is_a_unit() -> None:
     net = nn.Module()
     net.a, net.b = nn.Linear(4, 3), nn.Linear(4, 5)
