@@ -116,9 +116,8 @@ class Teller:
             return
         stack = self._stack
         # What is compiled is not asked: the answer would be part of its graph.
-        compiling = torch.compiler.is_compiling()
-        silent = stack[-1].silent if stack else not (compiling or self._in_step())
-        stack.append(self._silent if silent else self._frame)
+        outside = not stack and not torch.compiler.is_compiling() and not self._in_step()
+        stack.append(self._silent if outside or (stack and stack[-1].silent) else self._frame)
         if self._paddings is not None:
             self._paddings.append(padding_of(module, args, kwargs))
         if self._sources is not None:
