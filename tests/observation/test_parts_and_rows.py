@@ -948,7 +948,7 @@ def test_gates_with_rows_of_their_own_make_units_of_each_row(rows: int, spelled:
     def mixed(x: Tensor) -> Tensor:
         stack = torch.stack([net.a(x), net.b(x)], 1)
         return net.gates @ stack if spelled == "matmul" else torch.einsum(
-            "te,bed->btd", net.gates, stack
+            "ge,bed->bgd", net.gates, stack
         )  # fmt: skip
 
     net.forward = lambda x: F.relu(mixed(x))
