@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def without_torch_function() -> Any:
@@ -43,25 +43,31 @@ def is_running_backward() -> bool:
     return task is not None and task() != -1
 
 
-def running_hook_of(module: Any) -> str | None:
-    """Return the name of the hook of a LightningModule that the Trainer is running, if known.
-
-    ``LightningModule._current_fx_name``. Without it whatever runs between two hooks of ours is
-    recorded, other callbacks' calls included; units may be refused for what these do with weights.
-    """
-    name = getattr(module, "_current_fx_name", None)
-    return None if name is None else str(name)
-
-
 def is_in_step(module: Any) -> bool:
     """Tell whether a LightningModule's step is running, rather than hooks, also those within it.
 
-    By Lightning's own note of what it calls; without it everything between two hooks is meant.
+    ``LightningModule._current_fx_name``. Without it whatever runs between two hooks of ours is
+    counted and recorded, other callbacks' calls included; units may be refused for what these do
+    with weights.
     """
-    return running_hook_of(module) in _STEPS
+    return getattr(module, "_current_fx_name", None) in _STEPS
 
 
 _STEPS = (None, "training_step", "validation_step", "test_step", "predict_step")
+
+
+def has_compiled_parts(model: nn.Module) -> bool:
+    """Tell whether a module of a model is compiled; of functions nothing tells it.
+
+    ``Module._compiled_call_impl``, and ``LightningModule._compiler_ctx``, for Lightning takes a
+    compiled module apart. Without them it is not said that recorded batches run uncompiled.
+    """
+    notes = ("_compiled_call_impl", "_compiler_ctx")
+    return any(
+        type(module).__name__ == "OptimizedModule"
+        or any(getattr(module, note, None) is not None for note in notes)
+        for module in model.modules()
+    )
 
 
 def version_of(tensor: Tensor) -> int:

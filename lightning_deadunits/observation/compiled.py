@@ -26,17 +26,6 @@ def is_opaque(module: nn.Module) -> bool:
     return bool(names & {"OptimizedModule", "ScriptModule"})
 
 
-def has_compiled_parts(model: nn.Module) -> bool:
-    """Tell whether a module of a model is compiled; of functions nothing tells it."""
-    # Lightning takes a compiled LightningModule apart, and notes that it did.
-    notes = ("_compiled_call_impl", "_compiler_ctx")
-    return any(
-        type(module).__name__ == "OptimizedModule"
-        or any(getattr(module, note, None) is not None for note in notes)
-        for module in model.modules()
-    )
-
-
 def keep_eager(*functions: Callable[..., Any]) -> None:
     """Have Dynamo never compile our own functions by themselves, but inline them where it traces.
 

@@ -293,11 +293,10 @@ class Lineage:
                 descent = descent._replace(stacked=dim % out.ndim)
             descent = descent._replace(mixed=True)
         elif known.stacked is not None:
-            name = plain_name(function)
             descent = _still_stacked(
-                descent, rule.move, name, known.stacked, source, args, kwargs, out
+                function, descent, rule.move, known.stacked, source, args, kwargs, out
             )
-        if not sizes and self._pads(function, args, kwargs, known, source, out, unknown):
+        if not sizes and self._pads(function, args, kwargs, known, source, out):
             descent = descent._replace(padded=True)
         if weights and not rule.moves and function not in COMPARISONS:
             descent = _with_weights(function, descent, *weights[0], out)
@@ -549,13 +548,12 @@ class Lineage:
         known: Descent,
         source: Tensor,
         out: Tensor,
-        unknown: bool,
     ) -> bool:
         """Tell whether a result has zeros, or raw inputs, beside the units of a layer."""
         if function is F.pad:
             mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
             return mode == "constant" and _units_of(out, known) > _units_of(source, known)
-        if function not in JOINS or function is torch.stack or not unknown:
+        if function not in JOINS or function is torch.stack:
             return False
         return _units_of(source, known) < _units_of(out, known) and any(
             tensor.numel() and self.descent(tensor) is None for tensor in _tensors(args, {})
@@ -807,9 +805,9 @@ def _permuted(sizes: list[int], way: tuple[str, ...]) -> str:
 
 
 def _still_stacked(
+    function: Callable[..., Any],
     descent: Descent,
     move: Move,
-    way_name: str,
     axis: int,
     source: Tensor,
     args: Args,
@@ -820,7 +818,7 @@ def _still_stacked(
     if out.shape == source.shape and move is keep_same_rank:
         return descent._replace(stacked=axis)
     if move is reduce and not move((axis,), source, args, kwargs, out):
-        way = joined(descent.way, (way_name,))  # the least of them is not the greatest
+        way = joined(descent.way, (plain_name(function),))  # the least of them is not the greatest
         return descent._replace(mixed=False, summed=True, stacked=None, way=way)
     return descent._replace(stacked=None)
 

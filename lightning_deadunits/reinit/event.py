@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_deadunits.observation.layer_names import LayerNames
 from lightning_deadunits.observation.names import selects
@@ -21,9 +20,14 @@ from lightning_deadunits.reinit.recording.soundness import refuse_unsound
 from lightning_deadunits.reinit.recording.tape import Tape
 from lightning_deadunits.reinit.report import ReinitReport, Units, by_layer, each_of
 from lightning_deadunits.reinit.surgery.initialisation import Draws
-from lightning_deadunits.reinit.surgery.surgeon import Outcome, Surgeon, clear_gradients, silence
+from lightning_deadunits.reinit.surgery.surgeon import (
+    Outcome,
+    Surgeon,
+    clear_gradients,
+    silencing,
+)
 from lightning_deadunits.reinit.surgery.verification import DisturbedError, verify_plan
-from lightning_deadunits.reinit.weights import Edit, WeightSlice, written
+from lightning_deadunits.reinit.weights import WeightSlice, written
 
 
 @dataclass(eq=False)
@@ -137,27 +141,8 @@ class Event:
             traced = eligible(passes, own, self.memory, self.config)
             refused = {unit: traced.refused.get(unit, str(error)) for unit in keys}
             said = {unit: f"on another process {why}" for unit, why in refused.items()}
-            return said, self._read_beside(passes, plan, traced)
+            return said, plan.lacking(self.model, silencing(passes, traced.units))
         return {}, []
-
-    def _read_beside(self, passes: Passes, plan: Plan, traced: Trace) -> list[Write]:
-        """Return what silences units of a plan on the tapes of this process, beside the plan."""
-        edit = Edit()
-        for own in traced.units.values():
-            for part in own.reads:
-                edit.set(part.weights, silence(passes, part))
-        names = {id(tensor): name for name, tensor in tensors_of(self.model).items()}
-        planned: dict[str, list[Tensor]] = {}
-        for name, positions, _ in plan.writes:
-            planned.setdefault(name, []).append(positions)
-        found = []
-        for weights, values in edit.slices():
-            name, positions = names[id(weights.parameter)], weights.positions.cpu()
-            known = torch.cat([positions.new_empty(0), *planned.get(name, [])])
-            fresh = ~torch.isin(positions, known)
-            if bool(fresh.any()):
-                found.append((name, positions[fresh], values.cpu()[fresh]))
-        return found
 
     def _replayed(self, units: Units) -> tuple[Passes, dict[UnitKey, str]]:
         """Replay the tapes as they are; return the units too that they do not vouch for."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from lightning_deadunits.reinit.report import Units
@@ -41,6 +42,18 @@ class Plan:
             target = tensors[name]
             edit.set(WeightSlice(target, positions.to(target.device)), values)
         return edit
+
+    def lacking(self, model: nn.Module, edit: Edit) -> list[Write]:
+        """Return what an edit writes that the plan does not."""
+        names = {id(tensor): name for name, tensor in tensors_of(model).items()}
+        found = []
+        for weights, values in edit.slices():
+            name, positions = names[id(weights.parameter)], weights.positions.cpu()
+            planned = [places for of, places, _ in self.writes if of == name]
+            fresh = ~torch.isin(positions, torch.cat([positions.new_empty(0), *planned]))
+            if bool(fresh.any()):
+                found.append((name, positions[fresh], values.cpu()[fresh]))
+        return found
 
     def made(self, model: nn.Module) -> list[WeightSlice]:
         """Return which elements of a model's parameters are fresh."""

@@ -80,9 +80,8 @@ class ReinitReport:
             return
         self.reinitialised = {**self.reinitialised, copy: same}
         left = {unit: why for unit, why in refused.items() if unit not in same}
-        self.refused = {**self.refused, copy: left} if left else {
-            name: own for name, own in self.refused.items() if name != copy
-        }  # fmt: skip
+        refusals = {**self.refused, copy: left}
+        self.refused = {name: own for name, own in refusals.items() if own}
         for names in (self.made_by, self.read_by):
             names[copy] = [renamed(name) for name in names.get(layer, ())]
         self.note(f"Note: {copy} follows {layer}: its units got the same weights.")

@@ -66,7 +66,7 @@ class Recorder(SiteMode):
     Args:
         model: The module whose layers and parameters are meant.
         layers: Patterns of layers that the user has named; a module of that very name is a layer.
-        is_step: Tells whether what is meant is running; what runs between ``begin`` and ``end``
+        in_step: Tells whether what is meant is running; what runs between ``begin`` and ``end``
             beside it, other callbacks, say, is not recorded.
     """
 
@@ -74,10 +74,10 @@ class Recorder(SiteMode):
         self,
         model: nn.Module,
         layers: tuple[str, ...] | None = None,
-        is_step: Callable[[], bool] = lambda: True,
+        in_step: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__(model, None if layers is None else ("*", *layers), never_zero=True)
-        self._is_step = is_step
+        named = None if layers is None else ("*", *layers)
+        super().__init__(model, named, never_zero=True, in_step=in_step)
         self._stack = ExitStack()
         self._tape: Tape | None = None
         self._known = KnownTensors()
@@ -191,7 +191,7 @@ class Recorder(SiteMode):
         kwargs = dict(kwargs or {})
         if self._tape is None or self._inside_optimizer or is_running_backward():
             return func(*args, **kwargs)
-        if not self._is_step():
+        if not self.in_step():
             return func(*args, **kwargs)
         with without_torch_function():
             try:

@@ -259,7 +259,7 @@ class Tape:
         for call in self.calls:
             name = name_of(call.function)
             final -= set(call.given)
-            if name in CUTS or not parts.isdisjoint(call.given[:1] if name in VIEWS else ()):
+            if name in CUTS or (name in VIEWS and not parts.isdisjoint(call.given[:1])):
                 parts.update(call.made)
             elif name not in VIEWS:
                 for value in set(call.given) - parts:

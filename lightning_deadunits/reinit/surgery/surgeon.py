@@ -139,11 +139,7 @@ class Surgeon:
         return list(pending)
 
     def _edit(self, traces: Traces, fresh: Traces, attempt: int) -> Edit:
-        edit = Edit()
-        if not attempt:
-            for trace in traces.values():
-                for part in reversed(trace.reads):  # the first call's value wins
-                    edit.set(part.weights, silence(self._passes, part))
+        edit = Edit() if attempt else silencing(self._passes, traces)
         # After the silencing: what one unit reads of another one is fresh, for it is silent itself.
         for (layer, _), parts in parts_by_call(fresh).items():
             drawn = self._draws.fresh(layer, attempt, parts)
@@ -221,7 +217,16 @@ class Surgeon:
         return visitor.firing | absent
 
 
-def silence(passes: Passes, part: Part) -> Tensor | float:
+def silencing(passes: Passes, traces: Traces) -> Edit:
+    """Plan to silence units: whatever reads them hears nothing."""
+    edit = Edit()
+    for trace in traces.values():
+        for part in reversed(trace.reads):  # the first call's value wins
+            edit.set(part.weights, _silence(passes, part))
+    return edit
+
+
+def _silence(passes: Passes, part: Part) -> Tensor | float:
     """Return what a reading weight must be so that the unit is not heard."""
     if part.role != "shift":
         return 0.0

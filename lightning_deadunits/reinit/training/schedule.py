@@ -52,8 +52,9 @@ class Schedule:
             dead: Layer to which of its units are dead now, bool of shape ``(U,)``.
         """
         due = {}
+        patterns = self.config.patterns
         for name, verdict in dead.items():
-            if not selects(name, *self.config.patterns):
+            if not selects(name, *patterns):
                 continue
             layer = self._layers.get(name)
             if layer is None or len(layer.streak) != len(verdict):

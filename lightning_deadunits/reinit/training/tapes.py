@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lightning_deadunits.observation.compiled import has_compiled_parts, is_opaque
+from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.names import module_names
-from lightning_deadunits.private_api import is_in_step
+from lightning_deadunits.private_api import has_compiled_parts, is_in_step
 from lightning_deadunits.reinit.recording import Recorder, Tape
 from lightning_deadunits.reinit.recording.used import (
     Elements,
