@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_deadunits.functional import check_atol
-from lightning_deadunits.observation.eager_lineage import EagerLineage
 from lightning_deadunits.observation.forward_only import ForwardObserver, in_backward
 from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.observation.lineage.eager import EagerLineage
 from lightning_deadunits.observation.names import as_patterns
 from lightning_deadunits.observation.selection import (
     SelectionError,

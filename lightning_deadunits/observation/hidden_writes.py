@@ -15,8 +15,8 @@ import torch
 from packaging.version import Version
 from torch import Tensor, fx
 
-from lightning_deadunits.observation.gates import COMPARISONS, gate_after
 from lightning_deadunits.observation.identity import DROPS
+from lightning_deadunits.observation.lineage.gates import COMPARISONS, gate_after
 from lightning_deadunits.observation.regions import Regions, translator
 
 HIDES_WRITES = Version(Version(torch.__version__).base_version) >= Version("2.15")

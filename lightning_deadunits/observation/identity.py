@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.lineage.axes import Axes
 
 MOST_CALLS = 4
 

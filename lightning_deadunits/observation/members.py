@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.identity import Members, member_key
+from lightning_deadunits.observation.lineage.axes import Axes
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.lineage.axes import Axes
 
 
 def dense(activation: Tensor, unit_dims: Axes) -> tuple[Tensor, Axes]:

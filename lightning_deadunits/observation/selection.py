@@ -9,8 +9,8 @@ from torch import nn
 
 from lightning_deadunits.arguments import check_number, near
 from lightning_deadunits.observation.activations import FUNCTION_NAMES, module_kind
-from lightning_deadunits.observation.gates import GATES
 from lightning_deadunits.observation.layer_names import aliases, names_of
+from lightning_deadunits.observation.lineage.gates import GATES
 from lightning_deadunits.observation.names import matches, module_names, selects, weights_of
 
 _LISTED = 40

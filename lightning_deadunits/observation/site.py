@@ -7,8 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind
-from lightning_deadunits.observation.axes import Axes
 from lightning_deadunits.observation.identity import Members
+from lightning_deadunits.observation.lineage.axes import Axes
 
 
 class Site(NamedTuple):

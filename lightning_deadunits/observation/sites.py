@@ -28,10 +28,7 @@ from lightning_deadunits.observation.activations import (
     function_kind,
     plain_function,
 )
-from lightning_deadunits.observation.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.compiled import is_opaque, keep_eager
-from lightning_deadunits.observation.eager_lineage import EagerLineage, Step
-from lightning_deadunits.observation.gates import COMPARISONS, GATES, is_gated
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, HiddenWrites
 from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
 from lightning_deadunits.observation.hooks import ModuleHooks
@@ -43,13 +40,16 @@ from lightning_deadunits.observation.identity import (
     numbered,
     read_key,
 )
-from lightning_deadunits.observation.lineage import Lineage, mark_weights
+from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
+from lightning_deadunits.observation.lineage.eager import EagerLineage, Step
+from lightning_deadunits.observation.lineage.following import Lineage, mark_weights
+from lightning_deadunits.observation.lineage.gates import COMPARISONS, GATES, is_gated
+from lightning_deadunits.observation.lineage.ways import WRITES
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.stack import ROOT, Frame, Stack, Teller, frame_of
-from lightning_deadunits.observation.ways import WRITES
 
 
 class _Met(NamedTuple):

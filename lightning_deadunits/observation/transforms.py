@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._functorch import pyfunctorch
 
-from lightning_deadunits.observation.axes import Axes
+from lightning_deadunits.observation.lineage.axes import Axes
 
 _functorch = torch._C._functorch
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lightning_deadunits import DeadUnitCallback, find_dead_units
 from lightning_deadunits.observation import sites
 from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS
-from lightning_deadunits.observation.gates import GATES
 from lightning_deadunits.observation.hidden_writes import HIDES_WRITES, REASON
+from lightning_deadunits.observation.lineage.gates import GATES
 from tests.mortal import trained
 
 pytestmark = pytest.mark.skipif(

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.gates import FILLS, WHERE
-from lightning_deadunits.observation.ways import WRITES
+from lightning_deadunits.observation.lineage.gates import FILLS, WHERE
+from lightning_deadunits.observation.lineage.ways import WRITES
 from lightning_deadunits.reinit.dataflow.passes import (
     Passes,
     Spot,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation import axis_rules as rules
-from lightning_deadunits.observation.moves import MOVES
-from lightning_deadunits.observation.ways import axis_of
+from lightning_deadunits.observation.lineage import axis_rules as rules
+from lightning_deadunits.observation.lineage.moves import MOVES
+from lightning_deadunits.observation.lineage.ways import axis_of
 from lightning_deadunits.private_api import is_functorch_tensor
 from lightning_deadunits.reinit.recording.functions import name_of
 from lightning_deadunits.reinit.recording.tape import mapped, tensors_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.moves import MOVES
+from lightning_deadunits.observation.lineage.moves import MOVES
 from lightning_deadunits.reinit.ops.linear import ABC, Letters, lettered
 from lightning_deadunits.reinit.ops.operation import Described, Given
 from lightning_deadunits.reinit.recording.tape import mapped, tensors_of

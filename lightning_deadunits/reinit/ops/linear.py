@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.producers import spelled_out
+from lightning_deadunits.observation.lineage.producers import spelled_out
 from lightning_deadunits.reinit.ops.operation import (
     Described,
     Given,

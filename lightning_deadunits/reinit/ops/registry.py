@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.moves import MOVES
+from lightning_deadunits.observation.lineage.moves import MOVES
 from lightning_deadunits.reinit.ops.conv_norm import convolution, norm
 from lightning_deadunits.reinit.ops.elementwise import FACTORS, SUMS, elementwise
 from lightning_deadunits.reinit.ops.linear import (

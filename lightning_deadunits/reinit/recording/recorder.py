@@ -22,9 +22,9 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from lightning_deadunits.observation.lineage.ways import WRITES
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sites import SiteMode
-from lightning_deadunits.observation.ways import WRITES
 from lightning_deadunits.private_api import (
     is_functorch_tensor,
     is_running_backward,

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation import axis_rules as rules
-from lightning_deadunits.observation.axes import Move
+from lightning_deadunits.observation.lineage import axis_rules as rules
+from lightning_deadunits.observation.lineage.axes import Move
 
 
 def _getter(name: str) -> Callable[..., Any]:

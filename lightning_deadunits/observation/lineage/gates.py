@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import CLAMPS
-from lightning_deadunits.observation.axes import Args, KnownAxes, Kwargs
 from lightning_deadunits.observation.identity import DROPS, KEEPS, ZERO, share_units
-from lightning_deadunits.observation.ways import TIMES, WRITES
+from lightning_deadunits.observation.lineage.axes import Args, KnownAxes, Kwargs
+from lightning_deadunits.observation.lineage.ways import TIMES, WRITES
 
 _GREATER = {torch.gt, torch.ge, Tensor.gt, Tensor.ge, Tensor.__gt__, Tensor.__ge__, torch.greater}
 _LESS = {torch.lt, torch.le, Tensor.lt, Tensor.le, Tensor.__lt__, Tensor.__le__, torch.less}

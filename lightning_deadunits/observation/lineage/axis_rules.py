@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
+from lightning_deadunits.observation.lineage.axes import Args, Axes, Folded, Kwargs, Move
 
 
 def keep_same_rank(

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import (
+from lightning_deadunits.observation.identity import Members
+from lightning_deadunits.observation.lineage.axes import (
     Args,
     Axes,
     Folded,
@@ -22,9 +23,8 @@ from lightning_deadunits.observation.axes import (
     Kwargs,
     MakerAxes,
 )
-from lightning_deadunits.observation.axis_rules import one_unit
-from lightning_deadunits.observation.identity import Members
-from lightning_deadunits.observation.ways import TIMES
+from lightning_deadunits.observation.lineage.axis_rules import one_unit
+from lightning_deadunits.observation.lineage.ways import TIMES
 
 
 def _rows(known: KnownAxes, args: Args, kwargs: Kwargs) -> bool:

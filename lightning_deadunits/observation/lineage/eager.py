@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from lightning_deadunits.observation.axes import Args, Axes, Kwargs
-from lightning_deadunits.observation.gates import ZEROS, makes_zero
 from lightning_deadunits.observation.identity import MOST_CALLS, Descent, Producer
-from lightning_deadunits.observation.lineage import ATTRIBUTE, Lineage, passed, rule_of
+from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
+from lightning_deadunits.observation.lineage.following import ATTRIBUTE, Lineage, passed, rule_of
+from lightning_deadunits.observation.lineage.gates import ZEROS, makes_zero
+from lightning_deadunits.observation.lineage.ways import CHOICES, PIECES, WRITES, pieces_of
 from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
-from lightning_deadunits.observation.ways import CHOICES, PIECES, WRITES, pieces_of
 
 _LONG = 16
 _MOST_FAMILIAR = 1 << 14

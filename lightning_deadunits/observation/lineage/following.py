@@ -15,20 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.axes import Args, Axes, Folded, Kwargs, Move
-from lightning_deadunits.observation.axis_rules import (
-    carried,
-    consumes,
-    groups_of,
-    is_odd,
-    items_of,
-    keep_same_rank,
-    places_of,
-    reduce,
-    reorders,
-    spread_over,
-)
-from lightning_deadunits.observation.gates import COMPARISONS, WHERE, ZEROS, gate_after, makes_zero
 from lightning_deadunits.observation.hidden_attributes import seen_through
 from lightning_deadunits.observation.identity import (
     WEIGHT,
@@ -43,10 +29,29 @@ from lightning_deadunits.observation.identity import (
     part_of,
     share_units,
 )
-from lightning_deadunits.observation.moves import MOVES, OPAQUE, PERMUTATIONS
-from lightning_deadunits.observation.producers import PRODUCERS, Maker, summed_axes
-from lightning_deadunits.observation.site import Site
-from lightning_deadunits.observation.ways import (
+from lightning_deadunits.observation.lineage.axes import Args, Axes, Folded, Kwargs, Move
+from lightning_deadunits.observation.lineage.axis_rules import (
+    carried,
+    consumes,
+    groups_of,
+    is_odd,
+    items_of,
+    keep_same_rank,
+    places_of,
+    reduce,
+    reorders,
+    spread_over,
+)
+from lightning_deadunits.observation.lineage.gates import (
+    COMPARISONS,
+    WHERE,
+    ZEROS,
+    gate_after,
+    makes_zero,
+)
+from lightning_deadunits.observation.lineage.moves import MOVES, OPAQUE, PERMUTATIONS
+from lightning_deadunits.observation.lineage.producers import PRODUCERS, Maker, summed_axes
+from lightning_deadunits.observation.lineage.ways import (
     CHOICES,
     FACTORS,
     JOINS,
@@ -63,6 +68,7 @@ from lightning_deadunits.observation.ways import (
     turned,
     way_of,
 )
+from lightning_deadunits.observation.site import Site
 
 _SELECTS = {torch.index_select, Tensor.index_select, torch.select, Tensor.select}
 _NARROWS = {torch.narrow, Tensor.narrow}
