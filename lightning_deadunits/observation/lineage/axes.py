@@ -49,6 +49,12 @@ class KnownAxes(Protocol):
     def is_zero(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is known to hold nothing but zeros."""
 
+    def row(self, source: Tensor, out: Tensor) -> int | None:
+        """Return which row of stacked weights a view is, None if that cannot be told."""
+
+    def word_for(self, places: list[Any]) -> str | None:
+        """Return a word for the units that lists of places choose, None if that cannot be told."""
+
 
 MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | Folded | None"]
 """``(known, args, kwargs, out) -> axes`` of a function that makes units."""

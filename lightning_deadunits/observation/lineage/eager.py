@@ -20,7 +20,8 @@ from torch.nn import Parameter
 
 from lightning_deadunits.observation.identity import MOST_CALLS, Descent, Producer
 from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
-from lightning_deadunits.observation.lineage.following import ATTRIBUTE, Lineage, passed, rule_of
+from lightning_deadunits.observation.lineage.call import Invocation, rule_of
+from lightning_deadunits.observation.lineage.following import ATTRIBUTE, Lineage, passed
 from lightning_deadunits.observation.lineage.gates import ZEROS, makes_zero
 from lightning_deadunits.observation.lineage.ways import CHOICES, PIECES, WRITES, pieces_of
 from lightning_deadunits.observation.transforms import is_wrapped, levels_of, outside
@@ -201,7 +202,8 @@ class EagerLineage(Lineage):
             for number, item in enumerate(out):
                 if isinstance(item, Tensor):
                     piece = pieces[number] if pieces else None
-                    self._follow(function, rule.of_result(number), args, kwargs, item, piece)
+                    call = Invocation(function, args, kwargs, item, piece)
+                    self._follow(rule.of_result(number), call)
         elif out is None and function in WRITES:
             self._write(args)
         return None

@@ -1,0 +1,92 @@
+"""One call of a function of torch: what it was given, what it returned, what is known of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_deadunits.observation.identity import Descent
+from lightning_deadunits.observation.lineage.axes import Args, Kwargs, Move
+from lightning_deadunits.observation.lineage.axis_rules import keep_same_rank
+from lightning_deadunits.observation.lineage.moves import MOVES
+from lightning_deadunits.observation.lineage.producers import PRODUCERS, Maker
+from lightning_deadunits.observation.lineage.ways import way_of
+
+Piece = int | slice | str | None
+"""Which places of an axis were taken, or a word for them; None where nothing was."""
+STATES = "states"
+
+
+class Invocation(NamedTuple):
+    """One call of a function, and one of the tensors that it returned.
+
+    Attributes:
+        function: What was called.
+        args: What it was given.
+        kwargs: What it was given by name.
+        out: What it returned.
+        piece: Which places of the axis that it cuts are returned here, None if it cuts none.
+    """
+
+    function: Callable[..., Any]
+    args: Args
+    kwargs: Kwargs
+    out: Tensor
+    piece: Piece = None
+
+
+class Operand(NamedTuple):
+    """An argument of which something is known."""
+
+    tensor: Tensor
+    descent: Descent
+
+
+class Rule(NamedTuple):
+    """What a function does to units: makes them, if it can tell their axes, else moves them."""
+
+    maker: Maker | None
+    move: Move
+    moves: bool
+    way: str
+
+    @property
+    def starts_anew(self) -> bool:
+        """Whether weights make the units of its result whatever else it is given."""
+        return self.maker is not None and self.maker.mixes and self.maker.kept is None
+
+    def of_result(self, number: int) -> Rule:
+        """Return the rule of one of several results: a recurrent layer's states are others."""
+        if number == 0 or self.maker is None or self.maker.states is None:
+            return self
+        return self._replace(maker=self.maker._replace(axes=self.maker.states), way=STATES)
+
+
+def rule_of(function: Callable[..., Any]) -> Rule:
+    """Return the rule of a function."""
+    return Rule(
+        PRODUCERS.get(function),
+        MOVES.get(function, keep_same_rank),
+        function in MOVES,
+        way_of(function),
+    )
+
+
+def tensors_in(args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
+    """Return the tensors among arguments, those in a list or a tuple too."""
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                if isinstance(item, Tensor):
+                    yield item
+
+
+def units_of(tensor: Tensor, known: Descent) -> int:
+    """Return how many units a tensor has."""
+    shape = known.sizes or tensor.shape
+    return torch.Size([shape[axis] for axis in known.axes or ()]).numel()
