@@ -114,8 +114,8 @@ class Descent(NamedTuple):
         blended: Whether something else than weights flowed into these: noise, or data.
         stacked: Along which axis the rows stand that are made by different weights, if one is
             known: a sum over it is a sum of layers.
-        padded: Whether some of the units are none: zeros that were padded, or raw inputs that were
-            joined to them.
+        flaw: Why some of the units are none of their own: ``PADDED`` or ``REPEATED``; "" if all
+            are.
     """
 
     axes: Axes | None
@@ -135,7 +135,7 @@ class Descent(NamedTuple):
     sizes: tuple[int, ...] = ()
     blended: bool = False
     stacked: int | None = None
-    padded: bool = False
+    flaw: str = ""
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2
@@ -149,6 +149,11 @@ PADDED = (
     "what its weights make; activate these before they are joined"
 )
 """Why what has units and something else side by side is not judged."""
+REPEATED = (
+    "each of its units stands in it several times, and would be counted as many; activate what its "
+    "weights make before it is repeated"
+)
+"""Why what has its units several times over is not judged."""
 IN_PART = (
     "its weights are used as a whole in one call and in part in another, and neither tells which "
     "units are silent in both; validate one of these uses at a time"
@@ -258,7 +263,7 @@ def added(descents: Sequence[Descent], axes: Axes) -> Descent:
         levels=levels,
         mixed=mixed,
         unsure=any(own.unsure for own in fresh),
-        padded=all(own.padded for own in fresh),
+        flaw=first.flaw if all(own.flaw for own in fresh) else "",
     )
 
 

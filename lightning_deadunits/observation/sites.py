@@ -34,7 +34,6 @@ from lightning_deadunits.observation.hidden_writes import REASON as HIDDEN
 from lightning_deadunits.observation.hooks import ModuleHooks
 from lightning_deadunits.observation.identity import (
     MIXED,
-    PADDED,
     Descent,
     key_of,
     numbered,
@@ -329,8 +328,8 @@ class SiteMode(TorchFunctionMode):
         if number > 1:
             site = site._replace(name=numbered(site.name, number))
         self._ran[site.name] = met.kind
-        if descent is not None and (descent.mixed or descent.padded):
-            self.unjudged[site.name] = MIXED if descent.mixed else PADDED
+        if descent is not None and (descent.mixed or descent.flaw):
+            self.unjudged[site.name] = MIXED if descent.mixed else descent.flaw
         elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
             return self.on_site(site, output)
         return output

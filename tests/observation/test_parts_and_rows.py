@@ -316,7 +316,7 @@ def test_parts_along_either_axis_are_other_units() -> None:
             super().__init__()
             self.fc, self.act = nn.Linear(3, 4), nn.ReLU()
             with torch.no_grad():
-                self.fc.bias.copy_(torch.tensor([100.0, -100.0, 100.0, 0.0]))
+                self.fc.bias.copy_(torch.tensor([100.0, -100.0, 100.0, 100.0]))
 
         def forward(self, x: Tensor) -> Tensor:
             units = self.fc(x).view(-1, 2, 2)
@@ -899,6 +899,26 @@ def test_rows_beside_others_that_nobody_knows_are_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
+    "repeated",
+    [
+        lambda h: h.repeat(1, 2),
+        lambda h: h.repeat_interleave(2, 1),
+        lambda h: torch.cat([h, h], 1),
+    ],
+    ids=["repeated", "interleaved", "joined with itself"],
+)
+def test_the_same_units_several_times_are_no_more_units(repeated: Any) -> None:
+    net = nn.Module()
+    net.fc, net.gc = nn.Linear(4, 8), nn.Linear(4, 16)
+    net.forward = lambda x: F.relu(repeated(net.fc(x)))
+    assert "several times" in find_dead_units(net, [X]).unjudged["relu"]
+    net.forward = lambda x: F.relu(repeated(net.fc(x)) + net.gc(x))  # each sum is a unit
+    assert find_dead_units(net, [X])["relu"].num_units == 16
+    net.forward = lambda x: F.relu(net.fc(x).repeat(2, 1))  # samples, not units
+    assert find_dead_units(net, [X])["relu"].num_units == 8
+
+
+@pytest.mark.parametrize(
     "joined",
     [
         lambda net, x: F.pad(net.fc(x), (2, 2)),
@@ -987,8 +1007,14 @@ class Branches(nn.Module):
         lambda net, both: (net.gates[:, None, None] * torch.stack(both)).sum(0),
         lambda net, both: torch.einsum("e,ebo->bo", net.gates.softmax(0), torch.stack(both)),
         lambda net, both: (net.gates[None, None] @ torch.stack(both, 1)).squeeze(1),
+        lambda net, both: torch.stack(both, -1) @ net.gates.softmax(0),
+        lambda net, both: net.gates.softmax(0) @ torch.stack(both, 1),
+        lambda net, both: torch.stack(both, -1) @ torch.ones(2),
     ],
-    ids=["addmm", "method", "baddbmm", "bias", "stack", "last", "max", "gates", "einsum", "matmul"],
+    ids=[
+        *("addmm", "method", "baddbmm", "bias", "stack", "last", "max", "gates", "einsum"),
+        *("matmul", "by a vector", "vector by", "by constants"),
+    ],
 )
 def test_what_is_summed_in_one_call_is_made_by_all_of_it(add: Any) -> None:
     net = Branches(add)
@@ -1016,6 +1042,15 @@ def test_a_sum_over_a_stack_of_what_was_mixed_before_is_mixed() -> None:
 
     net.forward = forward
     assert "other weights than others" in find_dead_units(net, [X]).unjudged["relu"]
+
+
+def test_units_that_are_summed_by_constants_are_one_unit() -> None:
+    net = nn.Module()
+    net.a = nn.Linear(4, 5)
+    net.forward = lambda x: F.relu(net.a(x) @ torch.ones(5))
+    layer = find_dead_units(net, [X])["relu"]
+    assert layer.num_units == 1
+    assert layer.zero_rate.tolist() == pytest.approx([(net(X) == 0).double().mean().item()])
 
 
 def test_each_pair_of_an_outer_product_is_a_unit() -> None:

@@ -15,12 +15,12 @@ from lightning_deadunits.observation.lineage.call import Invocation, Operand, Ru
 from lightning_deadunits.observation.lineage.gates import COMPARISONS, gate_after
 from lightning_deadunits.observation.lineage.joining import (
     Given,
+    flaw_of,
     in_order,
     is_partial,
     joining,
     like,
     mixes_rows,
-    pads,
     rows_beside,
     spread_axes,
     still_stacked,
@@ -85,8 +85,9 @@ def carry(known: KnownAxes, call: Invocation, rule: Rule, operands: Operands) ->
         descent = rows_beside(call, descent)
     elif own.stacked is not None:
         descent = still_stacked(call, rule, descent, own.stacked, source)
-    if not units.sizes and pads(call, operands.given, operand):
-        descent = descent._replace(padded=True)
+    flaw = "" if units.sizes else flaw_of(call, operands.given, operand, units.axes)
+    if flaw:
+        descent = descent._replace(flaw=flaw)
     if operands.weights and not rule.moves and call.function not in COMPARISONS:
         descent = with_weights(call, descent, operands.weights[0])
     descent = _worded(call, rule, descent, operand)
@@ -186,7 +187,7 @@ def _moved(known: KnownAxes, call: Invocation, descent: Descent, operand: Operan
     if taken or units_of(call.out, descent) < units_of(source, own):
         part = str(call.piece) if taken else part_of_units(call, own, source)
         # Cropped, mostly to what was there before it was padded.
-        return descent._replace(producers=part_of(descent.producers, part), padded=False)
+        return descent._replace(producers=part_of(descent.producers, part), flaw="")
     if call.out.numel() < source.numel():
         # Other samples or positions of the same units: what is activated of these from now on
         # says nothing of the others.

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.identity import ZERO, Descent, added, joined, share_units
+from lightning_deadunits.observation.identity import (
+    PADDED,
+    REPEATED,
+    ZERO,
+    Descent,
+    added,
+    joined,
+    share_units,
+)
 from lightning_deadunits.observation.lineage.axes import Axes, KnownAxes
 from lightning_deadunits.observation.lineage.axis_rules import keep_same_rank, reduce
 from lightning_deadunits.observation.lineage.call import Invocation, Operand, Rule, units_of
 from lightning_deadunits.observation.lineage.gates import WHERE
 from lightning_deadunits.observation.lineage.ways import (
+    EXPANSIONS,
     JOINS,
+    REPEATS,
     ROW_ADDITIONS,
     ROW_WRITES,
     plain_name,
@@ -156,17 +167,23 @@ def still_stacked(
     return descent._replace(stacked=None)
 
 
-def pads(call: Invocation, given: Given, operand: Operand) -> bool:
-    """Tell whether a result has zeros, or raw inputs, beside the units of a layer."""
+def flaw_of(call: Invocation, given: Given, operand: Operand, axes: Axes) -> str:
+    """Say why a result has values beside the units that are none of their own, "" if it has none.
+
+    Zeros that were padded, raw inputs that were joined to them, or the same units once more.
+    """
     function, args, (source, own) = call.function, call.args, operand
+    spreads = function in REPEATS or function in EXPANSIONS
+    if function is not F.pad and not spreads and (function not in JOINS or function is torch.stack):
+        return ""
+    if units_of(call.out, own._replace(axes=axes)) <= units_of(source, own):
+        return ""
     if function is F.pad:
         mode = call.kwargs.get("mode", args[2] if len(args) > 2 else "constant")
-        return mode == "constant" and units_of(call.out, own) > units_of(source, own)
-    if function not in JOINS or function is torch.stack:
-        return False
-    return units_of(source, own) < units_of(call.out, own) and any(
-        tensor.numel() and other is None for tensor, other in given
-    )
+        return PADDED if mode == "constant" else ""
+    if spreads or any(one is two for (one, _), (two, _) in combinations(given, 2)):
+        return REPEATED
+    return PADDED if any(tensor.numel() and own is None for tensor, own in given) else ""
 
 
 def is_partial(known: KnownAxes, target: Any) -> bool:

@@ -142,7 +142,7 @@ def _normalised(
         axes=axes,
         producers=joined(source.producers, producers),
         activated=False,
-        padded=False,  # scale and shift make the rest of the units, too
+        flaw="",  # scale and shift make the rest of the units, too
     )
 
 

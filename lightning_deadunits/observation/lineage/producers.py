@@ -115,6 +115,10 @@ def _product(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) -> Axes 
     of_left, of_right = known.axes(left), known.axes(right)
     if any(known.is_weight(own) and own.ndim == 1 for own in factors):
         return one_unit(out)
+    if (right.ndim == 1 and of_left and of_right is None) or (
+        left.ndim == 1 and of_right and of_left is None
+    ):
+        return one_unit(out)  # the units are summed over
     row = max(0, out.ndim - 2) if right.ndim > 1 else out.ndim - 1
     if _is_matrix(of_left, left) and of_right is None and not known.is_weight(right):
         return (row,)  # a hypernetwork makes the weights
@@ -153,7 +157,7 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
     left, right = factors
     of_left, of_right = known.axes(left), known.axes(right)
     if right.ndim < 2 or left.ndim < 2:
-        return None  # a vector has no nodes
+        return _weighted_sum(left, of_left, right, of_right)
     if of_right and not of_left and right.ndim - 1 in of_right:
         # Of units that are features of groups, those on the mixed axis are gone.
         shift = out.ndim - right.ndim
@@ -165,6 +169,18 @@ def _product_keeps(known: KnownAxes, args: Args, kwargs: Kwargs, out: Tensor) ->
     if of_left and not of_right and left.ndim - 1 not in of_left and not _makes(known, right):
         shift = max(0, out.ndim - left.ndim)
         return tuple(axis + shift for axis in of_left)
+    return None
+
+
+def _weighted_sum(
+    left: Tensor, of_left: Axes | None, right: Tensor, of_right: Axes | None
+) -> Axes | None:
+    """A vector of gates, or of positions' weights, sums what has its units on other axes."""
+    if right.ndim < 2 and of_left and not of_right and left.ndim - 1 not in of_left:
+        return of_left
+    summed = right.ndim - 2
+    if left.ndim < 2 and of_right and not of_left and summed >= 0 and summed not in of_right:
+        return tuple(axis - (axis > summed) for axis in of_right)
     return None
 
 

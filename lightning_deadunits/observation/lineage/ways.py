@@ -60,6 +60,9 @@ REPEATS = {
 }
 """Functions that return a tensor several times over."""
 
+EXPANSIONS = {Tensor.expand, Tensor.expand_as, torch.broadcast_to, Tensor.broadcast_to}
+"""Functions that show an axis of one place as one of several."""
+
 _ROW_WRITES = (
     *("index_add", "index_copy", "index_put", "scatter", "scatter_add", "scatter_reduce"),
     *("masked_scatter", "slice_scatter", "select_scatter"),
