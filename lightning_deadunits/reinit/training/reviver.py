@@ -190,6 +190,7 @@ class Reviver:
         """
         units, planned = self._pending, self._planned
         if planned is None:
+            tapes.drop_outdated()
             everyone = recorded_by_all(trainer, tapes)
             if any(each.incomplete for each in everyone):
                 return None
@@ -323,6 +324,7 @@ class Reviver:
             return
         if self._pending and self._planned is None:  # on every process alike
             tapes = self._tapes_of(trainer.lightning_module)
+            tapes.drop_outdated()
             everyone = recorded_by_all(trainer, tapes)
             waits = any(each.incomplete for each in everyone)
             if not waits and not self._lacks_validation(everyone):

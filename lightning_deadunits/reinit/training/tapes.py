@@ -27,6 +27,7 @@ from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import has_compiled_parts, is_in_step
 from lightning_deadunits.reinit.recording import Recorder, Tape
+from lightning_deadunits.reinit.recording.layout import Layout
 from lightning_deadunits.reinit.recording.used import (
     Elements,
     Used,
@@ -93,7 +94,8 @@ class Tapes:
         self._searches = 0
         self._begun: int | None = None
         self._fresh: Tape | None = None
-        self._failed = self._last = self._told = False
+        self._layouts: dict[Tape, Layout] = {}
+        self._failed = self._last = self._told = self._told_of_changes = False
 
     @property
     def recorded(self) -> Recorded:
@@ -114,6 +116,26 @@ class Tapes:
     def know_others(self, shown: Iterable[Shown]) -> None:
         """Take what is on other processes' tapes for recorded: they judge by these."""
         self._coverage.know_others(shown)
+
+    def drop_outdated(self) -> None:
+        """Drop the tapes of what the model computes no longer: some of its parts were replaced."""
+        tapes = [*self.training, *self.evaluation]
+        kept = {tape for tape in tapes if self._layouts[tape].keeps(tape, self.model)}
+        if len(kept) == len(tapes):
+            return
+        self.training = [tape for tape in self.training if tape in kept]
+        self.evaluation = [tape for tape in self.evaluation if tape in kept]
+        self._recorded = set()
+        self._coverage.forget()
+        self._cover()
+        if not self._told_of_changes:
+            self._told_of_changes = True
+            warnings.warn(
+                "Modules or parameters of the model were replaced (by pruning, say) after the "
+                "batches were recorded on which dead units are re-initialised: those that are due "
+                "wait for the next validation or training batch.",
+                stacklevel=4,
+            )
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -155,6 +177,7 @@ class Tapes:
         elif loader == TRAINING:
             self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
+        self._layout = Layout(self.model)
         self._tell_if_compiled()
         self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
@@ -189,6 +212,7 @@ class Tapes:
         if tape is None:
             return
         self._fresh = tape
+        self._layouts[tape] = self._layout
         first = loader not in self._recorded
         self._recorded.add(loader)
         wanted = self._last or first or self._coverage.is_wanted(tape)
@@ -201,6 +225,8 @@ class Tapes:
         self._coverage.watch()
 
     def _cover(self) -> None:
+        held = {*self.training, *self.evaluation}
+        self._layouts = {tape: own for tape, own in self._layouts.items() if tape in held}
         self._coverage.take([*self.training, *self.evaluation])
 
     def _tell_if_compiled(self) -> None:

@@ -11,10 +11,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from lightning_deadunits.reinit.recording import Recorder
+from lightning_deadunits.reinit.recording.layout import Layout
+from lightning_deadunits.reinit.recording.replay import Visitor, replay
 from tests.mortal import AT_VALIDATION, EVERY_TWO_STEPS, Mortal, data, events, trained
+from tests.zoo import kill
 
 
 class Tasks(LightningModule):
@@ -211,6 +215,72 @@ def test_recording_that_fails_costs_the_event_and_not_the_training(
     assert events(callback) == []
     assert callback.report is not None
     assert callback.report.num_dead >= 2
+
+
+class Replaced(Mortal):
+    """Another domain starts with a norm of its own, right after it was due on the old one."""
+
+    def __init__(self) -> None:
+        super().__init__(mortal=False)
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.bn = nn.BatchNorm1d(16)
+            kill(self.bn, 5)
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+
+def test_what_was_recorded_of_a_module_that_was_replaced_is_not_used() -> None:
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trained(Replaced(), callback)
+    assert ["were replaced" in str(w.message) for w in told].count(True) == 1
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert first.step == 8  # not 4: the next validation has recorded the new one
+    assert first.reinitialised == {"relu.bn": [5], "relu.b": [0]}
+
+
+def _swap_buffer(model: Mortal) -> None:
+    model.bn.running_mean = torch.full((16,), 2.0)
+
+
+def _freshen_head(model: Mortal) -> None:
+    model.c = nn.Linear(8, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda model: None, True),
+        (lambda model: model.register_module("spare", nn.Linear(2, 2)), True),
+        (lambda model: nn.init.ones_(model.c.weight), True),
+        (_swap_buffer, True),
+        (_freshen_head, False),
+        (lambda model: prune.l1_unstructured(model.b, "weight", amount=0.5), False),
+        (lambda model: nn.utils.parametrizations.weight_norm(model.b), False),
+        (lambda model: setattr(model.bn, "running_mean", None), False),
+    ],
+    ids=["none", "added", "trained", "buffer", "head", "pruned", "parametrised", "no buffer"],
+)
+def test_a_tape_stands_while_the_model_has_the_same_parts(change: Any, kept: bool) -> None:
+    model = Mortal(mortal=False).eval()
+    layout, recorder = Layout(model), Recorder(model)
+    batch = next(iter(data()))
+    with recorder.recording(training=False) as box:
+        model.loss(batch)
+    assert box.tape is not None
+    change(model)
+    assert layout.keeps(box.tape, model) is kept
+    if kept:  # a replay computes what the model does now
+
+        class Last(Visitor):
+            def result(self, key: Any, value: Tensor, read_by: str | None) -> None:
+                self.loss = value
+
+        replay(box.tape, last := Last())
+        assert torch.equal(last.loss, model.loss(batch))
 
 
 def test_a_model_that_is_copied_while_recorded_trains_on() -> None:

@@ -1,0 +1,38 @@
+"""What a model consisted of when a pass was recorded, and whether it still does."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from lightning_deadunits.reinit.recording.tape import Tape
+
+
+class Layout:
+    """The modules, parameters and buffers of a model, by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._parameters = dict(model.named_parameters(remove_duplicate=False))
+        self._buffers = dict(model.named_buffers(remove_duplicate=False))
+
+    def keeps(self, tape: Tape, model: nn.Module) -> bool:
+        """Tell whether a replay is still what the model computes; have it use today's buffers.
+
+        It is not where modules or parameters that it used were replaced or renamed: by a fresh head
+        or norm, an adapter, or by pruning, which makes ``weight_orig`` of ``weight``.
+        """
+        now = Layout(model)
+        used = set(map(id, tape.parameters.values()))
+        if any(now._modules.get(name) is not self._modules.get(name) for name in tape.modules):
+            return False
+        if any(
+            id(p) in used and now._parameters.get(n) is not p for n, p in self._parameters.items()
+        ):
+            return False
+        fresh = {id(old): now._buffers.get(name) for name, old in self._buffers.items()}
+        for index, old in tape.buffers.items():
+            buffer = fresh.get(id(old), old)
+            if buffer is None or (buffer.shape, buffer.dtype) != (old.shape, old.dtype):
+                return False
+            tape.buffers[index] = buffer
+        return True
