@@ -88,6 +88,20 @@ class Members(NamedTuple):
         return self._replace(names=joined(self.names, other.names)) if same else None
 
 
+class Joint(NamedTuple):
+    """What a tensor was joined of, side by side: a part that is cut out again is what it was.
+
+    Attributes:
+        axis: The axis along which it was joined.
+        sizes: How many places of it each part takes.
+        parts: Where the units of each come from, None if nothing is known of it.
+    """
+
+    axis: int
+    sizes: tuple[int, ...]
+    parts: tuple[Descent | None, ...]
+
+
 class Descent(NamedTuple):
     """Where the units of a tensor come from.
 
@@ -114,6 +128,7 @@ class Descent(NamedTuple):
         blended: Whether something else than weights flowed into these: noise, or data.
         stacked: Along which axis the rows stand that are made by different weights, if one is
             known: a sum over it is a sum of layers.
+        joint: What it was joined of, if that is known and nothing was done to it since.
         flaw: Why some of the units are none of their own: ``PADDED`` or ``REPEATED``; "" if all
             are.
     """
@@ -136,6 +151,7 @@ class Descent(NamedTuple):
     blended: bool = False
     stacked: int | None = None
     flaw: str = ""
+    joint: Joint | None = None
 
 
 KEEPS, DROPS, ZERO = 1, -1, 2

@@ -43,7 +43,7 @@ from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.lineage.eager import EagerLineage, Step
 from lightning_deadunits.observation.lineage.following import Lineage, mark_weights
 from lightning_deadunits.observation.lineage.gates import COMPARISONS, GATES, is_gated
-from lightning_deadunits.observation.lineage.ways import WRITES
+from lightning_deadunits.observation.lineage.ways import PIECES, WRITES
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
@@ -199,6 +199,8 @@ class SiteMode(TorchFunctionMode):
             func = plain_function(func)
         step = None
         if torch.compiler.is_compiling():
+            if func in PIECES:
+                return self._traced_lineage.follow_parts(func, args, kwargs, out)
             self._traced_lineage.follow(func, args, kwargs, out)
             if HIDES_WRITES and func in COMPARISONS and self._traced_lineage.descent(out):
                 self._hidden_writes.suspect(self._frame().name)
@@ -214,7 +216,10 @@ class SiteMode(TorchFunctionMode):
                 return self._again(step.memo, out)
         kind = function_kind(func, args, kwargs) if func in FUNCTION_NAMES else None
         if kind is not None:
-            return self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind, step)
+            made = self._activation(func, args, kwargs, out, FUNCTION_NAMES[func], kind, step)
+            if torch.compiler.is_compiling() and isinstance(made, Tensor):
+                self._traced_lineage.note_written(func, args, kwargs, made)
+            return made
         if func in GATES:
             made = args[0] if func in WRITES else out  # h[h < 0] = 0 returns nothing
             if self._is_gated(func, args, kwargs, made):

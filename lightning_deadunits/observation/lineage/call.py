@@ -13,7 +13,7 @@ from lightning_deadunits.observation.lineage.axes import Args, Kwargs, Move
 from lightning_deadunits.observation.lineage.axis_rules import keep_same_rank
 from lightning_deadunits.observation.lineage.moves import MOVES
 from lightning_deadunits.observation.lineage.producers import PRODUCERS, Maker
-from lightning_deadunits.observation.lineage.ways import way_of
+from lightning_deadunits.observation.lineage.ways import REDUCES_OR_CHOOSES, plain_name, way_of
 
 Piece = int | slice | str | None
 """Which places of an axis were taken, or a word for them; None where nothing was."""
@@ -73,6 +73,16 @@ def rule_of(function: Callable[..., Any]) -> Rule:
         function in MOVES,
         way_of(function),
     )
+
+
+def of_two(rule: Rule, call: Invocation) -> Rule:
+    """Return the rule of ``torch.max(a, b)``, which reduces nothing: that of ``torch.maximum``."""
+    if call.function not in REDUCES_OR_CHOOSES:
+        return rule
+    other = call.kwargs.get("other", call.args[1] if len(call.args) > 1 else None)
+    if not isinstance(other, Tensor):
+        return rule
+    return Rule(None, keep_same_rank, False, f"{plain_name(call.function)}imum")
 
 
 def tensors_in(args: Args, kwargs: Kwargs) -> Iterator[Tensor]:

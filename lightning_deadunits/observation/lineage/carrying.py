@@ -9,7 +9,13 @@ from torch import Tensor
 
 from lightning_deadunits.observation.identity import Descent, joined, part_of
 from lightning_deadunits.observation.lineage.axes import Folded, KnownAxes
-from lightning_deadunits.observation.lineage.axis_rules import carried, reorders, spread_over
+from lightning_deadunits.observation.lineage.axis_rules import (
+    carried,
+    reduce,
+    reorders,
+    reshape,
+    spread_over,
+)
 from lightning_deadunits.observation.lineage.beside import brought_axes, with_weights
 from lightning_deadunits.observation.lineage.call import Invocation, Operand, Rule, units_of
 from lightning_deadunits.observation.lineage.gates import COMPARISONS, gate_after
@@ -26,6 +32,7 @@ from lightning_deadunits.observation.lineage.joining import (
     still_stacked,
     together,
 )
+from lightning_deadunits.observation.lineage.joints import cut_out, joint_after, joint_of, laid_out
 from lightning_deadunits.observation.lineage.moves import PERMUTATIONS
 from lightning_deadunits.observation.lineage.parts import is_list, part_of_units, places_chosen
 from lightning_deadunits.observation.lineage.ways import (
@@ -35,6 +42,7 @@ from lightning_deadunits.observation.lineage.ways import (
     PIECES,
     ROW_ADDITIONS,
     SCRAMBLES,
+    plain_name,
     turned,
 )
 
@@ -47,6 +55,10 @@ _KEEP_ROWS = _RESHAPES | {
     *(Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow),
 }
 """Moves that leave the first axes as they are, if their sizes stay."""
+
+
+_ONE_WAY = {"div", "rdiv", "pow", "remainder"}
+"""Words for what is another thing with its two operands exchanged."""
 
 
 class Operands(NamedTuple):
@@ -82,7 +94,7 @@ def carry(known: KnownAxes, call: Invocation, rule: Rule, operands: Operands) ->
     descent = _joined(call, rule, operands, chosen, units)
     alone = len(chosen) == 1 and not operands.unknown and not operands.weights
     if not alone and mixes_rows(known, call, operands.given, chosen, operand, units.axes):
-        descent = rows_beside(call, descent)
+        descent = rows_beside(call, descent, operands.given)
     elif own.stacked is not None:
         descent = still_stacked(call, rule, descent, own.stacked, source)
     flaw = "" if units.sizes else flaw_of(call, operands.given, operand, units.axes)
@@ -90,9 +102,10 @@ def carry(known: KnownAxes, call: Invocation, rule: Rule, operands: Operands) ->
         descent = descent._replace(flaw=flaw)
     if operands.weights and not rule.moves and call.function not in COMPARISONS:
         descent = with_weights(call, descent, operands.weights[0])
-    descent = _worded(call, rule, descent, operand)
+    descent = _worded(call, rule, descent, operands.data, operand)
     if rule.moves and call.function not in JOINS:
         descent = _moved(known, call, descent, operand)
+    descent = _with_joint(call, rule, operands, operand, descent)
     if descent.members is not None and call.function in SCRAMBLES:
         descent = descent._replace(members=None, mixed=True)
     if call.function in ROW_ADDITIONS and is_partial(known, call.args[0]):
@@ -140,24 +153,67 @@ def _joined(
     return in_order(descent, operands.given) if call.function in JOINS else descent
 
 
-def _worded(call: Invocation, rule: Rule, descent: Descent, operand: Operand) -> Descent:
+def _with_joint(
+    call: Invocation, rule: Rule, operands: Operands, operand: Operand, descent: Descent
+) -> Descent:
+    """Return a descent with what is known of parts that were joined, or that are cut out now."""
+    if call.function in JOINS:
+        return descent._replace(joint=joint_of(call, operands.given))
+    if operand.descent.joint is None:
+        return descent
+    if call.function in PIECES or call.function in CHOICES:
+        part = cut_out(call, descent, operand)
+        if part is not None:
+            return part
+    if rule.move is reshape and (units := laid_out(call, descent, operand)) is not None:
+        return units
+    alone = len(operands.data) == 1 and not operands.weights and not rule.way
+    return descent._replace(joint=joint_after(call, rule, operand) if alone else None)
+
+
+def _worded(
+    call: Invocation, rule: Rule, descent: Descent, data: list[Operand], operand: Operand
+) -> Descent:
     """Return a descent with the word for what was done to the units on its way."""
     (source, own), function, word = operand, call.function, rule.way
     if rule.move in PERMUTATIONS and len(descent.axes or ()) > 1 and not own.sizes:
         axes = own.axes or ()
         if reorders(rule.move, axes, source, call.args, call.kwargs, call.out):
             word = _permuted([source.shape[axis] for axis in axes], descent.way)
+    elif rule.move is reduce and descent.axes and not own.sizes:
+        word = _reduced(call, rule, operand)
     elif word == "permute":
         groups = call.args[1] if len(call.args) > 1 else call.kwargs["groups"]
         word = _permuted([groups, units_of(source, own) // groups], descent.way)
     elif word == "roll":
         word = turned(function, call.args, call.kwargs, own.axes)
+    elif word in _ONE_WAY and len(data) == 2 and _is_turned(*data):
+        word += "1_0"
     if not word:
         return descent
     descent = descent._replace(way=joined(descent.way, (word,)))
     if rule.way == "roll" and descent.members is not None:
         descent = descent._replace(members=None, mixed=True)
     return descent
+
+
+def _is_turned(one: Operand, other: Operand) -> bool:
+    """Tell whether what comes first in the model is the second of two operands."""
+    first, second = one.descent.producers, other.descent.producers
+    return bool(first and second) and first[0][1:4] > second[0][1:4]
+
+
+def _reduced(call: Invocation, rule: Rule, operand: Operand) -> str:
+    """Return the word for a reduction over some axes of the units, "" for one over others.
+
+    The greatest of each pair is not the least of it, nor the greatest of other pairs.
+    """
+    source, axes = operand.tensor, operand.descent.axes or ()
+    gone = [not rule.move((axis,), source, call.args, call.kwargs, call.out) for axis in axes]
+    if not any(gone):
+        return ""
+    sizes = [f"{'x' * lost}{source.shape[axis]}" for axis, lost in zip(axes, gone, strict=True)]
+    return f"{plain_name(call.function)}{'_'.join(sizes)}"
 
 
 def _permuted(sizes: list[int], way: tuple[str, ...]) -> str:

@@ -31,6 +31,7 @@ from lightning_deadunits.observation.lineage.call import (
     Invocation,
     Operand,
     Rule,
+    of_two,
     rule_of,
     tensors_in,
 )
@@ -47,7 +48,9 @@ from lightning_deadunits.observation.lineage.ways import (
     SCRAMBLES,
     WRITES,
     axis_of,
+    is_in_place,
     negated_by,
+    pieces_of,
 )
 from lightning_deadunits.observation.lineage.weights import follow_weights
 from lightning_deadunits.observation.site import Site
@@ -120,9 +123,43 @@ class Lineage:
             self._follow_result(function, rule, args, kwargs, out)
             if function in ZEROS and makes_zero(function, args):
                 setattr(out, _ZERO, True)
+            self.note_written(function, args, kwargs, out)
         elif out is None and function in WRITES:
             self._write(args)
         return None
+
+    def follow_parts(
+        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any
+    ) -> Any:
+        """Take note of the parts of a tensor that a call returned in a tuple.
+
+        Returns:
+            The parts, as views of what was returned: Dynamo can mark these only.
+        """
+        source = args[0] if args else None
+        known = self.descent(source) if type(source) is Tensor and not source.is_nested else None
+        if known is None or type(out) is not tuple:
+            return out
+        rule, views = rule_of(function), []
+        for piece, part in zip(pieces_of(function, args, kwargs, out), out, strict=True):
+            view = part.view_as(part)
+            self._follow(rule, Invocation(function, args, kwargs, view, piece))
+            views.append(view)
+        return tuple(views)
+
+    def note_written(
+        self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Tensor
+    ) -> None:
+        """Know of what a call wrote what is known of its result: for Dynamo they are two."""
+        written = args[0] if args and is_in_place(function, kwargs) else None
+        target = kwargs.get("out", written)
+        if not isinstance(target, Tensor):
+            return
+        known = self.descent(out)
+        if known is None:
+            self.lose(target)
+        else:
+            self.remember(target, known, made=False)
 
     def _is_lost(self, args: Args) -> bool:
         """Tell whether units were given that nobody saw moved; see through what can be."""
@@ -172,11 +209,14 @@ class Lineage:
         if "out" in call.kwargs:
             kwargs = {key: value for key, value in call.kwargs.items() if key != "out"}
             call = call._replace(kwargs=kwargs)
+        rule = of_two(rule, call)
         if rule.maker is not None:
             made = made_by(self, rule.maker, call)
             if made is not None:
                 if rule.way == STATES and len(made.axes or ()) > 1:
                     made = made._replace(way=(STATES,))  # of all layers, not of the last one
+                if made.joint is not None:
+                    made = made._replace(joint=None)
                 self.remember(out, made, made=not made.weight)
                 return
         operands = self._operands(rule, call)
@@ -291,12 +331,12 @@ class Lineage:
         if known is None or known.weight or known.mixed or known.members is not None:
             return
         if fresh is not None and fresh.producers != known.producers:
-            self.remember(target, known._replace(mixed=True), made=False)
+            self.remember(target, known._replace(mixed=True, joint=None), made=False)
 
 
 def passed(known: Descent, way: str) -> Descent:
     """Return the descent of units that have passed an activation."""
-    return known._replace(activated=True, way=joined(known.way, (way,)), gate=0)
+    return known._replace(activated=True, way=joined(known.way, (way,)), gate=0, joint=None)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from lightning_deadunits.observation.lineage.gates import WHERE
 from lightning_deadunits.observation.lineage.ways import (
     EXPANSIONS,
     JOINS,
+    JOINS_ALONG,
     REPEATS,
     ROW_ADDITIONS,
     ROW_WRITES,
@@ -99,7 +100,7 @@ def in_order(descent: Descent, given: Given) -> Descent:
     They would be taken for those of ``cat([a, b])``, which stand elsewhere in ``cat([b, a])``.
     """
     places = [
-        (own.producers[0].order, own.producers[0].name, own.producers[0].part)
+        (*own.producers[0][1:4], own.producers[0].negative)
         if own is not None and own.producers and own.activated == descent.activated
         else None  # nobody knows what makes it, or it is carried along
         for _, own in given
@@ -146,11 +147,12 @@ def mixes_rows(
     return False
 
 
-def rows_beside(call: Invocation, descent: Descent) -> Descent:
+def rows_beside(call: Invocation, descent: Descent, given: Given) -> Descent:
     """Return the descent of rows of several layers; those that are stacked, with their axis."""
-    if call.function is torch.stack and not descent.mixed:
-        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
-        descent = descent._replace(stacked=dim % call.out.ndim)
+    if call.function in JOINS_ALONG and not descent.mixed:
+        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0) % call.out.ndim
+        if call.out.shape[dim] == len(given):
+            descent = descent._replace(stacked=dim)
     return descent._replace(mixed=True)
 
 
@@ -173,7 +175,7 @@ def flaw_of(call: Invocation, given: Given, operand: Operand, axes: Axes) -> str
     Zeros that were padded, raw inputs that were joined to them, or the same units once more.
     """
     function, args, (source, own) = call.function, call.args, operand
-    spreads = function in REPEATS or function in EXPANSIONS
+    spreads = function in REPEATS or function in EXPANSIONS or function is F.interpolate
     if function is not F.pad and not spreads and (function not in JOINS or function is torch.stack):
         return ""
     if units_of(call.out, own._replace(axes=axes)) <= units_of(source, own):

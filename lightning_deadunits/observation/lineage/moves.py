@@ -14,13 +14,7 @@ from torch import Tensor
 
 from lightning_deadunits.observation.lineage import axis_rules as rules
 from lightning_deadunits.observation.lineage.axes import Move
-
-
-def _getter(name: str) -> Callable[..., Any]:
-    """Return the function that a torch function mode is given for ``x.<name>``."""
-    getter: Callable[..., Any] = getattr(Tensor, name).__get__
-    return getter
-
+from lightning_deadunits.observation.lineage.ways import getter
 
 _RESHAPES = (
     *(Tensor.reshape, torch.reshape, Tensor.view, Tensor.flatten, torch.flatten, Tensor.ravel),
@@ -33,7 +27,7 @@ _TRANSPOSES = (
 )
 _TRANSPOSES_LAST = (
     *(Tensor.t, Tensor.t_, torch.t, Tensor.adjoint, torch.adjoint),
-    *(_getter("mT"), _getter("mH")),
+    *(getter("mT"), getter("mH")),
 )
 _REDUCTIONS = tuple(
     getattr(home, name)
@@ -58,7 +52,7 @@ MOVES: dict[Callable[..., Any], Move] = {
     **dict.fromkeys((Tensor.permute, torch.permute), rules.permute),
     **dict.fromkeys(_TRANSPOSES, rules.transpose),
     **dict.fromkeys(_TRANSPOSES_LAST, rules.transpose_last),
-    **dict.fromkeys((_getter("T"), _getter("H")), rules.reverse),
+    **dict.fromkeys((getter("T"), getter("H")), rules.reverse),
     **dict.fromkeys(
         (torch.movedim, Tensor.movedim, torch.moveaxis, Tensor.moveaxis), rules.movedim
     ),

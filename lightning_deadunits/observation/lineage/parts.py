@@ -65,6 +65,34 @@ def part_of_units(call: Invocation, known: Descent, source: Tensor) -> str:
     return ".".join(words) or "some"
 
 
+def taken_along(call: Invocation, axis: int, source: Tensor) -> tuple[int, int] | None:
+    """Return which places of an axis are taken, from one up to another; None if that is no range.
+
+    Args:
+        call: A call that takes a part of a tensor.
+        axis: The axis.
+        source: The tensor.
+    """
+    size = source.shape[axis]
+    if call.piece is not None:
+        dim = (axis_of(call.function, call.args, call.kwargs) or 0) % source.ndim
+        return _range(call.piece, size) if dim == axis else (0, size)
+    dim, index = choice_of(call)
+    for item in items_of(index, source.ndim):
+        if item is not None and dim <= axis < dim + consumes(item):
+            return _range(item, size)
+        dim += consumes(item)
+    return 0, size
+
+
+def _range(item: Any, size: int) -> tuple[int, int] | None:
+    if isinstance(item, int) and not isinstance(item, bool):
+        return item % size, item % size + 1
+    if isinstance(item, slice) and item.step in (None, 1):
+        return _bounds(item, size)
+    return None
+
+
 def part_of_weights(dim: int, index: Any, shape: torch.Size) -> str | None:
     """Say which part of weights an index chooses, "" for all, None if that cannot be said."""
     words: list[str] = ["all"] * dim

@@ -17,6 +17,7 @@ _WORDS = {
     **dict.fromkeys(("imul", "rmul", "multiply"), "mul"),
     **dict.fromkeys(("truediv", "true_divide", "divide", "itruediv"), "div"),
     **dict.fromkeys(("rtruediv", "rdiv"), "rdiv"),
+    **{name: name for name in ("maximum", "minimum", "fmax", "fmin", "real", "imag", "angle")},
     **dict.fromkeys(("cumsum", "cumprod", "roll", "flip"), "roll"),
     **dict.fromkeys(("channel_shuffle", "native_channel_shuffle"), "permute"),
 }
@@ -30,6 +31,10 @@ def _named(name: str) -> list[Callable[..., Any]]:
     return [function for function in found if callable(function)]
 
 
+_IN_PLACE_OPERATORS = {
+    *("iadd", "isub", "imul", "itruediv", "idiv", "ifloordiv", "imod", "ipow", "imatmul"),
+    *("iand", "ior", "ixor", "ilshift", "irshift"),
+}
 _NEGATIONS = {"neg", "negative", "rsub"}
 _SUBTRACTIONS = {"sub", "subtract", "isub"}
 _ADDITIONS = {"add", "iadd"}
@@ -39,7 +44,10 @@ TIMES = {f for name in ("mul", "multiply", "imul", "rmul") for f in _named(name)
 FACTORS = {*TIMES, *_named("div")}
 """Functions that multiply or divide value by value."""
 
-JOINS = {torch.cat, torch.concat, torch.concatenate, torch.stack, torch.hstack, torch.vstack}
+JOINS_ALONG = {torch.cat, torch.concat, torch.concatenate, torch.stack}
+"""Moves that bring tensors together along an axis that they are told."""
+
+JOINS = JOINS_ALONG | {torch.hstack, torch.vstack}
 """Moves that bring the units of several tensors together."""
 
 PIECES = {
@@ -98,13 +106,25 @@ _AXES: dict[str, tuple[int, int | None]] = {
 }
 """Where functions are given an axis, and which one is meant if they are not; None for all."""
 
+REDUCES_OR_CHOOSES = {torch.max, Tensor.max, torch.min, Tensor.min}
+"""Functions that reduce one tensor, or choose value by value among two."""
+
 WRITES = {Tensor.__setitem__}
 """Functions that return nothing and write into what they are given."""
 
 
+def getter(name: str) -> Callable[..., Any]:
+    """Return the function that a torch function mode is given for ``x.<name>``."""
+    found: Callable[..., Any] = getattr(Tensor, name).__get__
+    return found
+
+
+_GETTERS = {getter("real"): "real", getter("imag"): "imag"}
+
+
 def way_of(function: Callable[..., Any]) -> str:
     """Return what a function does to units, in a word, "" for nothing that matters."""
-    return _WORDS.get(plain_name(function), "")
+    return _GETTERS.get(function) or _WORDS.get(plain_name(function), "")
 
 
 def turned(
@@ -144,6 +164,16 @@ def plain_name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", "")).strip("_")
 
 
+def is_in_place(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a call writes into its first argument and returns it."""
+    if kwargs.get("inplace") is True:
+        return True
+    name = str(getattr(function, "__name__", ""))
+    if name.startswith("__"):
+        return name.startswith("__i") and name.strip("_") in _IN_PLACE_OPERATORS
+    return name.endswith("_")
+
+
 def axis_of(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> int | None:
@@ -163,7 +193,8 @@ def pieces_of(
     """
     if plain_name(function) == "unbind":
         return list(range(len(out)))
-    axis, start, places = axis_of(function, args, kwargs) or 0, 0, list[int | slice]()
+    axis, start = axis_of(function, args, kwargs) or 0, 0
+    places: list[int | slice] = []
     for part in out:
         stop = start + part.shape[axis]
         places.append(slice(start, stop))

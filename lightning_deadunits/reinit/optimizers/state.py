@@ -21,7 +21,16 @@ _SHARDED = ("ZeroRedundancyOptimizer", "ZeROOptimizer", "OSS")
 # State that is a copy of the weights (ASGD's average, Lookahead's slow weights, master weights):
 # a fresh weight is all that such a copy may remember, for it is written back into the weights.
 # These are beginnings of names, so that plurals are met.
-_WEIGHT_COPIES = ("slow_", "lookahead_slow", "master_", "old_p", "cached_p", "ema_p", "param_copy")
+_WEIGHT_COPIES = (
+    "slow_",
+    "lookahead_slow",
+    "master_",
+    "old_p",
+    "cached_p",
+    "ema_p",
+    "param_copy",
+    "x0",
+)
 
 _MOST_HELD = 64
 """A container of more than that is full of something else, and slow to look through."""
@@ -289,16 +298,25 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
             for key, value in optimizer.state.get(each.parameter, {}).items():
                 if isinstance(value, Tensor) and not _counts_steps(key, value, each.parameter):
                     part = WeightSlice(value, each.positions)
-                    edit.set(part, _initial_value(key, group, each))
+                    is_copy = _is_copy(key, value, group, each.parameter)
+                    fresh = each.read(each.parameter) if is_copy else _initial_value(key, group)
+                    edit.set(part, fresh)
     edit.apply_()
     return edit
 
 
-def _initial_value(key: str, group: Mapping[str, Any], weights: WeightSlice) -> Tensor | float:
+def _is_copy(key: str, value: Tensor, group: Mapping[str, Any], parameter: Tensor) -> bool:
+    """Tell whether a state is a copy of the weights: by its name, or as it is close to them."""
+    if key.startswith(_WEIGHT_COPIES) or key == "ax":
+        return True
+    # Schedule-free optimizers call their copy `z`, others what they sum gradients up in.
+    if key != "z":
+        return False
+    return "weight_sum" in group or bool((value - parameter).norm() < parameter.norm() / 2)
+
+
+def _initial_value(key: str, group: Mapping[str, Any]) -> float:
     """What an optimizer puts into a new state tensor."""
-    # Schedule-free optimizers call their copy `z`.
-    if key.startswith(_WEIGHT_COPIES) or key == "ax" or (key == "z" and "weight_sum" in group):
-        return weights.read(weights.parameter)
     if key == "sum":
         return float(group.get("initial_accumulator_value", 0.0))
     if key == "step_size":

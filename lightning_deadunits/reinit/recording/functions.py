@@ -6,7 +6,7 @@ be known whether it only looks at a shape, or reads values, which Python may the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -113,6 +113,31 @@ def is_own_code(function: Callable[..., Any]) -> bool:
     module = str(getattr(function, "__module__", None) or "torch")
     own = isinstance(function, FunctionType) and module.partition(".")[0] != "torch"
     return own or is_python_operator(function)
+
+
+_IN_PLACE = {"all_reduce", "broadcast", "reduce"}
+_INTO_THE_FIRST = {
+    *("all_gather", "all_gather_into_tensor", "all_gather_single", "reduce_scatter"),
+    *("reduce_scatter_tensor", "reduce_scatter_single", "all_to_all", "all_to_all_single"),
+}
+"""Collectives of ``torch.distributed``, by where they write what they receive."""
+
+
+def is_exchange(function: Callable[..., Any]) -> bool:
+    """Tell whether a call exchanges tensors with other processes."""
+    return str(getattr(function, "__module__", "")).startswith("torch.distributed")
+
+
+def exchanged(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, Any] | None:
+    """Return what a collective sends and what it writes into, None if that is not known so far."""
+    name = name_of(function)
+    if not args or kwargs.get("async_op", False):
+        return None
+    if name in _IN_PLACE:
+        return args[0], args[0]
+    return ((args[1:], dict(kwargs)), args[0]) if name in _INTO_THE_FIRST else None
 
 
 def sets_attribute(function: Callable[..., Any]) -> bool:

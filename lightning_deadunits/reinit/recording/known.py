@@ -92,6 +92,7 @@ class KnownTensors:
         self._writes: dict[int, list[tuple[int, int]]] = {}
         self._unwritten: set[int] = set()
         self._gradients: dict[int, weakref.ref[Tensor]] = {}
+        self._received: dict[int, weakref.ref[Tensor]] = {}
         self._plain: set[int] = set()
         self._written_by_weights: set[int | None] = set()
         self.count = 0
@@ -200,6 +201,24 @@ class KnownTensors:
             return index in self._plain
         return self._descent_problem(tensor) is None
 
+    def is_alone(self, tensor: Tensor) -> bool:
+        """Tell whether no other value of the pass shares the memory of a tensor."""
+        home = storage_of(tensor)
+        others = (reference() for reference, _ in self._entries.values())
+        return not any(
+            isinstance(other, Tensor) and other is not tensor and storage_of(other) == home
+            for other in others
+        )
+
+    def note_received(self, tensor: Tensor) -> None:
+        """Take note that a tensor is received from other processes: it is data from now on."""
+        self.unknown(tensor)
+        self._received[id(tensor)] = weakref.ref(tensor)
+
+    def _is_received(self, tensor: Tensor) -> bool:
+        entry = self._received.get(id(tensor))
+        return entry is not None and entry() is tensor
+
     # --- what cannot be followed ------------------------------------------------------------------
 
     def _descent_problem(self, tensor: Tensor) -> str | None:
@@ -207,6 +226,8 @@ class KnownTensors:
         if isinstance(tensor, nn.Parameter) or tensor.numel() == 0:
             return None
         if self.is_buffer(tensor) or (self._before is not None and tensor in self._before):
+            return None
+        if self._is_received(tensor):
             return None
         if self.is_gradient(tensor):
             return "computes with gradients that backward left, which a replay has not"

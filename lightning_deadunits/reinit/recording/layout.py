@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from lightning_deadunits.reinit.recording.soundness import sample_of
 from lightning_deadunits.reinit.recording.tape import Tape
 
 
 class Layout:
-    """The modules, parameters and buffers of a model, by name."""
+    """The modules, parameters and buffers of a model, by name, and a few of the weights."""
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._buffers = dict(model.named_buffers(remove_duplicate=False))
+        self._samples = {n: sample_of(p) for n, p in self._parameters.items() if not is_lazy(p)}
+
+    def has_other_weights(self, model: nn.Module) -> bool:
+        """Tell whether parameters hold others than they did, as where averages are put back."""
+        return any(
+            name in self._samples and not torch.equal(sample_of(p), self._samples[name])
+            for name, p in model.named_parameters()
+        )
 
     def keeps(self, tape: Tape, model: nn.Module) -> bool:
         """Tell whether a replay is still what the model computes; have it use today's buffers.
@@ -21,15 +32,15 @@ class Layout:
         It is not where modules or parameters that it used were replaced or renamed: by a fresh head
         or norm, an adapter, or by pruning, which makes ``weight_orig`` of ``weight``.
         """
-        now = Layout(model)
+        modules = dict(model.named_modules(remove_duplicate=False))
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         used = set(map(id, tape.parameters.values()))
-        if any(now._modules.get(name) is not self._modules.get(name) for name in tape.modules):
+        if any(modules.get(name) is not self._modules.get(name) for name in tape.modules):
             return False
-        if any(
-            id(p) in used and now._parameters.get(n) is not p for n, p in self._parameters.items()
-        ):
+        if any(id(p) in used and parameters.get(n) is not p for n, p in self._parameters.items()):
             return False
-        fresh = {id(old): now._buffers.get(name) for name, old in self._buffers.items()}
+        buffers = dict(model.named_buffers(remove_duplicate=False))
+        fresh = {id(old): buffers.get(name) for name, old in self._buffers.items()}
         for index, old in tape.buffers.items():
             buffer = fresh.get(id(old), old)
             if buffer is None or (buffer.shape, buffer.dtype) != (old.shape, old.dtype):

@@ -38,6 +38,8 @@ from lightning_deadunits.reinit.recording.functions import (
     METADATA,
     RANDOM,
     SCALERS,
+    exchanged,
+    is_exchange,
     is_own_code,
     name_of,
     overwrites,
@@ -55,6 +57,7 @@ from lightning_deadunits.reinit.recording.tape import (
     Tape,
     leaves_of,
     mapped,
+    tensors_of,
 )
 
 Function = Callable[..., Any]
@@ -230,9 +233,8 @@ class Recorder(SiteMode):
         name = name_of(func)
         if name in METADATA or func in BACKWARD or (sets_attribute(func) and name != "data"):
             return None
-        if str(getattr(func, "__module__", "")).startswith("torch.distributed"):
-            # A replay would wait for the other processes.
-            self._obstacle("exchanges tensors with other processes")
+        if is_exchange(func):
+            self._note_exchange(tape, func, args, kwargs)
             return None
         if is_own_code(func):
             self._obstacle(f"runs {name}, which is no code of torch's: a replay would run it again")
@@ -272,6 +274,26 @@ class Recorder(SiteMode):
         if writes_in_place(name) or "out" in kwargs or sets_attribute(func):
             self._keep_before(tape, tensors)
         return _Pending(call, [(tensor, version_of(tensor)) for tensor in tensors])
+
+    def _note_exchange(
+        self, tape: Tape, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note what a collective sends as a result, and what it receives as data.
+
+        A replay would wait for the other processes. What each of them sends stays the same, and so
+        what all of them receive.
+        """
+        found = exchanged(func, args, kwargs)
+        sent, received = map(tensors_of, found or ((), ()))
+        if not sent or not all(map(self._known.is_alone, received)):
+            return self._obstacle("exchanges tensors with other processes")
+        given = tuple(dict.fromkeys(self._read(tape, tensor, matters=True) for tensor in sent))
+        call = Call(func, (), {}, given, self.running, False, (), torch.get_default_dtype(), None)
+        call.reads_values = True
+        tape.entries.append(call)
+        for tensor in received:
+            self._known.note_received(tensor)
+        return None
 
     def _keep_before(self, tape: Tape, tensors: list[Tensor]) -> None:
         """Copy the parameters that a call may write to, for the check: they are held, not kept."""

@@ -41,7 +41,7 @@ class Samples(Visitor):
 
     def take(self, position: int, value: Tensor) -> None:
         """Keep a few numbers of a value that an entry of the tape has made."""
-        self._values[position] = _sample(value)
+        self._values[position] = sample_of(value)
 
     def check(self, tape: Tape) -> None:
         """Replay a tape and note an obstacle where it differs since the last check; begin anew."""
@@ -93,11 +93,12 @@ class Samples(Visitor):
 
     def _compare(self, position: int, value: Tensor | None, what: str) -> None:
         before = self._values[position]
-        if self._problem is None and (value is None or not _is_same(before, _sample(value))):
+        if self._problem is None and (value is None or not _is_same(before, sample_of(value))):
             self._problem = f"computes {what} otherwise when it is replayed"
 
 
-def _sample(value: Tensor) -> Tensor:
+def sample_of(value: Tensor) -> Tensor:
+    """Return a copy of a few numbers of a tensor, spread over it."""
     value = value.detach()
     if value.is_nested or value.layout is not torch.strided:
         return torch.zeros(())

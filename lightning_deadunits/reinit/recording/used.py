@@ -82,7 +82,7 @@ def _made(tape: Tape, call: Call, place: int, among: list[_Weights]) -> _Weights
 
 
 def _shown(parameter: nn.Parameter, views: Iterable[tuple[Call, int]], tape: Tape) -> Elements:
-    """Return the elements that are left after some views, None if that cannot be told."""
+    """Return the elements that are left after some views, None for all, or if that is not told."""
     mask = torch.zeros_like(parameter, dtype=torch.bool, device="cpu", requires_grad=False)
     part = mask
     with torch.no_grad():
@@ -101,7 +101,7 @@ def _shown(parameter: nn.Parameter, views: Iterable[tuple[Call, int]], tape: Tap
     if storage_of(part) != storage_of(mask):
         return None  # a copy
     part.fill_(True)
-    return mask.flatten()
+    return None if bool(mask.all()) else mask.flatten()
 
 
 def shows_more(tape: Tape, than: Tape) -> bool:

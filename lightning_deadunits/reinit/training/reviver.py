@@ -38,6 +38,11 @@ from lightning_deadunits.reinit.training.tapes import Recorded, Tapes
 from lightning_deadunits.reinit.training.windows import GuardedWindow, Watch
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
+_OTHER_WEIGHTS = (
+    "Note: validation ran with other weights than training (an average, perhaps): a unit that was "
+    "dead by those may have fired by these."
+)
+
 
 class Reviver:
     """Decides at validation, or every so many training batches, and acts before the next batch.
@@ -198,6 +203,7 @@ class Reviver:
                 self._pending = {}  # the first validation of this fit finds them again
                 return None
         self._pending, self._planned = {}, None
+        others = self.at_validation and tapes.judged_others
         together = self._together(trainer, tapes)
         if planned is None:
             attempt = together.write_(units, everyone)
@@ -213,6 +219,8 @@ class Reviver:
             self._copies.tell_(report, self._watch.names, tapes.model)
         if not (report.reinitialised or report.refused or report.planned):
             return None
+        if others and report.reinitialised:
+            report.note(_OTHER_WEIGHTS)
         self._note(report)
         self._schedule.note(report)
         return report

@@ -137,6 +137,11 @@ class Tapes:
                 stacklevel=4,
             )
 
+    @property
+    def judged_others(self) -> bool:
+        """Whether validation ran with other weights than the model has now: an average, perhaps."""
+        return any(self._layouts[tape].has_other_weights(self.model) for tape in self.evaluation)
+
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
         self.cancel()
@@ -177,9 +182,12 @@ class Tapes:
         elif loader == TRAINING:
             self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
-        self._layout = Layout(self.model)
         self._tell_if_compiled()
-        self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
+        self._safely(self._begin)
+
+    def _begin(self) -> None:
+        self._layout = Layout(self.model)
+        self._recorder.begin(training=self._begun == TRAINING)
 
     def end_batch(self, *outputs: Any, training: bool) -> None:
         """Keep the tape, if one was begun and shows anything new; take note of what ran.
