@@ -274,3 +274,82 @@ def test_an_activation_that_is_written_into_place_is_revived() -> None:
     report = reinit_dead_units(model, {"setitem": [0, 1]}, x, optimizers=None)
     assert report.reinitialised == {"setitem": [0, 1]}, str(report)
     assert torch.equal(model(x), before)
+
+
+class Weighted(nn.Module):
+    """Kendall et al., "Multi-Task Learning Using Uncertainty", 2018."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.other = head(5), nn.Linear(8, 1)
+        self.log_variance = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.net[1](self.net[0](x))
+        losses = [self.net[2](hidden).pow(2).mean(), self.other(hidden).abs().mean()]
+        weights = self.log_variance
+        return sum(torch.exp(-weights[i]) * own + weights[i] for i, own in enumerate(losses))
+
+
+def test_losses_that_are_weighted_by_one_vector_steer_nothing() -> None:
+    torch.manual_seed(0)
+    model, x = Weighted(), torch.randn(8, 5)
+    before = model(x)
+    report = reinit_dead_units(model, {"net.1": [0, 1]}, x, optimizers=None)
+    assert report.reinitialised == {"net.1": [0, 1]}, str(report)
+    assert torch.equal(model(x), before)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(8, elementwise_affine=False), nn.GroupNorm(2, 8)])
+def test_a_norm_without_weights_in_one_branch_is_not_what_makes_the_unit(norm: Any) -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.branch, self.norm = head(5), nn.Linear(5, 8), copy.deepcopy(norm)
+            if isinstance(self.norm, nn.GroupNorm):
+                self.norm.weight = self.norm.bias = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net[2](self.net[1](self.net[0](x) + self.norm(self.branch(x))))
+
+    torch.manual_seed(0)
+    model, x = Branches(), torch.randn(8, 5)
+    report = reinit_dead_units(model, {"net.1": [0, 1]}, x, optimizers=None)
+    assert report.reinitialised == {"net.1": [0, 1]}, str(report)
+    assert report.made_by["net.1"] == ["net.0.weight", "net.0.bias"]
+
+
+@pytest.mark.parametrize(
+    "view", [lambda w: w[None], lambda w: w[:, :], lambda w: w[: len(w)]], ids=["None", "::", ":T"]
+)
+def test_a_parameter_that_is_used_whole_by_way_of_an_index_was_used(view: Any) -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.positions = head(5), nn.Parameter(torch.randn(3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x * view(self.positions))
+
+    model, x = Positions(), torch.randn(8, 3, 5)
+    report = reinit_dead_units(model, {"net.1": [0, 1]}, x, optimizers=None)
+    assert report.reinitialised == {"net.1": [0, 1]}, str(report)
+    assert report.notes == []
+
+
+def test_positions_of_longer_sequences_may_use_no_unit() -> None:
+    class Longer(Learner):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.zeros(64, 12))
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            x = batch[0][: 4 + batch_idx * 4]
+            loss = self.net(x + self.positions[: len(x)]) - batch[1][: len(x)]
+            return loss.pow(2).mean()
+
+    callback = DeadUnitCallback(reinit=EVERY_TWO_STEPS)
+    trained(Longer(), callback, max_epochs=2)
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert (first.step, first.reinitialised) == (2, {"net.1": [0, 1]}), str(first)

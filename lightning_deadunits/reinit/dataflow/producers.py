@@ -87,6 +87,8 @@ def _candidate(passes: Passes, number: int) -> list[int]:
         for index in range(passes.first_call[spot.tape], spot.reached)
         if _makes_something(calls[index], factors=False) and passes.width(index) == width
     ]
+    # A norm without weights is no candidate where anything else may make the unit.
+    fitting = [i for i in fitting if _has_weights(calls[i])] or fitting
     # Rather one that is trained: a frozen one may be a branch that is added.
     trained = [index for index in fitting if not _is_frozen(passes, calls[index])]
     if not fitting:
@@ -96,6 +98,10 @@ def _candidate(passes: Passes, number: int) -> list[int]:
         return [index]
     before = [i for i in fitting if i < index and calls[i].kind == "contraction"]
     return [index, before[-1]] if before else []
+
+
+def _has_weights(operation: Operation) -> bool:
+    return operation.weight is not None or operation.bias is not None
 
 
 def _is_frozen(passes: Passes, operation: Operation) -> bool:

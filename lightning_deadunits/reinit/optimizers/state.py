@@ -298,21 +298,23 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
             for key, value in optimizer.state.get(each.parameter, {}).items():
                 if isinstance(value, Tensor) and not _counts_steps(key, value, each.parameter):
                     part = WeightSlice(value, each.positions)
-                    is_copy = _is_copy(key, value, group, each.parameter)
+                    is_copy = _is_copy(key, value, group, each)
                     fresh = each.read(each.parameter) if is_copy else _initial_value(key, group)
                     edit.set(part, fresh)
     edit.apply_()
     return edit
 
 
-def _is_copy(key: str, value: Tensor, group: Mapping[str, Any], parameter: Tensor) -> bool:
-    """Tell whether a state is a copy of the weights: by its name, or as it is close to them."""
+def _is_copy(key: str, value: Tensor, group: Mapping[str, Any], fresh: WeightSlice) -> bool:
+    """Tell whether a state is a copy of the weights: by its name, or as the others are close."""
     if key.startswith(_WEIGHT_COPIES) or key == "ax":
         return True
     # Schedule-free optimizers call their copy `z`, others what they sum gradients up in.
-    if key != "z":
+    if key != "z" or value.shape != fresh.parameter.shape:
         return False
-    return "weight_sum" in group or bool((value - parameter).norm() < parameter.norm() / 2)
+    others = fresh.parameter.detach().flatten().index_fill(0, fresh.positions, 0.0)
+    copies = value.detach().flatten().index_fill(0, fresh.positions, 0.0)
+    return "weight_sum" in group or bool((copies - others).norm() < others.norm() / 2)
 
 
 def _initial_value(key: str, group: Mapping[str, Any]) -> float:

@@ -291,6 +291,8 @@ class Tape:
                 (summands if added else spoilt).update(entry.given)
             elif outs & spoilt or (outs & summands and not entry.scalar):
                 spoilt.update(entry.given)
+            elif outs & summands and name_of(entry.function) in CUTS | VIEWS:
+                continue  # a weight itself, as in `v[0] + loss`
             elif entry.given and not entry.reads_values:
                 calls.add(position)
                 results |= {position} if outs & summands else set()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_deadunits.observation.lineage.ways import plain_name
 from lightning_deadunits.reinit.parameters import storage_of
 from lightning_deadunits.reinit.recording.functions import CUTS, VIEWS, name_of
 from lightning_deadunits.reinit.recording.tape import Call, Ref, Tape, leaves_of, mapped
@@ -22,6 +23,9 @@ Elements = Tensor | None
 Used = dict[nn.Parameter, Elements]
 
 _CASTS = {"to", "float", "double", "half", "bfloat16", "type", "type_as", "contiguous", "clone"}
+
+
+_ADDITIONS = {"add", "iadd", "radd"}
 
 
 class _Weights(NamedTuple):
@@ -49,7 +53,9 @@ def used_parameters(tape: Tape) -> Used:
                     weights[index] = _made(tape, call, place, among)
         elif (call.gradients or not tape.training) and not call.empty:
             for each in among:
-                add_used(used, each.used)
+                # What is added reads nothing: of positions, those of longer sequences neither.
+                whole = plain_name(call.function) in _ADDITIONS
+                add_used(used, dict.fromkeys(each.used) if whole else each.used)
     return used
 
 

@@ -167,6 +167,20 @@ def test_a_wrapper_with_a_memory_of_its_own_forgets_too():
     assert bool((slow[1:] == 7.0).all())
 
 
+@pytest.mark.parametrize(
+    ("key", "offset", "is_copy"), [("x0", 5.0, True), ("z", 1e-3, True), ("z", 5.0, False)]
+)
+def test_where_weights_started_is_where_fresh_ones_start(key, offset, is_copy):
+    """Defazio and Jelassi, "MADGRAD", 2021: dual averaging sets out from the first weights."""
+    params, optimizer = params_after_steps(RESETTABLE["Adam"])
+    optimizer.state[params[0]][key] = params[0].detach() + offset
+    params[0].data[0] = 3.0
+    reset_([optimizer], [WeightSlice.along(params[0], {0: [0]})])
+    state = optimizer.state[params[0]][key]
+    assert bool((state[0] == (3.0 if is_copy else 0.0)).all())
+    assert torch.equal(state[1:], params[0].detach()[1:] + offset)
+
+
 def test_what_is_no_optimizer_is_an_error():
     with pytest.raises(TypeError, match=r"Expected `optimizer` to be a torch\.optim\.Optimizer"):
         optimizers_inside(torch.nn.Linear(1, 1))

@@ -70,6 +70,17 @@ def test_the_averages_of_lightnings_callbacks(name: str) -> None:
     check_alike(Mortal(), lambda _: averaging._average_model, averaging)
 
 
+@pytest.mark.parametrize("averages", [True, False])
+def test_an_event_tells_that_validation_judged_averaged_weights(averages: bool) -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION)
+    more = [WeightAveraging(avg_fn=EMA)] if averages else []
+    trained(Mortal(mortal=False), *more, ours, max_epochs=3)
+    assert ours.reviver is not None
+    first, *_ = ours.reviver.events
+    assert first.reinitialised
+    assert any("ran with other weights" in note for note in first.notes) is averages
+
+
 class Keeps(Mortal):
     """Keeps an average of itself or of a part, in one of the ways that people do."""
 

@@ -345,3 +345,49 @@ def test_units_are_revived_though_each_process_has_a_head_of_its_own(how: str) -
     ours = Heard(reinit=ReinitConfig(patience=1))
     options = two(find_unused_parameters=True)
     trained(Heads(how), ours, TellsHeads(), StayEqual(2), max_epochs=8, **options)
+
+
+class Exchanges(Mortal):
+    """Logs the mean over all processes of its training loss, too, as Lightning advises."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(mortal=False)
+        self.how = how
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        if self.how == "log":
+            self.log("train_loss", loss, sync_dist=True)
+        elif self.how == "reduce":
+            mean = loss.detach().clone()
+            torch.distributed.all_reduce(mean)
+            loss = loss / mean.clamp(min=1.0)  # what was received is data
+        elif self.how == "gather":
+            found = [torch.zeros(()) for _ in range(2)]
+            torch.distributed.all_gather(found, loss.detach())
+            self.log("spread", found[0] - found[1])
+        else:
+            hidden = F.relu(self.bn(self.a(batch[0])))
+            torch.distributed.all_reduce(hidden.detach().mean(0))  # the unit itself is sent
+        return loss
+
+
+@pytest.mark.parametrize("how", ["log", "reduce", "gather"])
+def test_what_a_step_exchanges_between_processes_stays_the_same(how: str) -> None:
+    class Revived(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            first, *_ = events(trainer.callbacks[0])
+            assert first == {"relu.bn": [1], "relu.b": [0]}
+
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(Exchanges(how), callback, Revived(1), **two(), max_epochs=3)
+
+
+def test_a_unit_that_is_sent_to_other_processes_is_refused() -> None:
+    class Refused(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            first, *_ = events(trainer.callbacks[0])
+            assert first == {"relu.b": [0]}
+
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(Exchanges("unit"), callback, Refused(1), **two(), max_epochs=3)
