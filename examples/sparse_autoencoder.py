@@ -121,7 +121,8 @@ def draw(reports: dict[str, DeadUnitsReport], path: Path) -> None:
 
 def main(arguments: list[str]) -> dict[str, DeadUnitsReport]:
     """Train all three, have the callback say what became of their latents, and draw."""
-    folder = Path(arguments[0] if arguments else ".")
+    folder = Path(arguments[0] if arguments else "logs")
+    folder.mkdir(parents=True, exist_ok=True)
     reports = {}
     for activation in (nn.ReLU(), TopK(), JumpReLU()):
         print(f"\n{type(activation).__name__}", flush=True)  # table and events: the callback's

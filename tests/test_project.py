@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,17 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert str(Version(version)) == version
     assert yaml.safe_load((ROOT / ".github/CITATION.cff").read_text())["version"] == version
     assert f"## {version}" in (ROOT / ".github/CHANGELOG.md").read_text()
+
+
+def test_nothing_else_lies_at_the_top() -> None:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run([git, "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    top = {path.partition("/")[0] for path in listed.stdout.split()}
+    visible = {name for name in top if not name.startswith(".")}
+    houses = {"lightning_deadunits", "tests", "examples"}
+    assert visible == {"LICENSE", "README.md", "pyproject.toml"} | houses
 
 
 def test_the_lowest_environment_has_the_lowest_declared_versions(project: dict[str, Any]) -> None:

@@ -1,0 +1,238 @@
+"""What was joined and is cut apart again, and calls that a graph shows in another way than Python.
+
+Each network is judged as it is and compiled; both say what the weights say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_deadunits import find_dead_units
+from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS
+
+X = torch.randn(8, 4, generator=torch.Generator().manual_seed(5))
+BACKENDS = [None, pytest.param("eager", marks=pytest.mark.skipif(not COUNTS_IN_GRAPHS, reason=""))]
+
+Truth = dict[tuple[str, ...], list[int]]
+
+
+class Two(nn.Module):
+    """Two layers, of which each has one dead unit."""
+
+    def __init__(self, run: Callable[[Two, Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.run = nn.Linear(4, 6), nn.Linear(4, 6), run
+        with torch.no_grad():
+            for layer, dead in ((self.a, 1), (self.b, 4)):
+                nn.init.constant_(layer.bias, 5.0)  # the others fire
+                layer.bias[dead] = -99.0
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def judged(run: Callable[[Two, Tensor], Any], backend: str | None) -> Truth:
+    """Return the dead units of every layer by what makes it; nothing may be in doubt."""
+    torch._dynamo.reset()
+    net: Any = Two(run)
+    if backend is not None:
+        net = torch.compile(net, backend=backend, fullgraph=True)
+    report = find_dead_units(net, [X])
+    assert not report.unjudged
+    assert not any(own.axis_assumed or own.order_assumed for own in report.layers.values())
+    found = {own.made_by: own.dead.tolist() for own in report.layers.values()}
+    assert len(found) == len(report.layers)
+    return found
+
+
+def both_of(net: Two, x: Tensor) -> tuple[Tensor, Tensor]:
+    return net.a(x), net.b(x)
+
+
+JOINED: dict[str, tuple[Any, Truth]] = {
+    "one of each": (
+        lambda net, x: [F.relu(p) for p in torch.cat(both_of(net, x), -1).chunk(2, -1)],
+        {("a",): [1], ("b",): [4]},
+    ),
+    "a slice": (
+        lambda net, x: F.relu(torch.cat(both_of(net, x), 1)[..., 6:]),
+        {("b",): [4]},
+    ),
+    "a slice of one": (
+        lambda net, x: F.relu(torch.cat(both_of(net, x), 1)[:, 8:11]),
+        {("b",): [2]},
+    ),
+    "a unit": (
+        lambda net, x: F.relu(torch.cat(both_of(net, x), 1)[:, 1]),
+        {("a",): [0]},
+    ),
+    "some of three": (
+        lambda net, x: F.relu(torch.cat([x, *both_of(net, x)], 1)[:, 4:]),
+        {("a", "b"): [1, 10]},
+    ),
+    "moved between": (
+        lambda net, x: F.relu(torch.cat(both_of(net, x), 1).t().unsqueeze(0)[0, :6].t()),
+        {("a",): [1]},
+    ),
+    "rows": (
+        lambda net, x: [F.relu(p) for p in torch.cat(both_of(net, x)).split(len(x))],
+        {("a",): [1], ("b",): [4]},
+    ),
+    "a stack": (
+        lambda net, x: [F.relu(p) for p in torch.stack(both_of(net, x), 1).unbind(1)],
+        {("a",): [1], ("b",): [4]},
+    ),
+    "one of a stack": (
+        lambda net, x: F.relu(torch.stack(both_of(net, x), 1)[:, -1]),
+        {("b",): [4]},
+    ),
+    "a stack laid out": (
+        lambda net, x: F.relu(torch.stack(both_of(net, x), 1).flatten(1)),
+        {("a", "b"): [1, 10]},
+    ),
+    "a stack by cat": (
+        lambda net, x: F.relu(torch.cat([p[:, None] for p in both_of(net, x)], 1).sum(1)),
+        {("a", "b"): [1, 4]},
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", JOINED)
+def test_a_part_of_what_was_joined_is_what_it_was(case: str, backend: str | None) -> None:
+    run, truth = JOINED[case]
+    assert judged(run, backend) == truth
+
+
+CHANGED: dict[str, Any] = {
+    "added to": lambda net, x: (torch.cat(both_of(net, x), 1) + net.b.weight.sum())[:, :6],
+    "normalised": lambda net, x: F.layer_norm(torch.cat(both_of(net, x), 1), (12,))[:, :6],
+    "across": lambda net, x: torch.cat(both_of(net, x), 1)[:, 3:9],
+    "every other": lambda net, x: torch.cat(both_of(net, x), 1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_what_was_done_to_all_of_a_joint_is_not_forgotten(case: str) -> None:
+    report = find_dead_units(Two(lambda net, x: F.relu(CHANGED[case](net, x))), [X])
+    (layer,) = report.layers.values()
+    assert set(layer.made_by) == {"a", "b"}
+
+
+def test_what_is_written_into_a_joint_is_not_forgotten() -> None:
+    def run(net: Two, x: Tensor) -> Tensor:
+        joint = torch.cat(both_of(net, x), 1)
+        joint[:, :3] = net.b(x)[:, :3]
+        return F.relu(joint[:, :6])
+
+    report = find_dead_units(Two(run), [X])
+    assert report.unjudged or set(report["relu"].made_by) == {"a", "b"}
+
+
+IN_PLACE: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "negated": lambda h, other: h.neg_(),
+    "added": lambda h, other: h.add_(other),
+    "copied": lambda h, other: h.copy_(other),
+    "into another": lambda h, other: torch.add(h.clone(), other, out=h),
+    "activated": lambda h, other: F.relu(h, inplace=True),
+}
+
+
+@pytest.mark.skipif(not COUNTS_IN_GRAPHS, reason="there what is compiled runs eagerly meanwhile")
+@pytest.mark.parametrize("case", IN_PLACE)
+def test_what_a_statement_writes_is_known_in_a_graph(case: str) -> None:
+    def run(net: Two, x: Tensor) -> Any:
+        hidden, other = both_of(net, x)
+        IN_PLACE[case](hidden, other)  # what it returns is thrown away
+        return F.relu(hidden), F.relu(net.a(-x))
+
+    reports = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        net: Any = Two(run)
+        net = torch.compile(net, backend="eager", fullgraph=True) if compiled else net
+        reports.append(find_dead_units(net, [X]))
+    eager, traced = reports
+    assert list(eager.layers) == list(traced.layers)
+    assert len(eager.layers) == 2
+    for mine, its in zip(eager.layers.values(), traced.layers.values(), strict=True):
+        assert (mine.made_by, mine.zeros.tolist()) == (its.made_by, its.zeros.tolist())
+
+
+def test_views_of_parts_change_nothing_of_a_tracedmodel() -> None:
+    def run(net: Two, x: Tensor) -> Tensor:
+        gate, value = net.a(x).chunk(2, 1)
+        first, *_ = net.b(x).split([2, 4], 1)
+        return (F.relu(gate) * value).sum() + first.unbind(0)[0].sum()
+
+    gradients = []
+    for counted in (False, True):
+        torch._dynamo.reset()
+        net = Two(run)
+        compiled: Any = torch.compile(net, backend="aot_eager", fullgraph=True)
+        if counted:
+            find_dead_units(compiled, [X])
+        compiled(X).backward()
+        gradients.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+    assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [torch.max, lambda a, b: a.max(b), torch.maximum, lambda a, b: torch.max(a, other=b)],
+    ids=["max", "method", "maximum", "by name"],
+)
+def test_the_greater_of_two_is_made_by_both(choose: Any) -> None:
+    assert judged(lambda net, x: (F.relu(choose(*both_of(net, x))), F.relu(net.a(x))), None) == {
+        ("a", "b"): [],
+        ("a",): [1],
+    }
+
+
+DIFFERENT: dict[str, list[Any]] = {
+    "least and greatest": [
+        lambda net, x: torch.minimum(*both_of(net, x)),
+        lambda net, x: torch.maximum(*both_of(net, x)),
+        lambda net, x: torch.min(net.a(x), net.b(x)),
+    ],
+    "of groups": [
+        lambda net, x: net.a(x).view(-1, 3, 2).amax(-1),
+        lambda net, x: net.a(x).view(-1, 3, 2).amin(-1),
+        lambda net, x: net.a(x).view(-1, 2, 3).amax(1),
+    ],
+    "of a complex number": [
+        lambda net, x: torch.complex(*both_of(net, x)).real,
+        lambda net, x: torch.complex(*both_of(net, x)).imag,
+    ],
+    "signs in other orders": [
+        lambda net, x: torch.cat([net.a(x), -net.a(x)], 1),
+        lambda net, x: torch.cat([-net.a(x), net.a(x)], 1),
+    ],
+    "quotients": [
+        lambda net, x: net.a(x) / net.b(x),
+        lambda net, x: net.b(x) / net.a(x),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENT)
+def test_other_functions_of_the_same_units_are_other_layers(case: str) -> None:
+    truth = []
+    for turn, forward in enumerate(DIFFERENT[case]):
+        values = forward(Two(forward), X).detach()
+        if not (case == "least and greatest" and turn == 2):  # the same as the first
+            truth.append((F.relu(values) == 0).sum(0).tolist())
+    net = Two(lambda net, x: [F.relu(forward(net, x)) for forward in DIFFERENT[case]])
+    report = find_dead_units(net, [X])
+    assert not report.unjudged
+    counted = [own.zeros.tolist() for own in report.layers.values()]
+    if case == "least and greatest":
+        truth[0] = [2 * count for count in truth[0]]
+    assert sorted(counted) == sorted(truth)
