@@ -22,7 +22,8 @@ All of it is made of tuples and strings, which Dynamo traces as constants.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import permutations
+from itertools import combinations
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -171,8 +172,8 @@ REPEATED = (
 )
 """Why what has its units several times over is not judged."""
 IN_PART = (
-    "its weights are used as a whole in one call and in part in another, and neither tells which "
-    "units are silent in both; validate one of these uses at a time"
+    "its units are used as a whole in one call and in part in another, or in parts that overlap, "
+    "and neither tells which are silent in both; validate one of these uses at a time"
 )
 """Why what some stacked weights make is not judged where others make it along with them."""
 _SIGNS = "-+^"
@@ -356,13 +357,15 @@ def partly_mixed(keys: Iterable[str], mixed: Iterable[str]) -> list[str]:
 
 
 def whole_and_in_part(keys: Iterable[str]) -> list[str]:
-    """Return the keys of stacked weights of which some are used alone, too, and of these.
+    """Return the keys of weights, or units, of which some are in another one, too.
 
     A unit of both has fired if it fired in either, which neither of the two counts tells.
 
     Example:
         >>> whole_and_in_part(["relu|w,+b", "relu|w.3,+b.3", "relu|v", "gelu|v.1"])
         ['relu|w,+b', 'relu|w.3,+b.3']
+        >>> whole_and_in_part(["relu|w[0_4]", "relu|w[4_]", "relu|w[2_6]"])
+        ['relu|w[0_4]', 'relu|w[2_6]', 'relu|w[4_]']
     """
     alike: dict[tuple[str, str, int], list[tuple[str, Call]]] = {}
     for key in keys:
@@ -371,14 +374,39 @@ def whole_and_in_part(keys: Iterable[str]) -> list[str]:
     found = [
         (key, other)
         for calls in alike.values()  # most activations have one layer
-        for (key, whole), (other, part) in permutations(calls, 2)
-        if all(
-            own == theirs or theirs.startswith(f"{own}.")
-            for own, theirs in zip(whole.parts, part.parts, strict=True)
+        for (key, one), (other, two) in combinations(calls, 2)
+        if one.parts != two.parts
+        and (
+            all(map(_is_in, two.parts, one.parts))
+            or all(map(_is_in, one.parts, two.parts))
+            or all(map(_overlap, one.parts, two.parts))
         )
-        and whole.parts != part.parts
     ]
-    return list(dict.fromkeys(key for pair in zip(*found, strict=True) for key in pair))
+    return list(dict.fromkeys(key for pair in found for key in pair))
+
+
+def _is_in(part: str, whole: str) -> bool:
+    """Tell whether weights are others, or one of several that these are stacked of."""
+    return part == whole or part.startswith(f"{whole}.")
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Tell whether producers are the same weights with some of their units in common."""
+    (name, _, places), (others, _, theirs) = one.partition("["), other.partition("[")
+    if name != others:
+        return False
+    mine, its = _places(places.rstrip("]")), _places(theirs.rstrip("]"))
+    return mine is not None and its is not None and mine[0] < its[1] and its[0] < mine[1]
+
+
+def _places(part: str) -> tuple[int, float] | None:
+    """Return from which unit up to which one a part goes, None if it is no plain range."""
+    if not part:
+        return 0, inf
+    start, bar, stop = part.partition("_")
+    if not start.isdigit() or not (stop.isdigit() or not stop):
+        return None
+    return int(start), (float(stop) if stop else inf) if bar else int(start) + 1
 
 
 def read_key(key: str) -> Call:

@@ -236,3 +236,101 @@ def test_other_functions_of_the_same_units_are_other_layers(case: str) -> None:
     if case == "least and greatest":
         truth[0] = [2 * count for count in truth[0]]
     assert sorted(counted) == sorted(truth)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda h: [h[:, :2], h[:, :4], h],  # Kusupati et al., "Matryoshka", 2022
+        lambda h: [h, h[:, 4:]],
+        lambda h: [h[:, 1:4], h[:, 3]],
+    ],
+    ids=["prefixes", "the whole", "one unit"],
+)
+def test_parts_that_overlap_are_no_layers_of_their_own(parts: Any) -> None:
+    net = Two(lambda net, x: [F.relu(part) for part in parts(net.a(x))])
+    report = find_dead_units(net, [X], layers=None)
+    assert not report.layers
+    assert all("parts that overlap" in reason for reason in report.unjudged.values())
+
+
+def test_parts_that_do_not_overlap_are() -> None:
+    net = Two(lambda net, x: [F.relu(net.a(x)[:, :2]), F.relu(net.a(x)[:, 2:4])])
+    layers = find_dead_units(net, [X]).layers.values()
+    assert [own.dead.tolist() for own in layers] == [[1], []]
+
+
+class Conditional(nn.Module):
+    """Filters of each sample's own, mixed from three: Yang et al., "CondConv", 2019."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.gates = nn.Parameter(torch.randn(3, 5, 3, 3, 3)), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples, channels, *space = x.shape
+        gates = self.gates(x.mean((2, 3))).softmax(1)
+        filters = torch.mm(gates, self.weight.flatten(1)).view(-1, channels, 3, 3)
+        made = F.conv2d(x.reshape(1, -1, *space), filters, padding=1, groups=samples)
+        return F.relu(made.view(samples, 5, *space))
+
+
+def test_filters_of_each_sample_are_one_layer_whatever_the_batch() -> None:
+    net = Conditional()
+    batches = [torch.randn(2, 3, 8, 8), torch.randn(1, 3, 8, 8)]
+    (layer,) = find_dead_units(net, batches).layers.values()
+    assert (layer.made_by, layer.observations) == (("weight",), 3 * 64)
+    zeros = sum((net(batch) == 0).sum((0, 2, 3)) for batch in batches)
+    assert layer.zeros.tolist() == zeros.tolist()  # type: ignore[union-attr]
+
+
+class Recurrent(nn.Module):
+    """Activates what a recurrent layer returns."""
+
+    def __init__(self, kind: Any, layers: int, directions: int, run: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = kind(4, 6, layers, bidirectional=directions == 2, batch_first=True)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        output, states = self.rnn(x)
+        states = states if isinstance(states, tuple) else (states, None)
+        return [F.relu(each) for each in self.run(output, *states)]
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+@pytest.mark.parametrize(("layers", "directions"), [(1, 1), (3, 1), (2, 2)])
+def test_the_last_state_of_the_last_layer_is_what_it_returns(
+    kind: Any, layers: int, directions: int
+) -> None:
+    ahead, back = (lambda o: o[..., :6]), (lambda o: o[..., 6:])
+    if directions == 1:
+        net = Recurrent(kind, layers, directions, lambda o, h, c: (o, h[-1]))
+        sides: list[Any] = [lambda o: o]
+    else:
+        net = Recurrent(kind, layers, directions, lambda o, h, c: (ahead(o), back(o), h[-1], h[-2]))
+        sides = [ahead, back]
+    x = torch.randn(3, 5, 4)
+    report = find_dead_units(net, [x])
+    assert [own.observations for own in report.layers.values()] == [3 * 5 + 3] * directions
+    output, states = net.rnn(x)
+    hidden = states[0] if isinstance(states, tuple) else states
+    for place, (side, own) in enumerate(zip(sides, report.layers.values(), strict=True)):
+        zeros = (side(output) <= 0).sum((0, 1)) + (hidden[place - directions] <= 0).sum(0)
+        assert own.zeros.tolist() == zeros.tolist()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_cells_are_no_states(layers: int) -> None:
+    net = Recurrent(nn.LSTM, layers, 1, lambda o, h, c: (h[-1], c[-1]))
+    report = find_dead_units(net, [torch.randn(3, 5, 4)])
+    assert [own.observations for own in report.layers.values()] == [3, 3]
+
+
+def test_the_cell_of_a_recurrent_step_is_no_state() -> None:
+    net = nn.Module()
+    net.cell = nn.LSTMCell(4, 6)
+    net.forward = lambda x: [F.relu(own) for own in net.cell(x)]
+    report = find_dead_units(net, [torch.randn(3, 4)])
+    assert [own.observations for own in report.layers.values()] == [3, 3]

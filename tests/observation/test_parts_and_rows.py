@@ -279,7 +279,7 @@ def test_a_list_chooses_among_stacked_weights() -> None:
         return F.relu(torch.einsum("bi,eio->beo", x, w[[2, 0]]))
 
     (layer,) = find_dead_units(Net(forward, weights(*STACK, dead=2)), [X]).layers.values()
-    assert (layer.made_by, layer.dead.tolist()) == (("w.2_0",), list(range(6)))
+    assert (layer.made_by, layer.dead.tolist()) == (("w.at2_0",), list(range(6)))
 
 
 def test_a_weight_that_is_repeated_makes_its_units_once() -> None:
@@ -464,7 +464,7 @@ def test_units_of_weights_that_nothing_knows_leave_a_doubt() -> None:
     assert not report["act"].axis_assumed
 
 
-def test_filters_of_each_sample_by_a_linear_layer_leave_a_doubt() -> None:
+def test_filters_of_each_sample_by_a_linear_layer_make_its_units() -> None:
     class Depthwise(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -475,10 +475,10 @@ def test_filters_of_each_sample_by_a_linear_layer_leave_a_doubt() -> None:
             out = F.conv2d(x.view(1, count, 8, 8), filters, groups=count)
             return F.relu(out.view(len(x), 4, 6, 6))
 
-    (layer,) = find_dead_units(
-        Depthwise(), [(torch.rand(3, 4, 8, 8), torch.rand(3, 5))]
-    ).layers.values()
-    assert layer.axis_assumed
+    net, batch = Depthwise(), (torch.rand(3, 4, 8, 8), torch.rand(3, 5))
+    (layer,) = find_dead_units(net, [batch]).layers.values()
+    assert (layer.num_units, layer.made_by, layer.axis_assumed) == (4, ("hyper",), False)
+    assert layer.zeros.tolist() == (net(*batch) == 0).sum((0, 2, 3)).tolist()
 
 
 def test_a_bias_alone_makes_no_units() -> None:

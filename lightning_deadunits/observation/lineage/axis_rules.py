@@ -69,8 +69,30 @@ def reshaped(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Axes | F
         moved.append(axis)
         flat = inner == 1 and outer == spans[0][0] and 0 not in axes
         if held != outer // inner and not flat:
-            return Folded(old, axes)
+            return _folded(axes, old, new)
     return tuple(moved) if moved or not axes else Folded(old, axes)
+
+
+def _folded(axes: Axes, old: tuple[int, ...], new: tuple[int, ...]) -> Folded:
+    """Return unit axes in a shape that both of two are made of, in the old one if there is none.
+
+    Example:
+        >>> _folded((1,), (2, 135), (10, 27))  # filters of each of two samples
+        Folded(sizes=(2, 5, 27), axes=(1, 2))
+    """
+    if groups_of(old, new) is not None:
+        return Folded(old, axes)
+    units = [_spans(old)[axis] for axis in axes]
+    sizes: list[int] = []
+    held: list[bool] = []
+    inner = 1
+    for outer in sorted({outer for shape in (old, new) for _, outer in _spans(shape)} - {1}):
+        if outer % inner:
+            return Folded(old, axes)
+        sizes.insert(0, outer // inner)
+        held.insert(0, any(low <= inner and outer <= high for low, high in units))
+        inner = outer
+    return Folded(tuple(sizes), tuple([axis for axis, own in enumerate(held) if own]))
 
 
 def carried(

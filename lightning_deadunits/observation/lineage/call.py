@@ -17,7 +17,6 @@ from lightning_deadunits.observation.lineage.ways import REDUCES_OR_CHOOSES, pla
 
 Piece = int | slice | str | None
 """Which places of an axis were taken, or a word for them; None where nothing was."""
-STATES = "states"
 
 
 class Invocation(NamedTuple):
@@ -60,9 +59,11 @@ class Rule(NamedTuple):
 
     def of_result(self, number: int) -> Rule:
         """Return the rule of one of several results: a recurrent layer's states are others."""
-        if number == 0 or self.maker is None or self.maker.states is None:
+        maker = self.maker
+        if maker is None or not maker.results[number : number + 1] or not maker.results[number]:
             return self
-        return self._replace(maker=self.maker._replace(axes=self.maker.states), way=STATES)
+        axes = maker.states or maker.axes
+        return self._replace(maker=maker._replace(axes=axes), way=maker.results[number])
 
 
 def rule_of(function: Callable[..., Any]) -> Rule:

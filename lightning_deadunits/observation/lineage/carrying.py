@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_deadunits.observation.identity import Descent, joined, part_of
@@ -32,7 +33,13 @@ from lightning_deadunits.observation.lineage.joining import (
     still_stacked,
     together,
 )
-from lightning_deadunits.observation.lineage.joints import cut_out, joint_after, joint_of, laid_out
+from lightning_deadunits.observation.lineage.joints import (
+    cut_out,
+    joint_after,
+    joint_of,
+    laid_out,
+    padded,
+)
 from lightning_deadunits.observation.lineage.moves import PERMUTATIONS
 from lightning_deadunits.observation.lineage.parts import is_list, part_of_units, places_chosen
 from lightning_deadunits.observation.lineage.ways import (
@@ -69,12 +76,14 @@ class Operands(NamedTuple):
         data: Those that weights made, or that came of these.
         weights: Those that are weights.
         unknown: Whether there are others.
+        negates: Whether the call changes the sign of one of them.
     """
 
     given: Given
     data: list[Operand]
     weights: list[Operand]
     unknown: bool
+    negates: bool
 
 
 def carry(known: KnownAxes, call: Invocation, rule: Rule, operands: Operands) -> Descent | None:
@@ -159,16 +168,21 @@ def _with_joint(
     """Return a descent with what is known of parts that were joined, or that are cut out now."""
     if call.function in JOINS:
         return descent._replace(joint=joint_of(call, operands.given))
-    if operand.descent.joint is None:
+    if call.function is F.pad and descent.flaw:
+        return descent._replace(joint=padded(call, operand, descent.axes or ()))
+    joint = operand.descent.joint
+    if joint is None:
         return descent
+    changes = len(operands.data) > 1 or bool(operands.weights) or operands.negates
+    if changes or descent.way != operand.descent.way:
+        return descent._replace(joint=None)
     if call.function in PIECES or call.function in CHOICES:
-        part = cut_out(call, descent, operand)
+        part = cut_out(call, rule, descent, operand)
         if part is not None:
             return part
     if rule.move is reshape and (units := laid_out(call, descent, operand)) is not None:
         return units
-    alone = len(operands.data) == 1 and not operands.weights and not rule.way
-    return descent._replace(joint=joint_after(call, rule, operand) if alone else None)
+    return descent._replace(joint=joint_after(call, rule, operand, descent.axes or ()))
 
 
 def _worded(
@@ -242,8 +256,7 @@ def _moved(known: KnownAxes, call: Invocation, descent: Descent, operand: Operan
     taken = call.piece is not None and function in CHOICES
     if taken or units_of(call.out, descent) < units_of(source, own):
         part = str(call.piece) if taken else part_of_units(call, own, source)
-        # Cropped, mostly to what was there before it was padded.
-        return descent._replace(producers=part_of(descent.producers, part), flaw="")
+        return descent._replace(producers=part_of(descent.producers, part))
     if call.out.numel() < source.numel():
         # Other samples or positions of the same units: what is activated of these from now on
         # says nothing of the others.

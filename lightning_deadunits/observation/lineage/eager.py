@@ -448,7 +448,7 @@ class EagerLineage(Lineage):
         The lists are read, on a device too: which units they are is nowhere else.
         """
         read = str([p.tolist() if isinstance(p, Tensor) else p for p in places])
-        short = "_".join(re.findall(r"\w+", read))
+        short = "at" + "_".join(re.findall(r"\w+", read))  # not to be taken for a range
         return short if len(short) < _LONG else f"{zlib.crc32(read.encode()):08x}"
 
     def row(self, source: Tensor, out: Tensor) -> int | None:

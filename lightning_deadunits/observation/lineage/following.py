@@ -27,17 +27,18 @@ from lightning_deadunits.observation.identity import (
 from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.lineage.axis_rules import places_of
 from lightning_deadunits.observation.lineage.call import (
-    STATES,
     Invocation,
     Operand,
     Rule,
     of_two,
     rule_of,
     tensors_in,
+    units_of,
 )
 from lightning_deadunits.observation.lineage.carrying import Operands, carry
 from lightning_deadunits.observation.lineage.gates import ZEROS, makes_zero
 from lightning_deadunits.observation.lineage.joining import Given, differ
+from lightning_deadunits.observation.lineage.joints import cut_out, of_recurrent_layers
 from lightning_deadunits.observation.lineage.making import made_by
 from lightning_deadunits.observation.lineage.moves import OPAQUE
 from lightning_deadunits.observation.lineage.parts import part_of_units
@@ -213,10 +214,10 @@ class Lineage:
         if rule.maker is not None:
             made = made_by(self, rule.maker, call)
             if made is not None:
-                if rule.way == STATES and len(made.axes or ()) > 1:
-                    made = made._replace(way=(STATES,))  # of all layers, not of the last one
                 if made.joint is not None:
                     made = made._replace(joint=None)
+                if rule.way and rule.way in rule.maker.results:
+                    made = of_recurrent_layers(call, rule.way, made)
                 self.remember(out, made, made=not made.weight)
                 return
         operands = self._operands(rule, call)
@@ -252,7 +253,9 @@ class Lineage:
                     known = known._replace(producers=negated(known.producers))
                 data.append(Operand(tensor, known))
             given.append((tensor, known))
-        return Operands(given, data, weights, len(data) + len(weights) < len(given))
+        return Operands(
+            given, data, weights, len(data) + len(weights) < len(given), minus is not None
+        )
 
     def _ranks_units(self, call: Invocation) -> bool:
         """Tell whether a call sorts the units of a sample, or takes others of each sample."""
@@ -278,39 +281,49 @@ class Lineage:
 
     def _write(self, args: Args) -> None:
         """``target[...] = value``: the units of the value are the target's from now on."""
-        target, value = args[0], args[-1]
+        target, index, value = args[0], args[1], args[-1]
         known = self.descent(value) if isinstance(value, Tensor) else None
         if known is None or known.weight or not known.axes or known.sizes:
             return
-        if not isinstance(target, Tensor):
+        if not isinstance(target, Tensor) or self._is_written_back(target, index, value, known):
             return
-        home = places_of(target, args[1])
+        home = places_of(target, index)
         # Aligned at the end, as values are broadcast into what they are written to.
         places = [axis + len(home) - value.ndim for axis in known.axes]
         found = [home[place] if place >= 0 else None for place in places]
         axes = tuple([axis for axis in found if axis is not None])
-        before = self.descent(target)
         if len(axes) < len(found) or any(
             target.shape[axis] != value.shape[own]
             for axis, own in zip(axes, known.axes, strict=True)
         ):
-            if before is None or known.producers != self._of_part(target, before, args[1]):
-                self._take_in(target, known)
-            return
-        own = known._replace(axes=axes)
+            self._take_in(target, known)
+        else:
+            self._hold(target, known, axes)
+        self._take_in(target._base, known)
+
+    def _hold(self, target: Tensor, known: Descent, axes: Axes) -> None:
+        """Know that units were written into all places of a tensor, or into some rows of it."""
+        before, own = self.descent(target), known._replace(axes=axes)
         if known.members is not None:
             own = own._replace(members=None, mixed=True)
         if before is not None and not before.weight and before.axes == axes:
             mixed = differ([before, own])
             own = added([before, own], axes)
             own = own._replace(mixed=own.mixed or mixed)
-        self.remember(target, own, made=False)
+        self.remember(target, own._replace(joint=None), made=False)
 
-    def _of_part(self, target: Tensor, known: Descent, index: Any) -> tuple[Producer, ...]:
-        """Return what makes the units that an index chooses: these may be written back."""
-        call = Invocation(Tensor.__getitem__, (target, index), {}, target)
-        part = part_of_units(call, known, target)
-        return part_of(known.producers, part)
+    def _is_written_back(self, target: Tensor, index: Any, value: Tensor, known: Descent) -> bool:
+        """Tell whether some of a tensor's own units are put where they were."""
+        before = self.descent(target)
+        if before is None or before.weight or not before.axes:
+            return False
+        call = Invocation(Tensor.__getitem__, (target, index), {}, value)
+        cut = cut_out(call, rule_of(Tensor.__getitem__), before, Operand(target, before))
+        if cut is None and units_of(value, known) == units_of(target, before):
+            return False  # of all units, which is worked out below
+        part = part_of_units(call, before, target)
+        expected = part_of(before.producers, part) if cut is None else cut.producers
+        return known.producers == expected
 
     def _follow_result(
         self, function: Callable[..., Any], rule: Rule, args: Args, kwargs: Kwargs, out: Tensor
@@ -327,7 +340,7 @@ class Lineage:
 
     def _take_in(self, target: Any, fresh: Descent | None) -> None:
         """Note that units or rows of others were written over some of a tensor's own."""
-        known = self.descent(target)
+        known = None if target is None else self.descent(target)
         if known is None or known.weight or known.mixed or known.members is not None:
             return
         if fresh is not None and fresh.producers != known.producers:

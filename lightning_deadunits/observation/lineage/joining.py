@@ -32,6 +32,8 @@ from lightning_deadunits.observation.lineage.ways import (
     plain_name,
 )
 
+_MOST_COMPARED = 64
+
 Given = list[tuple[Tensor, Descent | None]]
 """The tensors that a call was given, and what is known of each."""
 
@@ -176,16 +178,26 @@ def flaw_of(call: Invocation, given: Given, operand: Operand, axes: Axes) -> str
     """
     function, args, (source, own) = call.function, call.args, operand
     spreads = function in REPEATS or function in EXPANSIONS or function is F.interpolate
-    if function is not F.pad and not spreads and (function not in JOINS or function is torch.stack):
+    joins = function in JOINS and function is not torch.stack
+    if function is not F.pad and not spreads and not joins:
         return ""
     if units_of(call.out, own._replace(axes=axes)) <= units_of(source, own):
         return ""
     if function is F.pad:
         mode = call.kwargs.get("mode", args[2] if len(args) > 2 else "constant")
         return PADDED if mode == "constant" else ""
-    if spreads or any(one is two for (one, _), (two, _) in combinations(given, 2)):
+    return REPEATED if spreads else flaw_beside(given)
+
+
+def flaw_beside(given: Given) -> str:
+    """Say why tensors that stand side by side have values that are no units of their own."""
+    if any(tensor.numel() and own is None for tensor, own in given):
+        return PADDED
+    known = [own for _, own in given if own is not None and own.producers]
+    made = [(own.producers, own.way, own.activated) for own in known[:_MOST_COMPARED]]
+    if any(one == other for one, other in combinations(made, 2)):
         return REPEATED
-    return PADDED if any(tensor.numel() and own is None for tensor, own in given) else ""
+    return next((own.flaw for own in known if own.flaw), "")
 
 
 def is_partial(known: KnownAxes, target: Any) -> bool:

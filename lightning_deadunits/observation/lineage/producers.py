@@ -55,7 +55,8 @@ class Maker(NamedTuple):
         grouped: Returns which of several stacked weights made each row, where an argument tells.
         by_data: Tells whether data are what makes the units where no weights are given: those of a
             hypernetwork, or two activations. Else that is something that nobody knows, a buffer.
-        states: Tells the axes of what is returned behind the first result.
+        states: Tells the axes of what is returned behind the first result, if they are others.
+        results: Words for what is returned, where that are several things; "" for the first.
         addend: Returns what is added to what the weights make, a bias or what data have made.
     """
 
@@ -69,6 +70,7 @@ class Maker(NamedTuple):
     grouped: Callable[[Args, Kwargs], Members | None] | None = None
     by_data: Callable[[KnownAxes, Args, Kwargs, Tensor], bool] = _always
     states: MakerAxes | None = None
+    results: tuple[str, ...] = ()
     addend: Callable[[Args, Kwargs], Any] | None = None
 
 
@@ -464,9 +466,10 @@ _GROUPED = tuple(
     if hasattr(home, name)
 )
 
-_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+STATES, CELLS = "states", "cells"
+_RECURRENT = (torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _BLOCKS = (
-    *(torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+    *(torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
     F.multi_head_attention_forward,
 )
 _CONVOLUTIONS = {
@@ -491,7 +494,9 @@ PRODUCERS: dict[Callable[..., Any], Maker] = {
     F.linear: Maker(_last, _after_first, weighs_first=True, addend=_bias),
     F.bilinear: Maker(_last, _after_first),
     **dict.fromkeys((F.embedding, F.embedding_bag), Maker(_last, _after_first, _columns)),
-    **dict.fromkeys(_RECURRENT, Maker(_last, _all, states=_states)),
+    **dict.fromkeys(_RECURRENT, Maker(_last, _all, states=_states, results=("", STATES))),
+    torch.lstm: Maker(_last, _all, states=_states, results=("", STATES, CELLS)),
+    torch.lstm_cell: Maker(_last, _all, results=("", CELLS)),
     **dict.fromkeys(_BLOCKS, Maker(_last, _all)),
     **{
         functions[transposed]: Maker(

@@ -159,7 +159,7 @@ def _in_order(weights: list[Operand]) -> list[Operand]:
     if places == sorted(places):
         return weights
     return [
-        Operand(tensor, own._replace(producers=part_of(own.producers, str(place))))
+        Operand(tensor, own._replace(producers=part_of(own.producers, f"place{place}")))
         for place, (tensor, own) in enumerate(weights)
     ]
 
