@@ -119,6 +119,8 @@ class Probes(pl.Callback):
             pl_module(torch.full((4, 8), 1e9))
             pl_module.net(torch.full((4, 8), -1e9))
             pl_module.net.act(torch.ones(4, 16))
+            torch.relu(torch.ones(4, 16))
+            torch.relu(next(pl_module.parameters()) @ torch.ones(8, 3))
 
     on_validation_batch_end = on_train_batch_end = on_validation_batch_start
     on_test_batch_end = on_predict_batch_start = on_validation_batch_start

@@ -211,7 +211,7 @@ class SiteMode(TorchFunctionMode):
             except Exception:
                 pass  # an unforeseen signature must not cost the pass: the axis is unknown then
             if step is not None and step.memo is not None:
-                if step.memo is _NO_ACTIVATION:
+                if step.memo is _NO_ACTIVATION or self._is_aside(frame):
                     return self.on_call(func, args, kwargs, out)
                 return self._again(step.memo, out)
         kind = function_kind(func, args, kwargs) if func in FUNCTION_NAMES else None
@@ -232,6 +232,10 @@ class SiteMode(TorchFunctionMode):
     def _frame(self) -> Frame:
         return self._frames[-1] if self._frames else ROOT
 
+    def _is_aside(self, frame: Frame) -> bool:
+        """Tell whether a call is made by no module, beside the step: in another callback's hook."""
+        return frame is ROOT and not torch.compiler.is_compiling() and not self.in_step()
+
     def _is_gated(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> bool:
         if torch.compiler.is_compiling():
             return is_gated(self._traced_lineage, function, args, kwargs, out)
@@ -251,6 +255,8 @@ class SiteMode(TorchFunctionMode):
         step: Step | None,
     ) -> Any:
         frame = self._frame()
+        if self._is_aside(frame):
+            return self.on_call(function, args, kwargs, out)
         if frame.whole or frame.silent:
             if step is not None:
                 step.memo = _NO_ACTIVATION

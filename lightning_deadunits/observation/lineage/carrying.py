@@ -173,8 +173,8 @@ def _with_joint(
     joint = operand.descent.joint
     if joint is None:
         return descent
-    changes = len(operands.data) > 1 or bool(operands.weights) or operands.negates
-    if changes or descent.way != operand.descent.way:
+    others = len(operands.data) > 1 or bool(operands.weights) or operands.unknown
+    if others or operands.negates or descent.way != operand.descent.way:
         return descent._replace(joint=None)
     if call.function in PIECES or call.function in CHOICES:
         part = cut_out(call, rule, descent, operand)
