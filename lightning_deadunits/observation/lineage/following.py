@@ -86,8 +86,8 @@ class Lineage:
 
     def lose(self, tensor: Tensor) -> None:
         """Know nothing of a tensor any more, which was written to."""
-        if hasattr(tensor, ATTRIBUTE):
-            delattr(tensor, ATTRIBUTE)
+        if getattr(tensor, ATTRIBUTE, None) is not None:
+            setattr(tensor, ATTRIBUTE, None)  # Dynamo would put a `delattr` into the graph
 
     def guess(self, tensor: Tensor) -> Axes | None:
         """Return the unit axes that a tensor of unknown descent is likely to have."""
@@ -139,10 +139,16 @@ class Lineage:
         """
         source = args[0] if args else None
         known = self.descent(source) if type(source) is Tensor and not source.is_nested else None
-        if known is None or type(out) is not tuple:
+        if source is None or known is None or type(out) is not tuple:
             return out
+        axis = (axis_of(function, args, kwargs) or 0) % source.ndim
+        along = known.joint is not None and known.joint.axis == axis
+        # Places of samples are not asked for: their number may be symbolic, and would be fixed.
+        pieces: list[Any] = [slice(None)] * len(out)
+        if along or axis in (known.axes or ()) or known.sizes:
+            pieces = pieces_of(function, args, kwargs, out)
         rule, views = rule_of(function), []
-        for piece, part in zip(pieces_of(function, args, kwargs, out), out, strict=True):
+        for piece, part in zip(pieces, out, strict=True):
             view = part.view_as(part)
             self._follow(rule, Invocation(function, args, kwargs, view, piece))
             views.append(view)

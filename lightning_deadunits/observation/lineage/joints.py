@@ -61,6 +61,12 @@ def joint_of(call: Invocation, given: Given) -> Joint | None:
     if axis is None:
         return None
     stacks = call.function is torch.stack
+    if (
+        torch.compiler.is_compiling()
+        and not stacks
+        and not any(own is not None and axis in (own.axes or ()) for _, own in given)
+    ):
+        return None  # the number of samples may be symbolic, and would be fixed
     sizes: list[int] = []
     parts: list[Descent | None] = []
     for tensor, own in given:

@@ -23,7 +23,7 @@ _SHARDED = ("ZeroRedundancyOptimizer", "ZeROOptimizer", "OSS")
 # These are beginnings of names, so that plurals are met.
 _WEIGHT_COPIES = (
     "slow_",
-    "lookahead_slow",
+    "lookahead",
     "master_",
     "old_p",
     "cached_p",
@@ -308,7 +308,7 @@ def reset_(optimizers: Iterable[Any], slices: Iterable[WeightSlice]) -> Edit:
 def _is_copy(key: str, value: Tensor, group: Mapping[str, Any], fresh: WeightSlice) -> bool:
     """Tell whether a state is a copy of the weights: by its name, or as the others are close."""
     if key.startswith(_WEIGHT_COPIES) or key == "ax":
-        return True
+        return "momentum" not in key  # such as SlowMo's, which sums gradients up
     # Schedule-free optimizers call their copy `z`, others what they sum gradients up in.
     if key != "z" or value.shape != fresh.parameter.shape:
         return False

@@ -124,8 +124,11 @@ _INTO_THE_FIRST = {
 
 
 def is_exchange(function: Callable[..., Any]) -> bool:
-    """Tell whether a call exchanges tensors with other processes."""
-    return str(getattr(function, "__module__", "")).startswith("torch.distributed")
+    """Tell whether a call exchanges tensors with other processes, by an operator as well."""
+    module = str(getattr(function, "__module__", ""))
+    return module.startswith("torch.distributed") or (
+        module.startswith(("torch._ops", "torch.ops")) and "c10d" in str(function)
+    )
 
 
 def exchanged(

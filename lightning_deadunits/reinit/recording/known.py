@@ -213,6 +213,7 @@ class KnownTensors:
     def note_received(self, tensor: Tensor) -> None:
         """Take note that a tensor is received from other processes: it is data from now on."""
         self.unknown(tensor)
+        self._unwritten.discard(storage_of(tensor) or 0)
         self._received[id(tensor)] = weakref.ref(tensor)
 
     def _is_received(self, tensor: Tensor) -> bool:

@@ -19,22 +19,32 @@ class Layout:
         self._buffers = dict(model.named_buffers(remove_duplicate=False))
         self._samples = {n: sample_of(p) for n, p in self._parameters.items() if not is_lazy(p)}
 
+    def settle(self, model: nn.Module) -> None:
+        """Leave out the buffers that the pass itself has replaced: they are state of its own."""
+        now = dict(model.named_buffers(remove_duplicate=False))
+        self._buffers = {name: own for name, own in self._buffers.items() if now.get(name) is own}
+
     def has_other_weights(self, model: nn.Module) -> bool:
         """Tell whether parameters hold others than they did, as where averages are put back."""
         return any(
-            name in self._samples and not torch.equal(sample_of(p), self._samples[name])
+            self._parameters.get(name) is p
+            and name in self._samples
+            and not torch.equal(sample_of(p), self._samples[name])
             for name, p in model.named_parameters()
         )
 
     def keeps(self, tape: Tape, model: nn.Module) -> bool:
         """Tell whether a replay is still what the model computes; have it use today's buffers.
 
-        It is not where modules or parameters that it used were replaced or renamed: by a fresh head
-        or norm, an adapter, or by pruning, which makes ``weight_orig`` of ``weight``.
+        It is not where modules or parameters that it used were replaced or renamed, by a fresh head
+        or norm, an adapter, or by pruning, which makes ``weight_orig`` of ``weight``; nor where
+        parameters were added since, which may read units.
         """
         modules = dict(model.named_modules(remove_duplicate=False))
         parameters = dict(model.named_parameters(remove_duplicate=False))
         used = set(map(id, tape.parameters.values()))
+        if not parameters.keys() <= self._parameters.keys():
+            return False
         if any(modules.get(name) is not self._modules.get(name) for name in tape.modules):
             return False
         if any(id(p) in used and parameters.get(n) is not p for n, p in self._parameters.items()):

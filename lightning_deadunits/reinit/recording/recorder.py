@@ -285,6 +285,8 @@ class Recorder(SiteMode):
         """
         found = exchanged(func, args, kwargs)
         sent, received = map(tensors_of, found or ((), ()))
+        if sent and all(map(self._known.is_gradient, sent)):
+            return None  # what is averaged for an optimizer
         if not sent or not all(map(self._known.is_alone, received)):
             return self._obstacle("exchanges tensors with other processes")
         given = tuple(dict.fromkeys(self._read(tape, tensor, matters=True) for tensor in sent))
@@ -292,6 +294,8 @@ class Recorder(SiteMode):
         call.reads_values = True
         tape.entries.append(call)
         for tensor in received:
+            if (index := self._known.number(tensor)) is not None:
+                tape.received.add(index)
             self._known.note_received(tensor)
         return None
 

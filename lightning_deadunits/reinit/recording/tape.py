@@ -131,6 +131,7 @@ class Tape:
         buffers: Those that are buffers of the model, beside the copies of what they were.
         written: Leaves that a call of the pass wrote to.
         before: What parameters among them were before; until the pass has ended.
+        received: Values that were written over by what other processes sent.
         kept: Values that calls made and somebody held when the pass had ended.
         perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
         obstacles: What could not be followed.
@@ -146,6 +147,7 @@ class Tape:
     buffers: dict[int, Tensor] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
     before: dict[int, Tensor] = field(default_factory=dict)
+    received: set[int] = field(default_factory=set)
     kept: frozenset[int] = frozenset()
     perhaps_kept: dict[int, int] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
@@ -268,7 +270,8 @@ class Tape:
             for value in set(call.writes) & self._base_of.keys():
                 written.setdefault(self._base_of[value], set()).add(value)
         state = self._written_bases & self.leaves.keys() - self.parameters.keys()
-        return (final | state | self.kept) - self.weight_values | self._data_in_parameters
+        final |= state | self.kept
+        return final - self.weight_values - self.received | self._data_in_parameters
 
     def penalties(self, sums: Collection[Callable[..., Any]]) -> tuple[set[int], set[int]]:
         """Return the calls by which a penalty on weights is computed and added to a loss.

@@ -42,6 +42,7 @@ def used_parameters(tape: Tape) -> Used:
     calls on parameters alone, or, in training, without gradients.
     """
     used: Used = {}
+    added: Used = {}
     weights = {index: _Weights({p: None}, ()) for index, p in tape.parameters.items()}
     for call in tape.calls:
         among = [weights[index] for index in call.given if index in weights]
@@ -53,9 +54,10 @@ def used_parameters(tape: Tape) -> Used:
                     weights[index] = _made(tape, call, place, among)
         elif (call.gradients or not tape.training) and not call.empty:
             for each in among:
-                # What is added reads nothing: of positions, those of longer sequences neither.
-                whole = plain_name(call.function) in _ADDITIONS
-                add_used(used, dict.fromkeys(each.used) if whole else each.used)
+                add_used(added if plain_name(call.function) in _ADDITIONS else used, each.used)
+    for parameter, own in added.items():
+        # What is only added reads nothing: of positions, those of longer sequences neither.
+        add_used(used, {parameter: own if parameter in used else None})
     return used
 
 

@@ -44,6 +44,12 @@ _OTHER_WEIGHTS = (
 )
 
 
+_OTHER_PARTS = (
+    "validation ran other modules or parameters than training goes on with, each time that the "
+    "unit was due"
+)
+
+
 class Reviver:
     """Decides at validation, or every so many training batches, and acts before the next batch.
 
@@ -68,6 +74,8 @@ class Reviver:
         self._scales: dict[str, float] | None = None
         self._pending: Units = {}
         self._planned: tuple[Plan, ReinitReport] | None = None
+        self._judged_others: bool | None = None
+        self._at_start: dict[str, Any] = {}
         self._newborn: Event | None = None
         self._first_batches = 0
         self._impossible = False
@@ -78,6 +86,8 @@ class Reviver:
 
     def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""
+        # A plan of a checkpoint is for the model as it is now.
+        self._at_start = _held(trainer.lightning_module) if self._planned is not None else {}
         reason = model_refusal(trainer.model)
         self._impossible = reason is not None
         if self._impossible and trainer.is_global_zero:
@@ -159,6 +169,7 @@ class Reviver:
             if self._measures:
                 dead = self._window.verdict(Processes(trainer, pl_module))
             self._pending, self._planned = self._schedule.judge(dead), None
+            self._judged_others = None
             # Where windows decide, validation may be long ago: its tapes stay.
             if not self._pending and self._tapes is not None:
                 self._tapes.drop(evaluation=self.at_validation)
@@ -194,8 +205,14 @@ class Reviver:
         was planned, training batches are recorded first, but some at most.
         """
         units, planned = self._pending, self._planned
+        if self._judged_others is None:  # before a step is taken
+            self._judged_others = self.at_validation and tapes.judged_others
+        if planned is not None and not self._at_start.items() <= _held(tapes.model).items():
+            self._pending, self._planned = {}, None  # parts were replaced since it was planned
+            return None
         if planned is None:
-            tapes.drop_outdated()
+            if tapes.drop_outdated():
+                return self._refused(units, trainer.global_step)
             everyone = recorded_by_all(trainer, tapes)
             if any(each.incomplete for each in everyone):
                 return None
@@ -203,7 +220,6 @@ class Reviver:
                 self._pending = {}  # the first validation of this fit finds them again
                 return None
         self._pending, self._planned = {}, None
-        others = self.at_validation and tapes.judged_others
         together = self._together(trainer, tapes)
         if planned is None:
             attempt = together.write_(units, everyone)
@@ -219,8 +235,17 @@ class Reviver:
             self._copies.tell_(report, self._watch.names, tapes.model)
         if not (report.reinitialised or report.refused or report.planned):
             return None
-        if others and report.reinitialised:
+        if self._judged_others and report.reinitialised:
             report.note(_OTHER_WEIGHTS)
+        self._note(report)
+        self._schedule.note(report)
+        return report
+
+    def _refused(self, units: Units, step: int) -> ReinitReport:
+        """Refuse units of a model whose parts are others whenever they are due."""
+        self._pending = {}
+        report = ReinitReport(step=step)
+        report.refuse(dict.fromkeys(each_of(units), _OTHER_PARTS))
         self._note(report)
         self._schedule.note(report)
         return report
@@ -384,3 +409,8 @@ def _report_of(attempt: Attempt, units: Units, step: int) -> ReinitReport:
 
 def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:
     return {"plan": dict(vars(plan)), "report": dict(vars(report))}
+
+
+def _held(model: Any) -> dict[str, Any]:
+    """Return the modules and parameters of a model by name."""
+    return {**dict(model.named_modules()), **dict(model.named_parameters())}

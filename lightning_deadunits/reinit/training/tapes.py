@@ -95,7 +95,8 @@ class Tapes:
         self._begun: int | None = None
         self._fresh: Tape | None = None
         self._layouts: dict[Tape, Layout] = {}
-        self._failed = self._last = self._told = self._told_of_changes = False
+        self._failed = self._last = self._told = False
+        self._told_of_changes = self._outdated = False
 
     @property
     def recorded(self) -> Recorded:
@@ -117,12 +118,17 @@ class Tapes:
         """Take what is on other processes' tapes for recorded: they judge by these."""
         self._coverage.know_others(shown)
 
-    def drop_outdated(self) -> None:
-        """Drop the tapes of what the model computes no longer: some of its parts were replaced."""
+    def drop_outdated(self) -> bool:
+        """Drop the tapes of what the model computes no longer: some of its parts were replaced.
+
+        Returns:
+            Whether it always is so: tapes were dropped before, and no event came to pass since.
+        """
         tapes = [*self.training, *self.evaluation]
         kept = {tape for tape in tapes if self._layouts[tape].keeps(tape, self.model)}
         if len(kept) == len(tapes):
-            return
+            return False
+        again, self._outdated = self._outdated, True
         self.training = [tape for tape in self.training if tape in kept]
         self.evaluation = [tape for tape in self.evaluation if tape in kept]
         self._recorded = set()
@@ -136,6 +142,7 @@ class Tapes:
                 "wait for the next validation or training batch.",
                 stacklevel=4,
             )
+        return again
 
     @property
     def judged_others(self) -> bool:
@@ -152,6 +159,7 @@ class Tapes:
     def drop(self, *, evaluation: bool) -> None:
         """Drop the tapes of training, and perhaps those of validation, with their batches."""
         self.cancel()
+        self._outdated = False
         self.training, self._searches = [], 0
         self._recorded.discard(TRAINING)
         if evaluation:
@@ -220,6 +228,7 @@ class Tapes:
         if tape is None:
             return
         self._fresh = tape
+        self._layout.settle(self.model)
         self._layouts[tape] = self._layout
         first = loader not in self._recorded
         self._recorded.add(loader)

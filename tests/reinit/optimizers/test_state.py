@@ -168,9 +168,16 @@ def test_a_wrapper_with_a_memory_of_its_own_forgets_too():
 
 
 @pytest.mark.parametrize(
-    ("key", "offset", "is_copy"), [("x0", 5.0, True), ("z", 1e-3, True), ("z", 5.0, False)]
+    ("key", "offset", "is_copy"),
+    [
+        ("x0", 5.0, True),
+        ("z", 1e-3, True),
+        ("z", 5.0, False),
+        ("lookahead_params", 1.0, True),
+        ("slow_momentum", 1.0, False),
+    ],
 )
-def test_where_weights_started_is_where_fresh_ones_start(key, offset, is_copy):
+def test_copies_of_weights_are_told_from_memories_of_gradients(key, offset, is_copy):
     """Defazio and Jelassi, "MADGRAD", 2021: dual averaging sets out from the first weights."""
     params, optimizer = params_after_steps(RESETTABLE["Adam"])
     optimizer.state[params[0]][key] = params[0].detach() + offset

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed._functional_collectives import all_reduce
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
@@ -366,13 +367,22 @@ class Exchanges(Mortal):
             found = [torch.zeros(()) for _ in range(2)]
             torch.distributed.all_gather(found, loss.detach())
             self.log("spread", found[0] - found[1])
+        elif self.how == "into empty memory":
+            hidden = F.relu(self.b(F.relu(self.bn(self.a(batch[0])))))
+            own = self.c(hidden)
+            found = [torch.empty_like(own) for _ in range(2)]
+            torch.distributed.all_gather(found, own.detach())
+            loss = loss + (own @ torch.cat(found).T).logsumexp(1).mean()
+        elif self.how == "by an operator":
+            group = torch.distributed.group.WORLD
+            all_reduce(loss.detach(), "sum", group)
         else:
             hidden = F.relu(self.bn(self.a(batch[0])))
             torch.distributed.all_reduce(hidden.detach().mean(0))  # the unit itself is sent
         return loss
 
 
-@pytest.mark.parametrize("how", ["log", "reduce", "gather"])
+@pytest.mark.parametrize("how", ["log", "reduce", "gather", "into empty memory"])
 def test_what_a_step_exchanges_between_processes_stays_the_same(how: str) -> None:
     class Revived(StayEqual):
         def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -381,6 +391,43 @@ def test_what_a_step_exchanges_between_processes_stays_the_same(how: str) -> Non
 
     callback = DeadUnitCallback(reinit=AT_VALIDATION)
     trained(Exchanges(how), callback, Revived(1), **two(), max_epochs=3)
+
+
+class Reduces(Mortal):
+    """Averages gradients by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(mortal=False)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.loss(batch).backward()
+        for parameter in self.parameters():
+            torch.distributed.all_reduce(parameter.grad)
+        optimizer.step()
+
+
+def test_gradients_that_are_averaged_by_hand_cost_nothing() -> None:
+    class Revived(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            first, *_ = events(trainer.callbacks[0])
+            assert first == {"relu.bn": [1], "relu.b": [0]}
+
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(Reduces(), callback, Revived(1), **two(), max_epochs=3)
+
+
+def test_an_exchange_that_is_an_operator_is_refused_and_never_replayed() -> None:
+    class Refused(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            first, *_ = trainer.callbacks[0].reviver.events
+            assert not first.reinitialised
+            assert "exchanges tensors with other processes" in first.refused["relu.b"][0]
+
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(Exchanges("by an operator"), callback, Refused(0), **two(), max_epochs=3)
 
 
 def test_a_unit_that_is_sent_to_other_processes_is_refused() -> None:

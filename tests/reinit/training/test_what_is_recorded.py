@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -242,6 +242,57 @@ def test_what_was_recorded_of_a_module_that_was_replaced_is_not_used() -> None:
     assert first.reinitialised == {"relu.bn": [5], "relu.b": [0]}
 
 
+def test_a_plan_of_a_checkpoint_is_not_written_into_a_module_that_was_replaced(
+    tmp_path: Any,
+) -> None:
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    trained(Replaced(), DeadUnitCallback(reinit=AT_VALIDATION), keep)
+    model, callback = Replaced(), DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(model, callback, resume=tmp_path / "epoch=0.ckpt")
+    assert callback.reviver is not None
+    assert all(event.step > 4 for event in callback.reviver.events)
+
+
+class PutsAnAverage(Mortal):
+    """Validates with other parameters in the place of its own."""
+
+    def on_validation_epoch_start(self) -> None:
+        self.own = self.c
+        self.c = copy.deepcopy(self.c)
+
+    def on_validation_epoch_end(self) -> None:
+        self.c = self.own
+
+
+def test_what_validation_always_replaces_has_its_units_refused() -> None:
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(PutsAnAverage(mortal=False), callback, max_epochs=6)
+    assert callback.reviver is not None
+    first, *_ = callback.reviver.events
+    assert "ran other modules" in first.refused["relu.b"][0]
+
+
+class KeepsState(Mortal):
+    """Has a buffer in validation only, which each step replaces."""
+
+    def __init__(self) -> None:
+        super().__init__(mortal=False)
+        self.register_buffer("state", None)
+
+    def loss(self, batch: list[Tensor]) -> Tensor:
+        self.state = torch.zeros(1, 12) if self.state is None else self.state * 0.9
+        return super().loss([batch[0] + self.state, batch[1]])
+
+    def on_validation_epoch_end(self) -> None:
+        self.state = None
+
+
+def test_a_buffer_that_each_step_replaces_is_state() -> None:
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(KeepsState(), callback, max_epochs=3)
+    assert 1 in events(callback)[0]["relu.bn"]
+
+
 def _swap_buffer(model: Mortal) -> None:
     model.bn.running_mean = torch.full((16,), 2.0)
 
@@ -254,7 +305,8 @@ def _freshen_head(model: Mortal) -> None:
     ("change", "kept"),
     [
         (lambda model: None, True),
-        (lambda model: model.register_module("spare", nn.Linear(2, 2)), True),
+        (lambda model: model.register_module("spare", nn.Dropout()), True),
+        (lambda model: model.register_module("head", nn.Linear(16, 2)), False),
         (lambda model: nn.init.ones_(model.c.weight), True),
         (_swap_buffer, True),
         (_freshen_head, False),
@@ -262,7 +314,17 @@ def _freshen_head(model: Mortal) -> None:
         (lambda model: nn.utils.parametrizations.weight_norm(model.b), False),
         (lambda model: setattr(model.bn, "running_mean", None), False),
     ],
-    ids=["none", "added", "trained", "buffer", "head", "pruned", "parametrised", "no buffer"],
+    ids=[
+        "none",
+        "added",
+        "new head",
+        "trained",
+        "buffer",
+        "head",
+        "pruned",
+        "parametrised",
+        "no buffer",
+    ],
 )
 def test_a_tape_stands_while_the_model_has_the_same_parts(change: Any, kept: bool) -> None:
     model = Mortal(mortal=False).eval()

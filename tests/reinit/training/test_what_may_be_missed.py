@@ -97,7 +97,22 @@ class Selected(Stacked):
         return self.h(x) @ self.w.select(0, task)
 
 
-@pytest.mark.parametrize("make", [OneOfEach, Stacked, Selected])
+class WithShifts(OneOfEach):
+    """Heads with their shifts in one parameter: that a shift is added says nothing of the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 9))
+
+    def out(self, x: Tensor, task: int) -> Tensor:
+        return self.h(x) @ self.w[task][:8] + self.w[task][8]
+
+    def outputs(self) -> list[Tensor]:
+        hidden = F.relu(F.linear(X[:9], self.a.weight, self.a.bias))
+        return [hidden @ w[:8] + w[8] for w in self.w]
+
+
+@pytest.mark.parametrize("make", [OneOfEach, Stacked, Selected, WithShifts])
 @pytest.mark.parametrize("config", [AT_VALIDATION, EVERY_SIX_STEPS])
 def test_a_parameter_or_a_row_per_task_is_silenced_for_every_task(make: Any, config: Any) -> None:
     ours = Checked(reinit=config, verbose=False)
