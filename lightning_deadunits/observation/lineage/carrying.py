@@ -170,11 +170,10 @@ def _with_joint(
         return descent._replace(joint=joint_of(call, operands.given))
     if call.function is F.pad and descent.flaw:
         return descent._replace(joint=padded(call, operand, descent.axes or ()))
-    joint = operand.descent.joint
-    if joint is None:
-        return descent
     others = len(operands.data) > 1 or bool(operands.weights) or operands.unknown
-    if others or operands.negates or descent.way != operand.descent.way:
+    if operand.descent.joint is None or others:
+        return descent if descent.joint is None else descent._replace(joint=None)
+    if operands.negates or descent.way != operand.descent.way:
         return descent._replace(joint=None)
     if call.function in PIECES or call.function in CHOICES:
         part = cut_out(call, rule, descent, operand)
@@ -182,7 +181,7 @@ def _with_joint(
             return part
     if rule.move is reshape and (units := laid_out(call, descent, operand)) is not None:
         return units
-    return descent._replace(joint=joint_after(call, rule, operand, descent.axes or ()))
+    return descent._replace(joint=joint_after(call, rule, operand, descent))
 
 
 def _worded(

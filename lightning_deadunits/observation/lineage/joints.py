@@ -61,11 +61,8 @@ def joint_of(call: Invocation, given: Given) -> Joint | None:
     if axis is None:
         return None
     stacks = call.function is torch.stack
-    if (
-        torch.compiler.is_compiling()
-        and not stacks
-        and not any(own is not None and axis in (own.axes or ()) for _, own in given)
-    ):
+    of_units = any(own is not None and axis in (own.axes or ()) for _, own in given)
+    if torch.compiler.is_compiling() and not stacks and not of_units:
         return None  # the number of samples may be symbolic, and would be fixed
     sizes: list[int] = []
     parts: list[Descent | None] = []
@@ -93,7 +90,7 @@ def padded(call: Invocation, operand: Operand, axes: Axes) -> Joint | None:
     """Return units between what was padded on both sides of them, along one of their axes."""
     source, own = operand
     grown = [axis for axis in axes if call.out.shape[axis] > source.shape[axis]]
-    if len(grown) != 1 or own.sizes or call.out.ndim != source.ndim:
+    if len(grown) != 1 or own.sizes or own.members or call.out.ndim != source.ndim:
         return None
     pads = call.kwargs.get("pad", call.args[1] if len(call.args) > 1 else ())
     place = 2 * (call.out.ndim - 1 - grown[0])
@@ -104,7 +101,7 @@ def padded(call: Invocation, operand: Operand, axes: Axes) -> Joint | None:
 
 
 def _plain(own: Descent) -> Descent:
-    return own._replace(calls=(), joint=None)
+    return own._replace(calls=(), joint=None, stacked=None)
 
 
 def _joined_axis(call: Invocation) -> int | None:
@@ -139,23 +136,25 @@ def of_recurrent_layers(call: Invocation, word: str, made: Descent) -> Descent:
     return made._replace(way=(word,), joint=Joint(0, (1,) * places, tuple(parts)))
 
 
-def joint_after(call: Invocation, rule: Rule, operand: Operand, axes: Axes) -> Joint | None:
+def joint_after(call: Invocation, rule: Rule, operand: Operand, descent: Descent) -> Joint | None:
     """Return what is left of a joint after a call that only moves what it is given.
 
     Args:
         call: The call.
         rule: What its function does.
         operand: What it was given, of which the joint is known.
-        axes: The unit axes of the result.
+        descent: What else is known of the result.
     """
     source, own = operand
     if own.joint is None or rule.move not in _PURE or call.function in _IMPURE:
         return None
+    if own.sizes or descent.sizes:
+        return None
     if call.function in PIECES or call.function in CHOICES:
         kept = (own.joint.axis, *(own.axes or ()))
-        if own.sizes or not all(_is_whole(call, axis, source) for axis in kept):
+        if not all(_is_whole(call, axis, source) for axis in kept):
             return None
-    elif own.sizes or units_of(call.out, own._replace(axes=axes)) != units_of(source, own):
+    elif units_of(call.out, descent) != units_of(source, own):
         return None
     axis = _axis_after(call, rule, own.joint.axis, source)
     if axis is None or call.out.shape[axis] != source.shape[own.joint.axis]:
@@ -171,7 +170,9 @@ def _is_whole(call: Invocation, axis: int, source: Tensor) -> bool:
 def _axis_after(call: Invocation, rule: Rule, axis: int, source: Tensor) -> int | None:
     """Return where an axis is after a call, None if it is no more."""
     moved = carried(rule.move, Folded((), (axis,)), source, call.args, call.kwargs, call.out)
-    return moved.axes[0] if moved is not None and not moved.sizes and len(moved.axes) == 1 else None
+    if moved is None or moved.sizes or len(moved.axes) != 1:
+        return None
+    return moved.axes[0]
 
 
 def cut_out(call: Invocation, rule: Rule, descent: Descent, operand: Operand) -> Descent | None:
