@@ -220,6 +220,26 @@ def test_what_is_written_through_a_view_is_told(write: Any) -> None:
     assert report.unjudged or report["relu"].made_by == ("b",)
 
 
+@pytest.mark.parametrize(
+    ("other", "mixes"),
+    [
+        (lambda h: h.roll(1, 1), True),
+        (lambda h: h.flip(1), True),
+        (lambda h: h.view(-1, 3, 2).mT.reshape(-1, 6), True),
+        (lambda h: h.roll(1, 0), False),
+        (lambda h: h.flip(0), False),
+        (lambda h: h + 0.0, False),
+    ],
+    ids=["rolled", "flipped", "shuffled", "rolled rows", "flipped rows", "added to"],
+)
+def test_rows_whose_units_stand_in_another_order_are_mixed(other: Any, mixes: bool) -> None:
+    net = Two(lambda net, x: F.relu(torch.cat([h := net.a(x), other(h)])))
+    report = find_dead_units(net, [X])
+    assert bool(report.unjudged) is mixes
+    if not mixes:
+        assert report["relu"].dead.tolist() == [1]
+
+
 def test_units_that_are_put_back_are_judged() -> None:
     def run(net: Two, x: Tensor) -> Tensor:
         joint = torch.cat(both_of(net, x), 1)

@@ -33,6 +33,8 @@ from lightning_deadunits.observation.lineage.ways import (
 )
 
 _MOST_COMPARED = 64
+_ORDERS = ("permute", "flip", "cat", "roll")
+"""How words begin for units that stand in another order; ``roll`` alone moves none."""
 
 Given = list[tuple[Tensor, Descent | None]]
 """The tensors that a call was given, and what is known of each."""
@@ -54,6 +56,15 @@ def differ(descents: list[Descent]) -> bool:
     """Tell whether tensors are known to be made by different weights."""
     producers = [own.producers for own in descents if own.producers]
     return any(own != producers[0] for own in producers[1:])
+
+
+def _are_others(descents: list[Descent]) -> bool:
+    """Tell whether rows of several tensors are known to have other units, or in another order."""
+    return differ(descents) or any(_order(own) != _order(descents[0]) for own in descents[1:])
+
+
+def _order(own: Descent) -> list[str]:
+    return [word for word in own.way if word.startswith(_ORDERS) and word != "roll"]
 
 
 def like(data: list[Operand], out: Tensor) -> Operand:
@@ -134,12 +145,12 @@ def mixes_rows(
     """
     function, args = call.function, call.args
     if function in ROW_WRITES:
-        return differ(chosen) and (function not in ROW_ADDITIONS or is_partial(known, args[0]))
+        return _are_others(chosen) and (function not in ROW_ADDITIONS or is_partial(known, args[0]))
     if function in JOINS:
         source, own = operand
         if units_of(source, own) != units_of(call.out, own._replace(axes=axes)):
             return False  # units are joined, not rows
-        return differ(chosen) or any(
+        return _are_others(chosen) or any(
             (other is None or other.weight) and tensor.numel() and not known.is_zero(tensor)
             for tensor, other in given
         )
