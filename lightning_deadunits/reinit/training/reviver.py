@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from lightning_deadunits.distributed import Processes
+from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
@@ -207,18 +207,19 @@ class Reviver:
         units, planned = self._pending, self._planned
         if self._judged_others is None:  # before a step is taken
             self._judged_others = self.at_validation and tapes.judged_others
-        if planned is not None and not self._at_start.items() <= _held(tapes.model).items():
-            self._pending, self._planned = {}, None  # parts were replaced since it was planned
-            return None
         if planned is None:
-            if tapes.drop_outdated():
-                return self._refused(units, trainer.global_step)
+            tapes.drop_outdated()
             everyone = recorded_by_all(trainer, tapes)
+            if any(each.outdated for each in everyone):
+                return self._refused(units, trainer.global_step)
             if any(each.incomplete for each in everyone):
                 return None
             if self._lacks_validation(everyone):
                 self._pending = {}  # the first validation of this fit finds them again
                 return None
+        elif any(gather_objects(trainer, self._has_other_parts(tapes.model))):
+            self._pending, self._planned = {}, None
+            return None
         self._pending, self._planned = {}, None
         together = self._together(trainer, tapes)
         if planned is None:
@@ -249,6 +250,10 @@ class Reviver:
         self._note(report)
         self._schedule.note(report)
         return report
+
+    def _has_other_parts(self, model: Any) -> bool:
+        """Tell whether parts of a model were replaced since what is planned was loaded."""
+        return not self._at_start.items() <= _held(model).items()
 
     def _lacks_validation(self, everyone: Sequence[Recorded]) -> bool:
         """Tell whether a validation decided of which no process has recorded anything.

@@ -56,12 +56,14 @@ class Recorded(NamedTuple):
         training: How many training steps.
         missing: Names of modules and parameters that were used and are on no tape.
         incomplete: Whether the next training batches are to be recorded before anything is done.
+        outdated: Whether tapes were dropped each time, for parts of the model were replaced.
     """
 
     evaluation: int
     training: int
     missing: list[str]
     incomplete: bool
+    outdated: bool
 
 
 class Shown(NamedTuple):
@@ -96,7 +98,8 @@ class Tapes:
         self._fresh: Tape | None = None
         self._layouts: dict[Tape, Layout] = {}
         self._failed = self._last = self._told = False
-        self._told_of_changes = self._outdated = False
+        self._told_of_changes = False
+        self._times_outdated = 0
 
     @property
     def recorded(self) -> Recorded:
@@ -107,6 +110,7 @@ class Tapes:
             len(self.training),
             self._coverage.missing,
             wanted and self._searches < _MOST_SEARCHES and not self._failed,
+            self._times_outdated > 1,
         )
 
     @property
@@ -118,17 +122,13 @@ class Tapes:
         """Take what is on other processes' tapes for recorded: they judge by these."""
         self._coverage.know_others(shown)
 
-    def drop_outdated(self) -> bool:
-        """Drop the tapes of what the model computes no longer: some of its parts were replaced.
-
-        Returns:
-            Whether it always is so: tapes were dropped before, and no event came to pass since.
-        """
+    def drop_outdated(self) -> None:
+        """Drop the tapes of what the model computes no longer: some of its parts were replaced."""
         tapes = [*self.training, *self.evaluation]
         kept = {tape for tape in tapes if self._layouts[tape].keeps(tape, self.model)}
         if len(kept) == len(tapes):
-            return False
-        again, self._outdated = self._outdated, True
+            return
+        self._times_outdated += 1
         self.training = [tape for tape in self.training if tape in kept]
         self.evaluation = [tape for tape in self.evaluation if tape in kept]
         self._recorded = set()
@@ -142,7 +142,6 @@ class Tapes:
                 "wait for the next validation or training batch.",
                 stacklevel=4,
             )
-        return again
 
     @property
     def judged_others(self) -> bool:
@@ -159,7 +158,7 @@ class Tapes:
     def drop(self, *, evaluation: bool) -> None:
         """Drop the tapes of training, and perhaps those of validation, with their batches."""
         self.cancel()
-        self._outdated = False
+        self._times_outdated = 0
         self.training, self._searches = [], 0
         self._recorded.discard(TRAINING)
         if evaluation:

@@ -393,6 +393,28 @@ def test_what_a_step_exchanges_between_processes_stays_the_same(how: str) -> Non
     trained(Exchanges(how), callback, Revived(1), **two(), max_epochs=3)
 
 
+class PutsAnAverage(Mortal):
+    """Has the second process validate with another head in the place of its own."""
+
+    def on_validation_epoch_start(self) -> None:
+        self.own = self.c
+        if self.global_rank == 1:
+            self.c = copy.deepcopy(self.c)
+
+    def on_validation_epoch_end(self) -> None:
+        self.c = self.own
+
+
+def test_what_one_process_replaces_in_validation_is_refused_on_all() -> None:
+    class Refused(StayEqual):
+        def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+            first, *_ = trainer.callbacks[0].reviver.events
+            assert "ran other modules" in first.refused["relu.b"][0]
+
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(PutsAnAverage(mortal=False), callback, Refused(0), **two(), max_epochs=6)
+
+
 class Reduces(Mortal):
     """Averages gradients by hand."""
 
