@@ -57,6 +57,11 @@ class LayerNames:
         """Return the key of a layer by its name, None if there is none of that name."""
         return next((key for key, own in self._names.items() if own == name), None)
 
+    def aliases(self, name: str) -> set[str]:
+        """Return all names by which the layer of a name may be asked for."""
+        key = self.key(name)
+        return {name} if key is None else {name, *aliases(key)}
+
     def state_dict(self) -> dict[str, str]:
         """Return the names by key."""
         return dict(self._names)

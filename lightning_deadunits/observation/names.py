@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -118,7 +118,13 @@ def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, 
 
 def selects(key: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
     """Tell whether a layer is to be tracked, whichever of its names a pattern is about."""
-    names = aliases(key)
+    return selects_any(aliases(key), layers, exclude)
+
+
+def selects_any(
+    names: Collection[str], layers: Sequence[str] | None, exclude: Sequence[str] | None
+) -> bool:
+    """Tell whether a layer of several names is chosen."""
     wanted = layers is None or any(matches(name, pattern) for name in names for pattern in layers)
     return wanted and not any(matches(n, pattern) for n in names for pattern in exclude or ())
 

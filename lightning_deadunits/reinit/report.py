@@ -213,18 +213,20 @@ class Summary:
             for unit in units:
                 self.refused.get(name, {}).pop(unit, None)
 
-    def told(self, due: int = 0) -> str:
+    def told(self, due: int = 0, dry_run: bool = False) -> str:
         """Say it in one line; empty if there was no event and nothing is due.
 
         Args:
             due: How many units were still due when the training ended.
+            dry_run: Whether nothing was to be done.
         """
         reasons = [reason for own in self.refused.values() for reason in own.values()]
         if not (self.revived or reasons or due):
             return ""
         refused = _refused(reasons) if reasons else "0 refused"
         waiting = f"; {due} due when it ended" if due else ""
+        what = "Re-initialisation in this training" + ", a dry run" * dry_run
         return (
-            f"Re-initialisation in this training: {self.revived} revived, {self.died_again} of "
-            f"them died again; {refused}{waiting}."
+            f"{what}: {self.revived} revived, {self.died_again} of them dead again at the next "
+            f"look; {refused}{waiting}."
         )

@@ -109,6 +109,11 @@ def remarks(report: DeadUnitsReport) -> list[str]:
         said.append(report.diagnosis)
     if report.every_n_batches > 1:
         said.append(_of_sample(report))
+    said += [
+        f"NaN or infinite: {count(layer.nonfinite)} values of {name!r}, neither zero nor firing."
+        for name, layer in report.layers.items()
+        if layer.nonfinite
+    ]
     said += [f"Not judged: {name!r}, {reason}." for name, reason in report.unjudged.items()]
     return said
 

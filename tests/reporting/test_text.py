@@ -101,6 +101,11 @@ def test_a_layer_that_saw_nothing_is_not_healthy() -> None:
     assert row.split() == ["act", "20", "-", "-", "not", "seen"]
 
 
+def test_values_that_are_not_finite_are_told_below_the_table() -> None:
+    own = LayerReport("act", 2, 1, 10, zeros=torch.zeros(2, dtype=torch.int64), nonfinite=1234)
+    assert "NaN or infinite: 1,234 values of 'act'" in render(reports_of(own), 100)
+
+
 def test_a_wholly_dead_layer_is_said_to_cut_the_network() -> None:
     text = render(report(*range(20)), 100)
     assert "20 (100%)" in text

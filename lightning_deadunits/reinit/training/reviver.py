@@ -66,7 +66,7 @@ class Reviver:
         self.events: list[ReinitReport] = []
         self.summary = Summary()
         self._watch = watch
-        self._schedule = Schedule(config)
+        self._schedule = Schedule(config, watch.names)
         self._window = GuardedWindow(config, watch)
         self._tapes: Tapes | None = None
         self._memory = TrainerMemory()
@@ -82,7 +82,8 @@ class Reviver:
 
     def told(self) -> str:
         """Say in one line what came of all of it."""
-        return self.summary.told(due=len(each_of(self._pending)))
+        due = len(each_of(self._pending))
+        return self.summary.told(due=due, dry_run=self.config.dry_run)
 
     def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.names import selects
+from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.observation.names import selects_any
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.report import ReinitReport, Units
 
@@ -43,6 +44,7 @@ class Schedule:
     """Decides, verdict by verdict."""
 
     config: ReinitConfig
+    names: LayerNames = field(default_factory=LayerNames)
     _layers: dict[str, _Layer] = field(default_factory=dict)
 
     def judge(self, dead: Mapping[str, Tensor]) -> Units:
@@ -54,7 +56,7 @@ class Schedule:
         due = {}
         patterns = self.config.patterns
         for name, verdict in dead.items():
-            if not selects(name, *patterns):
+            if not selects_any(self.names.aliases(name), *patterns):
                 continue
             layer = self._layers.get(name)
             if layer is None or len(layer.streak) != len(verdict):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_deadunits import DeadUnitCallback, ReinitReport
+from lightning_deadunits import DeadUnitCallback, ReinitConfig, ReinitReport
 from lightning_deadunits.reinit.report import Summary, headline
-from tests.mortal import AT_VALIDATION, Mortal, trained
+from tests.mortal import AT_VALIDATION, Mortal, events, trained
 
 
 def test_a_large_event_is_one_line_that_counts_units_and_layers() -> None:
@@ -51,8 +51,8 @@ def test_a_unit_that_is_refused_again_and_again_counts_once_and_not_once_it_is_r
         summary.add(ReinitReport(refused={"a": {0: "it fires", 1: "it is frozen"}}))
     summary.add(ReinitReport(reinitialised={"a": [0, 2]}))
     assert summary.told() == (
-        "Re-initialisation in this training: 2 revived, 0 of them died again; 1 refused: "
-        "it is frozen."
+        "Re-initialisation in this training: 2 revived, 0 of them dead again at the next look; "
+        "1 refused: it is frozen."
     )
 
 
@@ -79,8 +79,8 @@ def test_the_end_of_fit_says_how_many_were_revived_and_died_again(
     again = [event.died_again["relu.b"] for event in first.reviver.events]
     assert again == [[0], [0], [0]]
     assert whole == (
-        f"Re-initialisation in this training: {revived} revived, 3 of them died again; 0 refused; "
-        f"1 due when it ended."
+        f"Re-initialisation in this training: {revived} revived, 3 of them dead again at the next "
+        f"look; 0 refused; 1 due when it ended."
     )
     second = DeadUnitCallback(reinit=AT_VALIDATION)
     assert last_line(second, resume=tmp_path / "epoch=2.ckpt") == whole
@@ -90,3 +90,26 @@ def test_a_training_without_an_event_ends_without_a_line(caplog: pytest.LogCaptu
     with caplog.at_level(logging.INFO):
         trained(Mortal(), DeadUnitCallback(reinit=True), max_epochs=1)
     assert not [text for text in caplog.messages if "in this training" in text]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "revived"),
+    [
+        ({"layers": "relu"}, {"relu.bn", "relu.b"}),  # as for the callback: the activation's name
+        ({"exclude": "relu.b"}, {"relu.bn"}),
+        ({"layers": "relu.b"}, {"relu.b"}),
+    ],
+)
+def test_patterns_of_what_may_be_revived_mean_what_those_of_what_is_tracked_do(
+    patterns: dict[str, str], revived: set[str]
+) -> None:
+    callback = DeadUnitCallback(reinit=ReinitConfig(patience=1, grace_period=0, **patterns))
+    trained(Mortal(), callback, max_epochs=3)
+    assert set().union(*events(callback)) == revived
+
+
+def test_the_end_of_a_dry_run_says_that_it_was_one(caplog: pytest.LogCaptureFixture) -> None:
+    callback = DeadUnitCallback(reinit=ReinitConfig(patience=1, dry_run=True))
+    trained(Mortal(mortal=False), callback, max_epochs=3)
+    assert callback.reviver is not None
+    assert callback.reviver.told().startswith("Re-initialisation in this training, a dry run: 0")

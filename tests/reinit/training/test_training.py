@@ -335,7 +335,7 @@ def test_an_event_and_its_outcome_stand_in_the_log_and_in_the_text_tab(
     assert [done in text for text in texts] == [True, False, False]
     assert told in texts[1]
     assert "silenced: b.weight" in texts[0]  # which the line leaves out
-    assert "3 revived, 0 of them died again" in texts[2]
+    assert "3 revived, 0 of them dead again at the next look" in texts[2]
     assert [each.value for each in events.Scalars("reinit/relu.bn")] == [2.0]
 
 
