@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_deadunits.arguments import given as said
 from lightning_deadunits.observation.identity import Producer
-from lightning_deadunits.observation.layer_names import aliases
+from lightning_deadunits.observation.layer_names import LayerNames, aliases
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9_.-]")
@@ -118,13 +118,24 @@ def as_patterns(argument: str, given: str | Iterable[str] | None) -> tuple[str, 
 
 def selects(key: str, layers: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
     """Tell whether a layer is to be tracked, whichever of its names a pattern is about."""
-    return selects_any(aliases(key), layers, exclude)
+    return _selects_any(aliases(key), layers, exclude)
 
 
-def selects_any(
+def selects_named(
+    name: str,
+    names: LayerNames | None,
+    layers: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> bool:
+    """Tell the same of a layer by the name that it has in reports."""
+    if layers is None and exclude is None:
+        return True
+    return _selects_any({name} if names is None else names.aliases(name), layers, exclude)
+
+
+def _selects_any(
     names: Collection[str], layers: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> bool:
-    """Tell whether a layer of several names is chosen."""
     wanted = layers is None or any(matches(name, pattern) for name in names for pattern in layers)
     return wanted and not any(matches(n, pattern) for n in names for pattern in exclude or ())
 

@@ -8,7 +8,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from torch import nn
 
 from lightning_deadunits.observation.layer_names import LayerNames
-from lightning_deadunits.observation.names import selects_any
+from lightning_deadunits.observation.names import selects_named
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.dataflow.passes import Passes, UnitKey
 from lightning_deadunits.reinit.dataflow.trace import Trace
@@ -69,8 +69,7 @@ class Event:
     def operate_(self, units: Units) -> None:
         """Re-initialise what can be; the optimizers know nothing of it before :meth:`commit_`."""
         patterns = self.config.patterns
-        names = LayerNames() if self.names is None else self.names
-        units = {n: own for n, own in units.items() if selects_any(names.aliases(n), *patterns)}
+        units = {n: own for n, own in units.items() if selects_named(n, self.names, *patterns)}
         if not units:
             return
         if (reason := model_refusal(self.model)) is not None:

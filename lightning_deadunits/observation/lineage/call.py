@@ -44,6 +44,28 @@ class Operand(NamedTuple):
     descent: Descent
 
 
+Given = list[tuple[Tensor, Descent | None]]
+"""The tensors that a call was given, and what is known of each."""
+
+
+class Operands(NamedTuple):
+    """What a call was given.
+
+    Attributes:
+        given: All tensors.
+        data: Those that weights made, or that came of these.
+        weights: Those that are weights.
+        unknown: Whether there are others.
+        negates: Whether the call changes the sign of one of them.
+    """
+
+    given: Given
+    data: list[Operand]
+    weights: list[Operand]
+    unknown: bool
+    negates: bool
+
+
 class Rule(NamedTuple):
     """What a function does to units: makes them, if it can tell their axes, else moves them."""
 

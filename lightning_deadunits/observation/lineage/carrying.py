@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,10 +16,15 @@ from lightning_deadunits.observation.lineage.axis_rules import (
     spread_over,
 )
 from lightning_deadunits.observation.lineage.beside import brought_axes, with_weights
-from lightning_deadunits.observation.lineage.call import Invocation, Operand, Rule, units_of
+from lightning_deadunits.observation.lineage.call import (
+    Invocation,
+    Operand,
+    Operands,
+    Rule,
+    units_of,
+)
 from lightning_deadunits.observation.lineage.gates import COMPARISONS, gate_after
 from lightning_deadunits.observation.lineage.joining import (
-    Given,
     flaw_of,
     in_order,
     is_partial,
@@ -40,7 +43,7 @@ from lightning_deadunits.observation.lineage.joints import (
     laid_out,
     padded,
 )
-from lightning_deadunits.observation.lineage.moves import PERMUTATIONS
+from lightning_deadunits.observation.lineage.moves import MOVES, PERMUTATIONS
 from lightning_deadunits.observation.lineage.parts import is_list, part_of_units, places_chosen
 from lightning_deadunits.observation.lineage.ways import (
     CHOICES,
@@ -53,11 +56,7 @@ from lightning_deadunits.observation.lineage.ways import (
     turned,
 )
 
-_RESHAPES = {
-    *(Tensor.reshape, torch.reshape, Tensor.view, Tensor.flatten, torch.flatten, Tensor.unflatten),
-    *(torch.unflatten, Tensor.squeeze, torch.squeeze, Tensor.unsqueeze, torch.unsqueeze),
-}
-_KEEP_ROWS = _RESHAPES | {
+_KEEP_ROWS = {function for function, move in MOVES.items() if move is reshape} | {
     *(torch.chunk, Tensor.chunk, torch.split, Tensor.split, Tensor.split_with_sizes),
     *(Tensor.__getitem__, Tensor.select, torch.select, Tensor.narrow, torch.narrow),
 }
@@ -66,24 +65,6 @@ _KEEP_ROWS = _RESHAPES | {
 
 _ONE_WAY = {"div", "rdiv", "pow", "remainder"}
 """Words for what is another thing with its two operands exchanged."""
-
-
-class Operands(NamedTuple):
-    """What a call was given.
-
-    Attributes:
-        given: All tensors.
-        data: Those that weights made, or that came of these.
-        weights: Those that are weights.
-        unknown: Whether there are others.
-        negates: Whether the call changes the sign of one of them.
-    """
-
-    given: Given
-    data: list[Operand]
-    weights: list[Operand]
-    unknown: bool
-    negates: bool
 
 
 def carry(known: KnownAxes, call: Invocation, rule: Rule, operands: Operands) -> Descent | None:

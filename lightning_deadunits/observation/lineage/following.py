@@ -27,17 +27,19 @@ from lightning_deadunits.observation.identity import (
 from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.lineage.axis_rules import places_of
 from lightning_deadunits.observation.lineage.call import (
+    Given,
     Invocation,
     Operand,
+    Operands,
     Rule,
     of_two,
     rule_of,
     tensors_in,
     units_of,
 )
-from lightning_deadunits.observation.lineage.carrying import Operands, carry
+from lightning_deadunits.observation.lineage.carrying import carry
 from lightning_deadunits.observation.lineage.gates import ZEROS, makes_zero
-from lightning_deadunits.observation.lineage.joining import Given, differ
+from lightning_deadunits.observation.lineage.joining import differ
 from lightning_deadunits.observation.lineage.joints import cut_out, of_recurrent_layers
 from lightning_deadunits.observation.lineage.making import made_by
 from lightning_deadunits.observation.lineage.moves import OPAQUE

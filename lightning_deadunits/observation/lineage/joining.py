@@ -20,7 +20,7 @@ from lightning_deadunits.observation.identity import (
 )
 from lightning_deadunits.observation.lineage.axes import Axes, KnownAxes
 from lightning_deadunits.observation.lineage.axis_rules import keep_same_rank, reduce
-from lightning_deadunits.observation.lineage.call import Invocation, Operand, Rule, units_of
+from lightning_deadunits.observation.lineage.call import Given, Invocation, Operand, Rule, units_of
 from lightning_deadunits.observation.lineage.gates import WHERE
 from lightning_deadunits.observation.lineage.ways import (
     EXPANSIONS,
@@ -29,15 +29,13 @@ from lightning_deadunits.observation.lineage.ways import (
     REPEATS,
     ROW_ADDITIONS,
     ROW_WRITES,
+    axis_of,
     plain_name,
 )
 
 _MOST_COMPARED = 64
 _ORDERS = ("permute", "flip", "cat", "roll")
 """How words begin for units that stand in another order; ``roll`` alone moves none."""
-
-Given = list[tuple[Tensor, Descent | None]]
-"""The tensors that a call was given, and what is known of each."""
 
 
 def together(chosen: list[Descent], axes: Axes) -> Descent:
@@ -163,7 +161,7 @@ def mixes_rows(
 def rows_beside(call: Invocation, descent: Descent, given: Given) -> Descent:
     """Return the descent of rows of several layers; those that are stacked, with their axis."""
     if call.function in JOINS_ALONG and not descent.mixed:
-        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0) % call.out.ndim
+        dim = (axis_of(call.function, call.args, call.kwargs) or 0) % call.out.ndim
         if call.out.shape[dim] == len(given):
             descent = descent._replace(stacked=dim)
     return descent._replace(mixed=True)

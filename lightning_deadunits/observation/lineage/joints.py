@@ -26,9 +26,8 @@ from lightning_deadunits.observation.lineage.axis_rules import (
     transpose_last,
     unsqueeze_,
 )
-from lightning_deadunits.observation.lineage.call import Invocation, Operand, Rule, units_of
+from lightning_deadunits.observation.lineage.call import Given, Invocation, Operand, Rule, units_of
 from lightning_deadunits.observation.lineage.joining import (
-    Given,
     differ,
     flaw_beside,
     in_order,
@@ -43,6 +42,7 @@ from lightning_deadunits.observation.lineage.ways import (
     PIECES,
     REPEATS,
     SCRAMBLES,
+    axis_of,
     plain_name,
 )
 
@@ -107,8 +107,7 @@ def _plain(own: Descent) -> Descent:
 def _joined_axis(call: Invocation) -> int | None:
     """Return the axis of the result along which a call joins, None if it joins nothing."""
     if call.function in JOINS_ALONG:
-        dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
-        return int(dim) % call.out.ndim
+        return (axis_of(call.function, call.args, call.kwargs) or 0) % call.out.ndim
     name = plain_name(call.function)
     return {"hstack": min(1, call.out.ndim - 1), "vstack": 0}.get(name)
 
@@ -230,17 +229,20 @@ def laid_out(call: Invocation, descent: Descent, operand: Operand) -> Descent | 
 
 def _side_by_side(parts: tuple[Descent | None, ...], descent: Descent, source: Tensor) -> Descent:
     """Return the descent of units of several parts, one after another."""
-    told = [part for part in parts if part is not None]
-    both = together(told, descent.axes or ())._replace(calls=descent.calls, sizes=descent.sizes)
-    flaw = flaw_beside([(source, part) for part in parts])
-    return in_order(both._replace(flaw=flaw), [(source, part) for part in parts])
+    given: Given = [(source, part) for part in parts]
+    return in_order(_together(parts, descent)._replace(flaw=flaw_beside(given)), given)
 
 
 def _rows(parts: tuple[Descent | None, ...], descent: Descent) -> Descent:
     """Return the descent of rows of several parts."""
-    told = [part for part in parts if part is not None]
-    rows = together(told, descent.axes or ())._replace(calls=descent.calls, sizes=descent.sizes)
-    return rows._replace(mixed=True) if len(told) < len(parts) or differ(told) else rows
+    rows = _together(parts, descent)
+    others = None in parts or differ([part for part in parts if part is not None])
+    return rows._replace(mixed=True) if others else rows
+
+
+def _together(parts: tuple[Descent | None, ...], descent: Descent) -> Descent:
+    both = together([part for part in parts if part is not None], descent.axes or ())
+    return both._replace(calls=descent.calls, sizes=descent.sizes)
 
 
 def _parts_in(

@@ -100,6 +100,7 @@ _AXES: dict[str, tuple[int, int | None]] = {
     **dict.fromkeys(("quantile", "nanquantile", "take_along_dim"), (2, None)),
     **dict.fromkeys(("chunk", "split", "split_with_sizes", "tensor_split"), (2, 0)),
     **dict.fromkeys(("unbind", "msort"), (1, 0)),
+    **dict.fromkeys(("cat", "concat", "concatenate", "stack"), (1, 0)),
     "vsplit": (2, 0),
     "hsplit": (2, 1),
     "dsplit": (2, 2),
@@ -166,18 +167,22 @@ def plain_name(function: Callable[..., Any]) -> str:
 
 def is_in_place(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> bool:
     """Tell whether a call writes into its first argument and returns it."""
-    if kwargs.get("inplace") is True:
-        return True
-    name = str(getattr(function, "__name__", ""))
+    return kwargs.get("inplace") is True or writes_and_returns(
+        str(getattr(function, "__name__", ""))
+    )
+
+
+def writes_and_returns(name: str) -> bool:
+    """Tell by a function's name whether it writes into its first argument and returns it."""
     if name.startswith("__"):
-        return name.startswith("__i") and name.strip("_") in _IN_PLACE_OPERATORS
+        return name.strip("_") in _IN_PLACE_OPERATORS
     return name.endswith("_")
 
 
 def axis_of(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> int | None:
-    """Return the axis along which a call cuts, ranks or gathers; None for all, or if unknown."""
+    """Return the axis along which a call cuts, joins, ranks or gathers; None for all, or no one."""
     place, default = _AXES.get(plain_name(function), (0, None))
     axis = kwargs.get("dim", args[place] if len(args) > place > 0 else default)
     return axis if isinstance(axis, int) and not isinstance(axis, bool) else None

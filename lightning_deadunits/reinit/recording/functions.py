@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_deadunits.observation.lineage.ways import writes_and_returns
 from lightning_deadunits.private_api import is_python_operator
 
 
@@ -150,7 +151,7 @@ def sets_attribute(function: Callable[..., Any]) -> bool:
 
 def writes_in_place(name: str) -> bool:
     """Tell by a function's name whether it writes into what it is given."""
-    return (name.endswith("_") and not name.endswith("__")) or name.startswith(("__i", "__set"))
+    return writes_and_returns(name) or name.startswith("__set")
 
 
 def overwrites(name: str) -> bool:

@@ -14,9 +14,9 @@ class Layout:
     """The modules, parameters and buffers of a model, by name, and a few of the weights."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = dict(model.named_modules(remove_duplicate=False))
         self._parameters = dict(model.named_parameters(remove_duplicate=False))
         self._buffers = dict(model.named_buffers(remove_duplicate=False))
+        self._parts = _parts_of(model)
         self._samples = {n: sample_of(p) for n, p in self._parameters.items() if not is_lazy(p)}
 
     def settle(self, model: nn.Module) -> None:
@@ -33,6 +33,10 @@ class Layout:
             for name, p in model.named_parameters()
         )
 
+    def has_parts_of(self, model: nn.Module) -> bool:
+        """Tell whether a model has the same modules and parameters, others perhaps beside them."""
+        return self._parts.items() <= _parts_of(model).items()
+
     def keeps(self, tape: Tape, model: nn.Module) -> bool:
         """Tell whether a replay is still what the model computes; have it use today's buffers.
 
@@ -40,14 +44,12 @@ class Layout:
         or norm, an adapter, or by pruning, which makes ``weight_orig`` of ``weight``; nor where
         parameters were added since, which may read units.
         """
-        modules = dict(model.named_modules(remove_duplicate=False))
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        used = set(map(id, tape.parameters.values()))
+        parts, parameters = _parts_of(model), dict(model.named_parameters(remove_duplicate=False))
         if not parameters.keys() <= self._parameters.keys():
             return False
-        if any(modules.get(name) is not self._modules.get(name) for name in tape.modules):
-            return False
-        if any(id(p) in used and parameters.get(n) is not p for n, p in self._parameters.items()):
+        used = set(tape.parameters.values())
+        names = (*tape.modules, *(name for name, p in self._parameters.items() if p in used))
+        if any(parts.get(name) is not self._parts.get(name) for name in names):
             return False
         buffers = dict(model.named_buffers(remove_duplicate=False))
         fresh = {id(old): buffers.get(name) for name, old in self._buffers.items()}
@@ -57,3 +59,8 @@ class Layout:
                 return False
             tape.buffers[index] = buffer
         return True
+
+
+def _parts_of(model: nn.Module) -> dict[str, nn.Module | nn.Parameter]:
+    modules, parameters = model.named_modules, model.named_parameters
+    return {**dict(modules(remove_duplicate=False)), **dict(parameters(remove_duplicate=False))}

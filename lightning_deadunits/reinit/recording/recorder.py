@@ -47,6 +47,7 @@ from lightning_deadunits.reinit.recording.functions import (
     writes_in_place,
 )
 from lightning_deadunits.reinit.recording.known import KnownTensors
+from lightning_deadunits.reinit.recording.layout import Layout
 from lightning_deadunits.reinit.recording.soundness import Samples
 from lightning_deadunits.reinit.recording.tape import (
     Call,
@@ -94,7 +95,7 @@ class Recorder(SiteMode):
         """Start to record a pass; one that was begun and never ended is forgotten."""
         self.cancel()
         devices = sorted({p.get_device() for p in self.model.parameters() if p.is_cuda})
-        self._tape = Tape(training, tuple(devices))
+        self._tape = Tape(training, tuple(devices), Layout(self.model))
         self._known.start_pass(self.model)
         self._pending, self._inside_optimizer = None, 0
         self._samples = Samples()
@@ -126,6 +127,7 @@ class Recorder(SiteMode):
         tape.kept = frozenset(kept - tape.leaves.keys())
         tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
         self._samples.check(tape)
+        tape.layout.settle(self.model)
         tape.before.clear()
         return tape
 

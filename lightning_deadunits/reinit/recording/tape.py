@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,6 +27,9 @@ from lightning_deadunits.reinit.recording.functions import (
     name_of,
     sets_attribute,
 )
+
+if TYPE_CHECKING:
+    from lightning_deadunits.reinit.recording.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ class Tape:
     Attributes:
         training: Whether it is a training step, rather than one of validation.
         devices: CUDA devices whose generators it may draw from.
+        layout: What the model consisted of.
         entries: Calls and activations, in their order.
         leaves: Values that no call of the pass made.
         parameters: Those of the leaves that are parameters.
@@ -140,7 +144,8 @@ class Tape:
     """
 
     training: bool
-    devices: tuple[int, ...] = ()
+    devices: tuple[int, ...]
+    layout: Layout
     entries: list[Call | SiteCall] = field(default_factory=list)
     leaves: dict[int, Tensor | Generator] = field(default_factory=dict)
     parameters: dict[int, nn.Parameter] = field(default_factory=dict)

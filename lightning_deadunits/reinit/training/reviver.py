@@ -23,6 +23,7 @@ from lightning_deadunits.reinit.event import Event
 from lightning_deadunits.reinit.optimizers.state import TrainerMemory
 from lightning_deadunits.reinit.plan import Plan
 from lightning_deadunits.reinit.recording import Tape
+from lightning_deadunits.reinit.recording.layout import Layout
 from lightning_deadunits.reinit.report import ReinitReport, Summary, Units, each_of
 from lightning_deadunits.reinit.surgery.initialisation import initial_scales
 from lightning_deadunits.reinit.training.agreement import (
@@ -42,8 +43,6 @@ _OTHER_WEIGHTS = (
     "Note: validation ran with other weights than training (an average, perhaps): a unit that was "
     "dead by those may have fired by these."
 )
-
-
 _OTHER_PARTS = (
     "validation ran other modules or parameters than training goes on with, each time that the "
     "unit was due"
@@ -75,7 +74,7 @@ class Reviver:
         self._pending: Units = {}
         self._planned: tuple[Plan, ReinitReport] | None = None
         self._judged_others: bool | None = None
-        self._at_start: dict[str, Any] = {}
+        self._at_start: Layout | None = None
         self._newborn: Event | None = None
         self._first_batches = 0
         self._impossible = False
@@ -88,7 +87,7 @@ class Reviver:
     def begin_fit(self, trainer: Any) -> None:
         """Say once if nothing of this model can be re-initialised; then nothing else is done."""
         # A plan of a checkpoint is for the model as it is now.
-        self._at_start = _held(trainer.lightning_module) if self._planned is not None else {}
+        self._at_start = None if self._planned is None else Layout(trainer.lightning_module)
         reason = model_refusal(trainer.model)
         self._impossible = reason is not None
         if self._impossible and trainer.is_global_zero:
@@ -254,7 +253,7 @@ class Reviver:
 
     def _has_other_parts(self, model: Any) -> bool:
         """Tell whether parts of a model were replaced since what is planned was loaded."""
-        return not self._at_start.items() <= _held(model).items()
+        return self._at_start is not None and not self._at_start.has_parts_of(model)
 
     def _lacks_validation(self, everyone: Sequence[Recorded]) -> bool:
         """Tell whether a validation decided of which no process has recorded anything.
@@ -331,7 +330,7 @@ class Reviver:
         """Leave nothing behind on the model and the optimizers; harmless when there is nothing."""
         if self._tapes is not None:
             self._tapes.detach()
-        self._tapes = self._newborn = None
+        self._tapes = self._newborn = self._at_start = None
         self._window.detach()
         self._memory.detach()
         self._copies = Copies(self._copies.names)
@@ -415,8 +414,3 @@ def _report_of(attempt: Attempt, units: Units, step: int) -> ReinitReport:
 
 def _saved(plan: Plan, report: ReinitReport) -> dict[str, Any]:
     return {"plan": dict(vars(plan)), "report": dict(vars(report))}
-
-
-def _held(model: Any) -> dict[str, Any]:
-    """Return the modules and parameters of a model by name."""
-    return {**dict(model.named_modules()), **dict(model.named_parameters())}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.observation.layer_names import LayerNames
-from lightning_deadunits.observation.names import selects_any
+from lightning_deadunits.observation.names import selects_named
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.report import ReinitReport, Units
 
@@ -56,7 +56,7 @@ class Schedule:
         due = {}
         patterns = self.config.patterns
         for name, verdict in dead.items():
-            if not selects_any(self.names.aliases(name), *patterns):
+            if not selects_named(name, self.names, *patterns):
                 continue
             layer = self._layers.get(name)
             if layer is None or len(layer.streak) != len(verdict):

@@ -27,7 +27,6 @@ from lightning_deadunits.observation.compiled import is_opaque
 from lightning_deadunits.observation.names import module_names
 from lightning_deadunits.private_api import has_compiled_parts, is_in_step
 from lightning_deadunits.reinit.recording import Recorder, Tape
-from lightning_deadunits.reinit.recording.layout import Layout
 from lightning_deadunits.reinit.recording.used import (
     Elements,
     Used,
@@ -96,9 +95,7 @@ class Tapes:
         self._searches = 0
         self._begun: int | None = None
         self._fresh: Tape | None = None
-        self._layouts: dict[Tape, Layout] = {}
-        self._failed = self._last = self._told = False
-        self._told_of_changes = False
+        self._failed = self._last = self._told = self._told_of_changes = False
         self._times_outdated = 0
 
     @property
@@ -125,7 +122,7 @@ class Tapes:
     def drop_outdated(self) -> None:
         """Drop the tapes of what the model computes no longer: some of its parts were replaced."""
         tapes = [*self.training, *self.evaluation]
-        kept = {tape for tape in tapes if self._layouts[tape].keeps(tape, self.model)}
+        kept = {tape for tape in tapes if tape.layout.keeps(tape, self.model)}
         if len(kept) == len(tapes):
             return
         self._times_outdated += 1
@@ -146,7 +143,7 @@ class Tapes:
     @property
     def judged_others(self) -> bool:
         """Whether validation ran with other weights than the model has now: an average, perhaps."""
-        return any(self._layouts[tape].has_other_weights(self.model) for tape in self.evaluation)
+        return any(tape.layout.has_other_weights(self.model) for tape in self.evaluation)
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -190,11 +187,7 @@ class Tapes:
             self._searches += 1  # for it may not come to a tape
         self._begun, self._fresh = loader, None
         self._tell_if_compiled()
-        self._safely(self._begin)
-
-    def _begin(self) -> None:
-        self._layout = Layout(self.model)
-        self._recorder.begin(training=self._begun == TRAINING)
+        self._safely(lambda: self._recorder.begin(training=loader == TRAINING))
 
     def end_batch(self, *outputs: Any, training: bool) -> None:
         """Keep the tape, if one was begun and shows anything new; take note of what ran.
@@ -227,8 +220,6 @@ class Tapes:
         if tape is None:
             return
         self._fresh = tape
-        self._layout.settle(self.model)
-        self._layouts[tape] = self._layout
         first = loader not in self._recorded
         self._recorded.add(loader)
         wanted = self._last or first or self._coverage.is_wanted(tape)
@@ -241,8 +232,6 @@ class Tapes:
         self._coverage.watch()
 
     def _cover(self) -> None:
-        held = {*self.training, *self.evaluation}
-        self._layouts = {tape: own for tape, own in self._layouts.items() if tape in held}
         self._coverage.take([*self.training, *self.evaluation])
 
     def _tell_if_compiled(self) -> None:

@@ -251,6 +251,7 @@ def test_a_plan_of_a_checkpoint_is_not_written_into_a_module_that_was_replaced(
     trained(model, callback, resume=tmp_path / "epoch=0.ckpt")
     assert callback.reviver is not None
     assert all(event.step > 4 for event in callback.reviver.events)
+    assert not any(isinstance(own, Layout) for own in vars(callback.reviver).values())
 
 
 class PutsAnAverage(Mortal):
