@@ -61,3 +61,5 @@ def main(arguments: list[str] | None = None) -> DeadUnitCallback:
 
 if __name__ == "__main__":
     main()
+    # A process that ends with gloo's threads running may abort (pytorch/pytorch#190489).
+    torch.distributed.destroy_process_group()

@@ -154,6 +154,9 @@ def main(name: str, folder: Path) -> None:
     }
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in net.modules()]
     torch.save({"layers": layers, "noted": noted, "hooks": sum(hooks)}, folder / f"{rank}.pt")
+    if torch.distributed.is_initialized():
+        # A process that ends with gloo's threads running may abort (pytorch/pytorch#190489).
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ class Saving(DeadUnitCallback):
         super().__init__(**options)
         self.folder = folder
         self.calls: list[dict[str, int]] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if trainer.world_size > 1:  # ending with gloo's threads may abort (pytorch#190489)
+            atexit.register(torch.distributed.destroy_process_group)
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         reduce, gather = torch.distributed.all_reduce, torch.distributed.all_gather_object
