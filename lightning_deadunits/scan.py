@@ -89,13 +89,7 @@ def find_dead_units(
     if not passes:
         raise ValueError("Expected `batches` to hold at least one batch, but it is empty.")
     check_found(observer.met, observer.never_met, wanted, unwanted, observer.aside)
-    report = report_of(
-        observer.counts,
-        observer.unjudged,
-        observer.unseen(),
-        dead_threshold=dead_threshold,
-        atol=atol,
-    )
+    report = report_of(observer.seen(), dead_threshold=dead_threshold, atol=atol)
     warn_of_gaps(report)
     return report
 

@@ -152,7 +152,7 @@ class DeadUnitWatch:
             )
         device = _sum_device()
         report = report_of(
-            observer.counts, observer.unjudged, observer.unseen(), device=device,
+            observer.seen(), device=device,
             gather=_gather, reduce=_sum, names=self._names, **self._rules,
         )  # fmt: skip
         self._warn(report)

@@ -32,7 +32,7 @@ from lightning_deadunits.observation.selection import (
     check_possible,
     check_threshold,
 )
-from lightning_deadunits.observation.sums import LayerCounts
+from lightning_deadunits.observation.sums import Seen
 from lightning_deadunits.observation.tally import Agreement, report_of
 from lightning_deadunits.private_api import is_in_step
 from lightning_deadunits.reinit import ReinitConfig, ReinitReport
@@ -330,7 +330,7 @@ class DeadUnitMonitor:
         if trainer.sanity_checking:
             self._note_fired_before()
             return None
-        seen = self._seen() or ({}, {}, {})
+        seen = self._seen() or Seen()
         rules: dict[str, Any] = dict(
             dead_threshold=self.dead_threshold, atol=self.atol, names=self._names
         )
@@ -343,7 +343,7 @@ class DeadUnitMonitor:
     def _note_fired_before(self) -> None:
         if (seen := self._seen()) is not None:
             # What this process saw is enough: a unit that fired here was not born dead.
-            found = report_of(*seen, dead_threshold=self.dead_threshold, atol=self.atol)
+            found = report_of(seen, dead_threshold=self.dead_threshold, atol=self.atol)
             self._circumstances.note_fired_before(found)
 
     @guarded
@@ -360,12 +360,11 @@ class DeadUnitMonitor:
         self._speaker.note(trainer, self.report)
 
     @guarded
-    def _seen(self) -> tuple[dict[str, LayerCounts], dict[str, str], dict[str, str]] | None:
-        observer = self._observer
-        if observer is None:
+    def _seen(self) -> Seen | None:
+        if self._observer is None:
             return None
-        counts, sampled = observer.counts, of_sample(self.every_n_batches)
-        return counts, observer.unjudged, {n: why + sampled for n, why in observer.unseen().items()}
+        seen, sampled = self._observer.seen(), of_sample(self.every_n_batches)
+        return seen._replace(unseen={name: why + sampled for name, why in seen.unseen.items()})
 
     @guarded
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

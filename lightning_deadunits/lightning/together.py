@@ -10,13 +10,14 @@ from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.lightning.failure_guard import Guard
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.selection import SelectionError, check_found, check_matched
+from lightning_deadunits.observation.sums import Seen
 from lightning_deadunits.observation.tally import ProcessFailedError, report_of
 from lightning_deadunits.reinit import ReinitConfig
 from lightning_deadunits.reporting.report import DeadUnitsReport
 
 
 def report_of_all(
-    trainer: Any, pl_module: Any, seen: tuple[Any, ...], guard: Guard, **options: Any
+    trainer: Any, pl_module: Any, seen: Seen, guard: Guard, **options: Any
 ) -> DeadUnitsReport | None:
     """Sum what all processes saw.
 
@@ -25,7 +26,7 @@ def report_of_all(
     Args:
         trainer: The Trainer.
         pl_module: Its module.
-        seen: What this process saw, as :func:`report_of` takes it.
+        seen: What this process saw.
         guard: Whether monitoring failed here.
         **options: Those of :func:`report_of`.
 
@@ -35,7 +36,7 @@ def report_of_all(
     processes = Processes(trainer, pl_module)
     try:
         return report_of(
-            *seen,
+            seen,
             device=processes.device,
             gather=processes.gather,
             reduce=processes.sum,

@@ -20,6 +20,7 @@ from lightning_deadunits.lightning.failure_guard import Guard, guarded
 from lightning_deadunits.lightning.logging import log_window, write_report
 from lightning_deadunits.lightning.terminal import beside_progress_bar
 from lightning_deadunits.lightning.together import check_selection, report_of_all
+from lightning_deadunits.observation.sums import Seen
 from lightning_deadunits.observation.tally import Agreement
 from lightning_deadunits.reinit import ReinitConfig
 from lightning_deadunits.reinit.training.windows import Watch, Window, Zeros
@@ -113,7 +114,7 @@ class TrainWindows:
         report = report_of_all(
             trainer,
             pl_module,
-            self._seen() or ({}, {}, {}),
+            self._seen() or Seen(),
             self._guard,
             agreement=self._agreement,
             dead_threshold=watch.dead_threshold,
@@ -128,9 +129,9 @@ class TrainWindows:
         return report
 
     @guarded
-    def _seen(self) -> tuple[Any, ...] | None:
+    def _seen(self) -> Seen | None:
         observer = self._window.observer
-        return None if observer is None else (observer.counts, observer.unjudged, observer.unseen())
+        return None if observer is None else observer.seen()
 
     @guarded
     def _restart(self) -> None:

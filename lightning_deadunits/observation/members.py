@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lightning_deadunits.observation.identity import Members, member_key
+from lightning_deadunits.observation.identity import Members
 from lightning_deadunits.observation.lineage.axes import Axes
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
@@ -57,9 +57,9 @@ def by_member(
     zeros = summed(is_zero.sum(1))
     nonfinite = summed((~table.isfinite()).sum((1, 2)))
     seen = summed(torch.full_like(rows, table.shape[1], dtype=torch.int64))
-    for member in range(number):
+    for member, name in enumerate(site.layers()):
         yield (
-            member_key(site.name, member, site.members),
+            name,
             LayerCounts(
                 *(zeros[member], nonfinite[member], seen[member]),
                 *(site.unit_dims[0], site.kind, site.assumed),

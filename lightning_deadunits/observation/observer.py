@@ -23,7 +23,7 @@ from lightning_deadunits.observation.sites import SiteMode
 from lightning_deadunits.observation.small_passes import SmallPasses
 from lightning_deadunits.observation.splits import REASON, is_split
 from lightning_deadunits.observation.stack import Frame, needs_frame
-from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending
+from lightning_deadunits.observation.sums import LayerCounts, PassSums, Pending, Seen
 from lightning_deadunits.observation.transforms import (
     COMPILED_TRANSFORM,
     is_mapped,
@@ -153,6 +153,10 @@ class Observer(SiteMode):
         self._small.flush()
         self._counts = counts
 
+    def seen(self) -> Seen:
+        """Return all that was seen since :meth:`reset`."""
+        return Seen(self.counts, self.unjudged, self.unseen(), self.beside())
+
     def fold(self) -> None:
         """Add what the last pass has counted to ``counts``."""
         if self._small.is_whole:
@@ -250,7 +254,8 @@ class Observer(SiteMode):
             values = values.masked_fill(padded, torch.nan)
         if site.members is not None:
             for name, count in by_member(site, values, dims, self._atols[site.kind]):
-                self._hold(name, count)
+                if self._all or self._selects(name):
+                    self._hold(name, count)
             return
         zeros, nonfinite = count_values(values, dims, self._atols[site.kind])
         seen: int | Tensor = values.numel() // max(1, zeros.numel())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_deadunits.observation.activations import Kind
-from lightning_deadunits.observation.identity import Members
+from lightning_deadunits.observation.identity import Members, member_key
 from lightning_deadunits.observation.lineage.axes import Axes
 
 
@@ -32,6 +32,13 @@ class Site(NamedTuple):
     members: Members | None = None
     levels: tuple[int, ...] | None = None
     sizes: tuple[int, ...] = ()
+
+    def layers(self) -> list[str]:
+        """Return the keys of the layers that it has values of: that of each stacked weight."""
+        members = self.members
+        if members is None:
+            return [self.name]
+        return [member_key(self.name, member, members) for member in range(members.number)]
 
     def values(self, output: Tensor) -> Tensor:
         """Return an activation in the shape that ``unit_dims`` are about."""

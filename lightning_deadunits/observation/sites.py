@@ -338,10 +338,12 @@ class SiteMode(TorchFunctionMode):
         number = self._number(site.name, descent, calls)
         if number > 1:
             site = site._replace(name=numbered(site.name, number))
-        self._ran[site.name] = met.kind
+        layers = (site.name,) if site.members is None else site.layers()
+        for key in layers:
+            self._ran[key] = met.kind
         if descent is not None and (descent.mixed or descent.flaw):
             self.unjudged[site.name] = MIXED if descent.mixed else descent.flaw
-        elif self._all or torch.compiler.is_compiling() or self._selects(site.name):
+        elif self._all or torch.compiler.is_compiling() or any(map(self._selects, layers)):
             return self.on_site(site, output)
         return output
 
@@ -405,6 +407,10 @@ class SiteMode(TorchFunctionMode):
         if chosen is None:
             chosen = self._selected[key] = selects(key, self.layers, self.exclude)
         return chosen
+
+    def beside(self) -> frozenset[str]:
+        """Return the keys of the layers that ran and are not tracked."""
+        return frozenset(() if self._all else (key for key in self.met if not self._selects(key)))
 
     def unseen(self) -> dict[str, str]:
         """Return the layers that ought to have run and have not, each with the likely cause."""

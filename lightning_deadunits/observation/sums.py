@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,22 @@ class LayerCounts(NamedTuple):
             nonfinite=self.nonfinite + count.nonfinite,
             observations=self.observations + count.observations,
         )
+
+
+class Seen(NamedTuple):
+    """What one process has seen, by the layers' keys.
+
+    Attributes:
+        counts: Counts of the layers that are tracked.
+        unjudged: Layers that could not be judged, tracked or not, with reasons.
+        unseen: Layers that were not seen, with reasons; another process may have.
+        beside: Layers that ran and are not tracked: a name does not depend on what is.
+    """
+
+    counts: Mapping[str, LayerCounts] = MappingProxyType({})
+    unjudged: Mapping[str, str] = MappingProxyType({})
+    unseen: Mapping[str, str] = MappingProxyType({})
+    beside: frozenset[str] = frozenset()
 
 
 class Pending(NamedTuple):

@@ -22,7 +22,7 @@ from lightning_deadunits.observation.identity import (
     whole_and_in_part,
 )
 from lightning_deadunits.observation.layer_names import LayerNames
-from lightning_deadunits.observation.sums import LayerCounts
+from lightning_deadunits.observation.sums import LayerCounts, Seen
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
 
 
@@ -42,7 +42,6 @@ class LayerShape(NamedTuple):
 Layout = dict[str, LayerShape]
 Gather = Callable[[Any], list[Any]]
 Reduce = Callable[[Tensor], Tensor]
-_NONE: Mapping[str, str] = {}
 
 
 def layout_of(counts: Mapping[str, LayerCounts]) -> Layout:
@@ -146,23 +145,26 @@ class Agreement:
             raise ProcessFailedError(f"Counting failed on process {', '.join(failed)}.")
         self._own, self._everyone = own, everyone
 
-    def terms(self) -> tuple[Layout, dict[str, str], dict[str, str]]:
+    def terms(self) -> tuple[Layout, dict[str, str], dict[str, str], set[str]]:
         """Return what processes have said, put together, by key.
 
         Returns:
-            The layers to sum; those that ran and cannot be judged; those that ought to have run.
+            The layers to sum; those that ran and cannot be judged; those that ought to have run;
+            those that ran and are not tracked.
         """
         layout, reasons = merge(layers for layers, *_ in self._everyone)
         ran = {read_key(key).base for key in layout}
         missed: dict[str, str] = {}
-        for _, unjudged, unseen, _ in self._everyone:
+        aside: set[str] = set()
+        for _, unjudged, unseen, beside, _ in self._everyone:
+            aside |= beside
             reasons.update(unjudged)
             missed.update({name: why for name, why in unseen.items() if name not in ran})
         mixed = [key for key, why in reasons.items() if why == MIXED]
         reasons.update(dict.fromkeys(partly_mixed(layout, mixed), MIXED))
         reasons.update(dict.fromkeys(whole_and_in_part(layout), IN_PART))
         layout = {name: shape for name, shape in layout.items() if name not in reasons}
-        return layout, reasons, missed
+        return layout, reasons, missed, aside
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was said out of copies: they may be for other processes."""
@@ -190,9 +192,7 @@ def _packed(
 
 
 def report_of(
-    counts: Mapping[str, LayerCounts],
-    unjudged: Mapping[str, str],
-    unseen: Mapping[str, str] = _NONE,
+    seen: Seen,
     *,
     dead_threshold: float,
     atol: float | None,
@@ -206,9 +206,7 @@ def report_of(
     """Sum the counts of all processes and judge every unit by the sums.
 
     Args:
-        counts: Counts of this process, by the layers' keys.
-        unjudged: Layers that this process could not judge, with reasons.
-        unseen: Layers that this process has not seen, with reasons; another one may have.
+        seen: What this process has seen.
         dead_threshold: Zero rate in (0, 1] from which on a unit is dead.
         atol: Magnitude that counted as zero, None for the rule by kind.
         device: Where the vector is summed; by default where the counts are.
@@ -227,13 +225,14 @@ def report_of(
     """
     agreement = Agreement() if agreement is None else agreement
     names = LayerNames() if names is None else names
-    own = (layout_of(counts), dict(unjudged), dict(unseen), failed)
+    counts, unjudged, unseen, beside = seen
+    own = (layout_of(counts), dict(unjudged), dict(unseen), beside, failed)
     if device is None:
         device = next((count.zeros.device for count in counts.values()), torch.device("cpu"))
     if not agreement.stands:
         agreement.renew(own, gather)
     while True:
-        layout, reasons, missed = agreement.terms()
+        layout, reasons, missed, aside = agreement.terms()
         packed, error = _packed(counts if agreement.holds(own) else None, layout, device)
         vector = reduce(packed).cpu()
         if vector[-1]:
@@ -243,11 +242,12 @@ def report_of(
             ) from error
         if not vector[-2]:
             # What has not run yet has no producers to be named after: its name is not settled.
-            names.settle((*layout, *(key for key in reasons if key != read_key(key).base)))
+            named = (key for key in reasons if key != read_key(key).base)
+            names.settle((*layout, *named, *(aside - reasons.keys())))
             # Nor does a name change for what else cannot be judged and nobody knows the makers of.
             names.settle(reasons)
             return DeadUnitsReport(
                 unpack(vector, layout, names, dead_threshold, atol),
-                {names.get(key): why for key, why in (reasons | missed).items()},
+                {names.get(k): why for k, why in (reasons | missed).items() if k not in aside},
             )
         agreement.renew(own, gather)

@@ -112,6 +112,32 @@ def test_a_name_says_as_much_as_is_needed_and_leads_to_the_weights() -> None:
     assert names["critics by bmm"] == ["relu"]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *WRITTEN], ids=str)
+def test_what_else_is_tracked_changes_no_name_and_no_count(kind: Kind) -> None:
+    everything = find_dead_units(*kind.build())
+    for name, layer in everything.layers.items():
+        alone = find_dead_units(*kind.build(), layers=name).layers
+        assert torch.equal(alone[name].zeros, layer.zeros)
+        assert set(alone) <= set(everything.layers)
+
+
+@pytest.mark.parametrize("chosen", ["first", "second"])
+def test_a_layer_that_is_not_tracked_has_a_name_and_no_verdict(chosen: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(4, 6)
+            self.first, self.second = nn.ReLU(), nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            mixed = self.second(torch.cat([self.a(x), self.b(x)]))
+            return mixed.sum() + self.first(self.a(x)).sum()
+
+    report = find_dead_units(Net(), [torch.randn(8, 4)], layers=chosen)
+    assert list(report.layers) == ["first"] * (chosen == "first")
+    assert list(report.unjudged) == ["second"] * (chosen == "second")
+
+
 class Unknown(Noting):
     """Values that come from nowhere, activated twice in a pass."""
 

@@ -67,8 +67,8 @@ class Routed(pl.LightningModule):
 class Keeping(DeadUnitCallback):
     """Leaves the dead of every validation, by layer, on disk."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(**options)
         self.folder = folder
         self.told: list[dict[str, list[int]]] = []
 
@@ -92,6 +92,30 @@ def test_experts_that_one_process_alone_runs_are_everyones(
     ).fit(Routed([EVERY, EVERY[::-1]]))  # fmt: skip
     told = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
     assert told == [[TRUTH] * 2] * 2
+
+
+def test_names_do_not_depend_on_what_else_is_tracked(
+    make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    for rank in range(2):  # each process runs layers that the other one does not
+        make_trainer(
+            callbacks=[Keeping(tmp_path, layers=NAMES[2 * rank])],
+            strategy="ddp_fork", devices=2, max_epochs=2,
+            use_distributed_sampler=False, num_sanity_val_steps=0,
+        ).fit(Routed([EVERY, EVERY[::-1]]))  # fmt: skip
+        own = {NAMES[2 * rank]: TRUTH[NAMES[2 * rank]]}
+        assert [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))] == [[own] * 2] * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"criterion": "dormant", "tau": 0.1}])
+def test_names_of_a_window_do_not_depend_on_what_else_is_tracked(
+    make_trainer: MakeTrainer, options: dict[str, Any]
+) -> None:
+    config = ReinitConfig(every_n_train_steps=4, dry_run=True, **options)
+    callback = DeadUnitCallback(layers=NAMES[1], reinit=config)
+    make_trainer(callbacks=[callback], max_epochs=2, limit_val_batches=0).fit(Routed([EVERY]))
+    assert callback.reviver is not None
+    assert {*callback.reviver.events[0].planned, *callback.reviver.events[0].refused} == {NAMES[1]}
 
 
 def test_names_are_kept_whatever_runs_first_in_a_later_validation(

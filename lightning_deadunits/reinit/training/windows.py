@@ -215,11 +215,15 @@ class GuardedWindow(Window):
             )
             return {}
         total: dict[str, Tensor] = {}
-        for sums in processes.gather({} if self.observer is None else self.observer.saved()):
+        beside: set[str] = set()
+        own = self.observer
+        seen = ({}, frozenset()) if own is None else (own.saved(), own.beside())
+        for sums, others in processes.gather(seen):
             _add_to(total, sums)
+            beside |= others
         self.restart()
         names, tau = self._names, self._tau
-        names.settle(total)
+        names.settle((*total, *beside))
         return {names[k]: own <= tau * own.mean() for k, own in total.items() if own.any()}
 
     def _safely(self, action: Callable[[], None]) -> None:
