@@ -166,7 +166,7 @@ def test_reinit_refuses_what_fires_on_its_example_though_the_sample_called_it_de
     events = callback.reviver.events
     done = [unit for event in events for unit in event.reinitialised["net.act"]]
     assert sorted(set(done)) == DEAD
-    assert events[0].refused["net.act"] == {1: "it fires on the example"}
+    assert events[0].refused["net.act"] == {1: "it fires on the recorded batch"}
 
 
 @pytest.mark.forks

@@ -589,6 +589,7 @@ class DeadUnitMonitor:
             return
         self._names.load_state_dict(state_dict["names"])
         self.history.load_state_dict(state_dict["history"])
+        self._speaker.resume(self.history.latest)
         self._circumstances.load_state_dict(state_dict["circumstances"])
         if self.reviver is not None and state_dict["reviver"]:
             self.reviver.load_state_dict(state_dict["reviver"])

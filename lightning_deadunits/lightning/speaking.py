@@ -11,6 +11,7 @@ import warnings
 from typing import Any
 
 from lightning_deadunits.lightning.terminal import announce, beside_progress_bar
+from lightning_deadunits.reporting.course import Figures
 from lightning_deadunits.reporting.figures import count, percent, plural
 from lightning_deadunits.reporting.gaps import gaps, warn_of_cuts, warn_of_gaps
 from lightning_deadunits.reporting.report import DeadUnitsReport
@@ -33,7 +34,7 @@ class Speaker:
         self._told: set[str] = set()
         self._cut: set[str] = set()
         self._jumped = False
-        self._before: DeadUnitsReport | None = None
+        self._before: DeadUnitsReport | Figures | None = None
         self._unsaid: DeadUnitsReport | None = None
 
     def note(self, trainer: Any, report: DeadUnitsReport) -> None:
@@ -48,6 +49,10 @@ class Speaker:
                     self._warn_of_jump(report)
         if report.step is not None:
             self._before = report
+
+    def resume(self, latest: Figures | None) -> None:
+        """Take what the last validation found before this run was resumed."""
+        self._before = latest
 
     def keep(self, report: DeadUnitsReport) -> None:
         """Take a report for the end, of which somebody else has warned."""
@@ -68,11 +73,11 @@ class Speaker:
         warnings.warn(jump(before, report), stacklevel=4)
 
 
-def jump(before: DeadUnitsReport | None, after: DeadUnitsReport) -> str:
+def jump(before: DeadUnitsReport | Figures | None, after: DeadUnitsReport) -> str:
     """Say that many units died between two validations.
 
     Args:
-        before: The report of the validation before, None at the first one.
+        before: What the validation before has found, None at the first one.
         after: The report of the latest.
     """
     worst = max(after.layers.values(), key=lambda it: len(it.dead))

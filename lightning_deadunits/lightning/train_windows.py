@@ -60,7 +60,7 @@ class TrainWindows:
         custom_scalars: bool,
     ) -> None:
         self.report: DeadUnitsReport | None = None
-        self.history = History()
+        self.history = History(of="window")
         self.prefix = ""
         self._watch, self._guard, self._reinit = watch, guard, reinit
         self._per_unit, self._custom_scalars = per_unit, custom_scalars

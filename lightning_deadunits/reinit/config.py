@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -100,6 +101,12 @@ class ReinitConfig:
         check_bool("dry_run", self.dry_run)
         _check_int("seed", self.seed, None)
         _check_positive("tau", self.tau)
+        if self.tau != ReinitConfig.tau and self.criterion == "dead":
+            warnings.warn(
+                f"ReinitConfig: `tau` = {self.tau} has no meaning with `criterion='dead'`, under "
+                f"which a unit must never fire. Give `criterion='dormant'` to have it heeded.",
+                stacklevel=3,
+            )
         if self.max_per_event is not None:
             _check_positive("max_per_event", self.max_per_event)
             if self.max_per_event >= 1 and self.max_per_event != int(self.max_per_event):

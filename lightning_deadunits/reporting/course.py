@@ -63,6 +63,11 @@ class Course:
         return [Window(start, end) for start, end in zip(starts, self._steps, strict=True)]
 
     @property
+    def latest(self) -> Figures | None:
+        """The total of the latest validation, None before the first one."""
+        return self._totals()[-1] if self._figures else None
+
+    @property
     def layers(self) -> list[str]:
         """Names of the layers, in the order in which they were first seen."""
         return list(self._figures)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lightning_deadunits.reporting.evidence import Biases, Evidence, Window
-from lightning_deadunits.reporting.figures import count, magnitude, percent
+from lightning_deadunits.reporting.figures import count, magnitude, percent, plural
 from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
 
 Cause = Literal[
@@ -153,9 +153,9 @@ def _initialisation(deaths: _Deaths) -> Diagnosis:
     known = all(it.name in deaths.evidence.fired_before for it in deaths.layers if len(it.dead))
     first = deaths.windows[0].end
     when = (
-        "fired neither before training nor at any validation"
+        f"fired neither before training nor at any {deaths.evidence.of}"
         if known
-        else f"fired at no validation, the first of which was at step {count(first)}"
+        else f"fired at no {deaths.evidence.of}, the first of which was at step {count(first)}"
     )
     low = _share_of(deaths, lambda biases: biases.at_start <= _LOW, deaths.starts)
     biases = ""
@@ -281,8 +281,8 @@ def _steadily(deaths: _Deaths) -> Diagnosis | None:
     return Diagnosis(
         "steadily",
         f"Died steadily: {count(deaths.died)} of the {count(deaths.total)} dead units died at "
-        f"{count(len(hit))} validations from step {count(hit[0].end)} to {count(hit[-1].end)}, at "
-        f"most {count(most)} at once.{_rate(deaths)} {advice}.",
+        f"{plural(len(hit), deaths.evidence.of)} from step {count(hit[0].end)} to "
+        f"{count(hit[-1].end)}, at most {count(most)} at once.{_rate(deaths)} {advice}.",
     )
 
 

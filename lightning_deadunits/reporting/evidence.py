@@ -79,12 +79,14 @@ class Evidence:
             check, bool of shape ``(U,)``; without the layers that did not run there.
         biases: Layer to its biases, of layers whose units are made by a module that has one.
         input_shift: How many times the inputs' mean is larger than their spread, NaN if unknown.
+        of: What it is called that each report is of, as in :class:`History`.
     """
 
     windows: Sequence[Window] = ()
     fired_before: dict[str, Tensor] = field(default_factory=dict)
     biases: dict[str, Biases] = field(default_factory=dict)
     input_shift: float = math.nan
+    of: str = "validation"
 
 
 def thinned(windows: list[Window]) -> list[Window]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_deadunits.reporting.course import Course
+from lightning_deadunits.reporting.course import Course, Figures
 from lightning_deadunits.reporting.diagnosis import diagnose
 from lightning_deadunits.reporting.evidence import Evidence
+from lightning_deadunits.reporting.figures import plural
 from lightning_deadunits.reporting.report import ALIVE, DeadUnitsReport, LayerReport
 
 if TYPE_CHECKING:
@@ -41,9 +42,14 @@ class _Life:
 
 
 class History:
-    """Follows every unit over validations; survives a resume by its ``state_dict``."""
+    """Follows every unit over validations; survives a resume by its ``state_dict``.
 
-    def __init__(self) -> None:
+    Args:
+        of: What it is called that each report is of, a validation or a window of training batches.
+    """
+
+    def __init__(self, of: str = "validation") -> None:
+        self._of = of
         self._lives: dict[str, _Life] = {}
         self._reinitialised: dict[str, list[int]] = {}
         self._course = Course()
@@ -56,7 +62,12 @@ class History:
         return True
 
     def __repr__(self) -> str:
-        return f"<History of {len(self)} validations>"
+        return f"<History of {plural(len(self), self._of)}>"
+
+    @property
+    def latest(self) -> Figures | None:
+        """The total of the latest validation, None before the first one."""
+        return self._course.latest
 
     def to_dataframe(self) -> pandas.DataFrame:
         """Return a data frame with one row per validation and layer, and one for the total.
@@ -100,7 +111,7 @@ class History:
             self._record_layer(layer, step)
         self._course.record(report, step)
         completed = replace(self.complete(report), step=step)
-        found = diagnose(completed, evidence or Evidence(self._course.windows))
+        found = diagnose(completed, evidence or Evidence(self._course.windows, of=self._of))
         return (
             completed
             if found is None

@@ -132,6 +132,20 @@ def test_names_are_kept_whatever_runs_first_in_a_later_validation(
     assert again == TRUTH
 
 
+def test_the_first_validation_of_a_resumed_run_is_compared_with_the_last_before(
+    make_trainer: MakeTrainer, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    first = make_trainer(callbacks=[DeadUnitCallback()], max_epochs=1, num_sanity_val_steps=0)
+    first.fit(Routed([EVERY]))
+    assert any("are dead at the first validation" in str(told.message) for told in recwarn)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    recwarn.clear()
+    make_trainer(callbacks=[DeadUnitCallback()], max_epochs=2, num_sanity_val_steps=0).fit(
+        Routed([EVERY, EVERY]), ckpt_path=tmp_path / "one.ckpt"
+    )
+    assert not any("are dead" in str(told.message) for told in recwarn)
+
+
 def test_names_and_history_survive_a_resume_in_which_another_expert_runs_first(
     make_trainer: MakeTrainer, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -36,6 +37,15 @@ def test_what_is_out_of_range_is_an_error(name: str) -> None:
     value, kind, message = WRONG[name]
     with pytest.raises(kind, match=message):
         ReinitConfig(**{name: value})
+
+
+def test_an_option_that_would_not_be_heeded_is_told() -> None:
+    with pytest.warns(UserWarning, match="Give `criterion='dormant'` to have it heeded"):
+        ReinitConfig(tau=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ReinitConfig(tau=0.1, criterion="dormant")
+        ReinitConfig()
 
 
 def test_everything_is_set_from_the_command_line() -> None:
@@ -104,7 +114,7 @@ def test_a_dormant_unit_is_silenced_although_it_still_speaks() -> None:
     with torch.no_grad():
         net[0].weight[5] *= 1e-4
         net[0].bias[5] = 1e-5
-    assert "it fires on the example" in reinit_dead_units(net, {"1": [5]}, x).refused["1"][5]
+    assert "it fires on the recorded batch" in reinit_dead_units(net, {"1": [5]}, x).refused["1"][5]
     config = ReinitConfig(criterion="dormant")
     assert reinit_dead_units(net, {"1": [5]}, x, config=config).reinitialised == {"1": [5]}
 
@@ -118,5 +128,5 @@ def test_a_report_speaks_plainly() -> None:
         "    fresh: 0.weight, 0.bias",
         "    silenced: 2.weight",
         "Refused 1 unit.",
-        "  1: unit 0: it fires on the example",
+        "  1: unit 0: it fires on the recorded batch",
     ]

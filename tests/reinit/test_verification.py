@@ -288,7 +288,7 @@ def test_arguments_are_checked() -> None:
 def test_a_living_unit_is_refused() -> None:
     net, x, _ = network()
     report = reinit_dead_units(net, {"relu": [0]}, x)
-    assert report.refused == {"relu": {0: "it fires on the example"}}
+    assert report.refused == {"relu": {0: "it fires on the recorded batch"}}
 
 
 def test_operations_have_names() -> None:

@@ -37,6 +37,16 @@ def test_a_validation_has_a_row_per_layer_and_one_for_all() -> None:
     assert repr(history) == "<History of 2 validations>"
 
 
+def test_windows_of_training_batches_are_called_that() -> None:
+    history = History(of="window")
+    for step in range(1, 6):
+        found = history.record(report(*range(4 * step)), 10 * step)
+    assert repr(history) == "<History of 5 windows>"
+    assert "dead units died at 4 windows from step 20 to 50" in found.diagnosis
+    history = History(of="window")
+    assert "fired at no window" in history.record(report(*range(12)), 10).diagnosis
+
+
 def test_a_layer_that_saw_nothing_has_no_row() -> None:
     history = History()
     history.record(report(1), 10)

@@ -208,7 +208,7 @@ class Passes:
                 spot = self.spots[number]
                 values = channel_of(spot.activation, spot.dims, unit)
                 if not bool((values.abs() <= spot.atol).all()):
-                    found[(layer, unit)] = "it fires on the example"
+                    found[(layer, unit)] = "it fires on the recorded batch"
         return found
 
 

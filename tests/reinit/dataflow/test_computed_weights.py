@@ -41,6 +41,6 @@ def test_a_computed_weight_never_ends_the_event(name: str, place: int) -> None:
     untouched = {0: "5", 2: None, 4: "1"}[place]
     if (
         untouched is not None
-        and report.refused.get(untouched, {}).get(1) != "it fires on the example"
+        and report.refused.get(untouched, {}).get(1) != "it fires on the recorded batch"
     ):
         assert report.reinitialised.get(untouched) == [1], str(report)

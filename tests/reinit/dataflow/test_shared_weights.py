@@ -173,4 +173,4 @@ def test_a_unit_that_fires_on_one_tape_alone_is_refused() -> None:
         net, [record(net, net, x * 0, "a"), record(net, net, loud, "b")], {"trunk.1": [2]}
     )
     assert quiet.sum() == 0
-    assert report.refused["trunk.1"][2] == "it fires on the example"
+    assert report.refused["trunk.1"][2] == "it fires on the recorded batch"
