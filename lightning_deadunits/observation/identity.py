@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
-from math import inf
+from sys import maxsize
 from typing import Any, NamedTuple
 
 import torch
@@ -366,6 +366,8 @@ def whole_and_in_part(keys: Iterable[str]) -> list[str]:
         ['relu|w,+b', 'relu|w.3,+b.3']
         >>> whole_and_in_part(["relu|w[0_4]", "relu|w[4_]", "relu|w[2_6]"])
         ['relu|w[0_4]', 'relu|w[2_6]', 'relu|w[4_]']
+        >>> whole_and_in_part(["relu|w[at0_3]", "relu|w[1__2]", "relu|w[0__2]"])
+        ['relu|w[at0_3]', 'relu|w[1__2]', 'relu|w[0__2]']
     """
     alike: dict[tuple[str, str, int], list[tuple[str, Call]]] = {}
     for key in keys:
@@ -396,17 +398,33 @@ def _overlap(one: str, other: str) -> bool:
     if name != others:
         return False
     mine, its = _places(places.rstrip("]")), _places(theirs.rstrip("]"))
-    return mine is not None and its is not None and mine[0] < its[1] and its[0] < mine[1]
+    if mine is None or its is None:
+        return False
+    if isinstance(mine, list) and isinstance(its, list) and sorted(mine) == sorted(its):
+        return False  # the same units in another order: that is another way to them
+    if isinstance(mine, range) and isinstance(its, range):
+        # What two steps have in common comes again after their product: no end is looked for.
+        low = max(mine.start, its.start)
+        first = low + (mine.start - low) % mine.step
+        mine = range(first, min(mine.stop, its.stop, first + mine.step * its.step), mine.step)
+    elif isinstance(mine, range):
+        mine, its = its, mine
+    return any(place in its for place in mine)
 
 
-def _places(part: str) -> tuple[int, float] | None:
-    """Return from which unit up to which one a part goes, None if it is no plain range."""
+def _places(part: str) -> range | list[int] | None:
+    """Return which units a part has, None if its word does not tell."""
+    if part.startswith("at"):
+        listed = part.removeprefix("at").split("_")
+        return [int(place) for place in listed] if all(map(str.isdigit, listed)) else None
     if not part:
-        return 0, inf
-    start, bar, stop = part.partition("_")
-    if not start.isdigit() or not (stop.isdigit() or not stop):
+        return range(maxsize)
+    start, *end = part.split("_")
+    if not start.isdigit() or len(end) > 2 or not all(it.isdigit() for it in end if it):
         return None
-    return int(start), (float(stop) if stop else inf) if bar else int(start) + 1
+    stop, step = (*end, "", "")[:2]
+    last = int(start) + 1 if not end else int(stop) if stop else maxsize
+    return range(int(start), last, int(step or 1))
 
 
 def read_key(key: str) -> Call:

@@ -43,7 +43,8 @@ from lightning_deadunits.observation.lineage.axes import Args, Axes, Kwargs
 from lightning_deadunits.observation.lineage.eager import EagerLineage, Step
 from lightning_deadunits.observation.lineage.following import Lineage, mark_weights
 from lightning_deadunits.observation.lineage.gates import COMPARISONS, GATES, is_gated
-from lightning_deadunits.observation.lineage.ways import PIECES, WRITES
+from lightning_deadunits.observation.lineage.moves import MOVES
+from lightning_deadunits.observation.lineage.ways import PIECES, WRITES, is_in_place
 from lightning_deadunits.observation.names import module_names, selects, weights_of
 from lightning_deadunits.observation.padding import Padding
 from lightning_deadunits.observation.regions import OPERATORS, REASON, Regions
@@ -183,6 +184,8 @@ class SiteMode(TorchFunctionMode):
                 # The method calls its superclass's, which Dynamo cannot trace inside of a mode.
                 func = torch.unflatten
             out = func(*args, **kwargs)
+            if args and func not in MOVES and is_in_place(func, kwargs):
+                out = args[0]  # for Dynamo what was returned is another one
             if isinstance(func, OPERATORS):
                 self._regions.look(self._frame().name)
                 return out

@@ -305,6 +305,8 @@ IN_PLACE: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "copied": lambda h, other: h.copy_(other),
     "into another": lambda h, other: torch.add(h.clone(), other, out=h),
     "activated": lambda h, other: F.relu(h, inplace=True),
+    "chained": lambda h, other: h.mul_(2).add_(other),
+    "chained and negated": lambda h, other: h.add_(other).neg_().mul_(3),
 }
 
 
@@ -415,6 +417,44 @@ def test_parts_that_overlap_are_no_layers_of_their_own(parts: Any) -> None:
     report = find_dead_units(net, [X], layers=None)
     assert not report.layers
     assert all("parts that overlap" in reason for reason in report.unjudged.values())
+
+
+CHOSEN: dict[str, tuple[Any, Any, bool]] = {
+    "two lists with one unit in common": ([0, 1], [1, 2], True),
+    "a list and a range": ([0, 5], slice(4, 6), True),
+    "a list and all": ([0, 1], slice(None), True),
+    "every second and every third": (slice(None, None, 2), slice(3, None, 3), True),
+    "two lists": ([0, 2], [1, 3], False),
+    "even and odd places": (slice(None, None, 2), slice(1, None, 2), False),
+    "every second, and what is between": (slice(None, None, 2), [1, 3], False),
+    "the same in another order": ([0, 5], [5, 0], False),
+    "all in another order": ([5, 4, 3, 2, 1, 0], slice(None), False),
+}
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["lists", "tensors"])
+def test_a_unit_that_is_in_two_choices_is_told(case: str, as_tensor: bool) -> None:
+    *choices, overlap = CHOSEN[case]
+    if as_tensor:
+        choices = [torch.tensor(it) if isinstance(it, list) else it for it in choices]
+    net = Two(lambda net, x: [F.relu(net.a(x)[:, choice]) for choice in choices])
+    report = find_dead_units(net, [X])
+    assert (len(report.layers), len(report.unjudged)) == ((0, 2) if overlap else (2, 0))
+
+
+def test_places_that_are_counted_from_the_end_are_those() -> None:
+    def run(net: Two, x: Tensor) -> Any:
+        return F.relu(net.a(x)[:, [-1, 1]]), F.relu(net.a(-x)[:, [5, 1]])
+
+    (layer,) = find_dead_units(Two(run), [X]).layers.values()
+    assert layer.observations == 2 * len(X)
+
+
+@pytest.mark.parametrize("places", [[1, 1, 2], torch.tensor([1, 1, 2])], ids=["list", "tensor"])
+def test_a_unit_that_is_chosen_twice_is_told(places: Any) -> None:
+    report = find_dead_units(Two(lambda net, x: F.relu(net.a(x)[:, places])), [X])
+    assert "several times" in report.unjudged["relu"]
 
 
 def test_parts_that_do_not_overlap_are() -> None:

@@ -250,7 +250,7 @@ ORDERS: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Tensor, ...]], list[lis
         [[1], [0]],
     ),
     "index_select": (
-        lambda w, x: ((x @ w).index_select(1, torch.tensor([3, 0])), x @ w), [[1], [0]],
+        lambda w, x: ((x @ w).index_select(1, torch.tensor([5, 0, 4, 3, 1, 2])), x @ w), [[1], [0]],
     ),
     "a mask": (lambda w, x: ((x @ w)[:, torch.arange(6) > 3], x @ w), [[], [0]]),
     "weights in another order": (

@@ -52,8 +52,15 @@ class KnownAxes(Protocol):
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""
 
-    def word_for(self, places: list[Any]) -> str | None:
-        """Return a word for the units that lists of places choose, None if that cannot be told."""
+    def chosen_by(self, places: list[tuple[Any, int]]) -> tuple[str, bool] | None:
+        """Return a word for the units that lists of places choose, and whether some come twice.
+
+        Args:
+            places: The lists, as lists or tensors, each with the size of what it chooses from.
+
+        Returns:
+            None if that cannot be told.
+        """
 
 
 MakerAxes = Callable[[KnownAxes, Args, Kwargs, Tensor], "Axes | Folded | None"]

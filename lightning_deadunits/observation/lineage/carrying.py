@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_deadunits.observation.identity import Descent, joined, part_of
+from lightning_deadunits.observation.identity import REPEATED, Descent, joined, part_of
 from lightning_deadunits.observation.lineage.axes import Folded, KnownAxes
 from lightning_deadunits.observation.lineage.axis_rules import (
     carried,
@@ -223,9 +223,12 @@ def _moved(known: KnownAxes, call: Invocation, descent: Descent, operand: Operan
     (source, own), function, args = operand, call.function, call.args
     if function in CHOICES:
         places = places_chosen(call, () if descent.sizes else own.axes)
-        call = call._replace(piece=known.word_for(places) if places else None)
-        if places and call.piece is None:
+        chosen = known.chosen_by(places) if places else None
+        call = call._replace(piece=chosen and chosen[0])
+        if places and chosen is None:
             descent = descent._replace(mixed=True)  # in a graph: which is not known
+        elif chosen is not None and chosen[1]:
+            descent = descent._replace(flaw=REPEATED)
     if descent.members is not None:
         rows = descent.members.rows.ndim
         keeps = function in _KEEP_ROWS and not (len(args) > 1 and is_list(args[1]))

@@ -442,14 +442,23 @@ class EagerLineage(Lineage):
         self._known[id(out)] = (weakref.ref(out), after, calls)
         return after
 
-    def word_for(self, places: list[Any]) -> str | None:
-        """Return a word for the units that lists of places choose, None if that cannot be told.
+    def chosen_by(self, places: list[tuple[Any, int]]) -> tuple[str, bool] | None:
+        """Return a word for the units that lists of places choose, and whether some come twice.
 
         The lists are read, on a device too: which units they are is nowhere else.
         """
-        read = str([p.tolist() if isinstance(p, Tensor) else p for p in places])
-        short = "at" + "_".join(re.findall(r"\w+", read))  # not to be taken for a range
-        return short if len(short) < _LONG else f"{zlib.crc32(read.encode()):08x}"
+        lists = [
+            [it % size if type(it) is int else it for it in listed]
+            for given, size in places
+            for listed in [torch.as_tensor(given).reshape(-1).tolist()]
+        ]
+        read = str(lists)
+        one = lists[0] if len(lists) == 1 and all(type(it) is int for it in lists[0]) else []
+        twice = len(set(one)) < len(one)
+        # Words that are not to be taken for a range, nor all units in an order for a part of them.
+        word = "order" if one and not twice and len(one) == places[0][1] else "at"
+        short = word + "_".join(re.findall(r"\w+", read))
+        return short if len(short) < _LONG else f"{zlib.crc32(read.encode()):08x}", twice
 
     def row(self, source: Tensor, out: Tensor) -> int | None:
         """Return which row of stacked weights a view is, None if that cannot be told."""

@@ -283,8 +283,8 @@ class Lineage:
         """Return which row of stacked weights a view is, None if that cannot be told."""
         return None
 
-    def word_for(self, places: list[Any]) -> str | None:
-        """Return a word for the units that lists of places choose, None if that cannot be told."""
+    def chosen_by(self, places: list[tuple[Any, int]]) -> tuple[str, bool] | None:
+        """Return what lists of places choose, None if that cannot be told."""
         return None
 
     def _write(self, args: Args) -> None:

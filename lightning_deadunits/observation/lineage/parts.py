@@ -32,14 +32,17 @@ def choice_of(call: Invocation) -> tuple[int, Any]:
     return dim % args[0].ndim, slice(start, start + length)
 
 
-def places_chosen(call: Invocation, axes: Axes | None) -> list[Any]:
-    """Return the lists and tensors of places that choose among the units, in any order."""
+def places_chosen(call: Invocation, axes: Axes | None) -> list[tuple[Any, int]]:
+    """Return the lists and tensors of places that choose among the units, in any order.
+
+    Each with the size of the axis that it chooses from.
+    """
     dim, index = choice_of(call)
     found = []
     for item in items_of(index, call.args[0].ndim):
         taken = consumes(item)
         if isinstance(item, (list, Tensor)) and any(dim + i in (axes or ()) for i in range(taken)):
-            found.append(item)
+            found.append((item, call.args[0].shape[dim]))
         dim += taken
     return found
 

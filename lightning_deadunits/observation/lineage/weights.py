@@ -84,7 +84,8 @@ def follow_weights(
         if isinstance(index, Tensor):
             piece = known.row(source, out)
         elif isinstance(index, list):
-            piece = known.word_for([index])
+            chosen = known.chosen_by([(index, source.shape[dim])])
+            piece = chosen and chosen[0]
         else:
             piece = part_of_weights(dim, index, source.shape)
         if piece is None:
