@@ -94,7 +94,7 @@ def test_the_state_holds_tensors_and_primitives_only(tmp_path: object) -> None:
 @pytest.mark.parametrize(
     ("validations", "words"),
     [
-        ((report(*MANY), report(*MANY)), "Born dead: 12 of the 12 dead units"),
+        ((report(*MANY), report(*MANY)), "Dead from the start: 12 of the 12 dead units"),
         (
             (report(), report(), report(*MANY), report(*MANY)),
             "Died together: 12 of the 12 dead units died between steps 20 and 30.",

@@ -166,7 +166,7 @@ def _initialisation(deaths: _Deaths) -> Diagnosis:
         advice += ", and at the first steps"
     return Diagnosis(
         "initialisation",
-        f"Born dead: {count(deaths.from_start)} of the {count(deaths.total)} dead units {when}."
+        f"Dead from the start: {count(deaths.from_start)} of the {count(deaths.total)} dead units {when}."
         f"{biases} {advice}.",
     )
 

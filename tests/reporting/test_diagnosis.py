@@ -102,7 +102,7 @@ def test_born_dead_says_what_it_rests_on(fired: dict[str, torch.Tensor], words: 
     known = Evidence(windows(0.1, 0.1), fired_before=fired)
     found = lived(report(*MANY), report(*MANY), evidence=known)
     assert found.cause == "initialisation"
-    assert found.diagnosis.startswith(f"Born dead: 12 of the 12 dead units {words}")
+    assert found.diagnosis.startswith(f"Dead from the start: 12 of the 12 dead units {words}")
 
 
 def test_low_initial_biases_are_told_and_excuse_the_inputs() -> None:
