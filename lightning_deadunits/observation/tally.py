@@ -133,14 +133,17 @@ class Agreement:
         return bool(self._everyone)
 
     def holds(self, own: Any) -> bool:
-        """Tell whether this process would say the same again."""
-        return bool(self._own == own)
+        """Tell whether this process would say the same again of what is tracked.
+
+        What ran beside it gives names only, to layers that are new: of these it would tell.
+        """
+        return self._own is not None and self._own[:-1] == own[:-1]
 
     def renew(self, own: Any, gather: Gather) -> None:
         """Ask all processes."""
         self._everyone = []
         everyone = gather(own)
-        failed = [str(rank) for rank, (*_, has_failed) in enumerate(everyone) if has_failed]
+        failed = [str(rank) for rank, (*_, has_failed, _) in enumerate(everyone) if has_failed]
         if failed:
             raise ProcessFailedError(f"Counting failed on process {', '.join(failed)}.")
         self._own, self._everyone = own, everyone
@@ -156,7 +159,7 @@ class Agreement:
         ran = {read_key(key).base for key in layout}
         missed: dict[str, str] = {}
         aside: set[str] = set()
-        for _, unjudged, unseen, beside, _ in self._everyone:
+        for _, unjudged, unseen, _, beside in self._everyone:
             aside |= beside
             reasons.update(unjudged)
             missed.update({name: why for name, why in unseen.items() if name not in ran})
@@ -226,7 +229,7 @@ def report_of(
     agreement = Agreement() if agreement is None else agreement
     names = LayerNames() if names is None else names
     counts, unjudged, unseen, beside = seen
-    own = (layout_of(counts), dict(unjudged), dict(unseen), beside, failed)
+    own = (layout_of(counts), dict(unjudged), dict(unseen), failed, beside)
     if device is None:
         device = next((count.zeros.device for count in counts.values()), torch.device("cpu"))
     if not agreement.stands:
