@@ -166,8 +166,8 @@ def _initialisation(deaths: _Deaths) -> Diagnosis:
         advice += ", and at the first steps"
     return Diagnosis(
         "initialisation",
-        f"Dead from the start: {count(deaths.from_start)} of the {count(deaths.total)} dead units {when}."
-        f"{biases} {advice}.",
+        f"Dead from the start: {count(deaths.from_start)} of the {count(deaths.total)} dead units "
+        f"{when}.{biases} {advice}.",
     )
 
 
