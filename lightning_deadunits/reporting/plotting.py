@@ -16,7 +16,7 @@ from lightning_deadunits.reporting.figures import (
     percent,
 )
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
-from lightning_deadunits.reporting.text import shortened
+from lightning_deadunits.reporting.short_names import short_names
 
 _DEAD_TEXT = "#c2440a"
 """The colour of dead units, dark enough for small letters on white."""
@@ -47,8 +47,9 @@ def draw(report: DeadUnitsReport, **kwargs: Any) -> Any:
     figure = plt.figure(layout="constrained", **kwargs)
     axes = np.atleast_1d(figure.subplots(max(1, len(layers)), 1, sharex=True))
     image = None
+    short = short_names(report.layers, _LONGEST_NAME)
     for axis, layer in zip(axes, layers, strict=False):
-        image = _strip(axis, layer)
+        image = _strip(axis, layer, short[layer.name])
     axes[-1].set_xlabel("units of the layer, sorted by zero-activation rate")
     axes[-1].tick_params(bottom=True, labelbottom=True)
     if image is not None:
@@ -56,7 +57,7 @@ def draw(report: DeadUnitsReport, **kwargs: Any) -> Any:
     return figure
 
 
-def _strip(axis: Any, layer: LayerReport) -> Any:
+def _strip(axis: Any, layer: LayerReport, name: str) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     rates = LinearSegmentedColormap.from_list("zero_rate", RATE_COLOURS)
@@ -70,7 +71,6 @@ def _strip(axis: Any, layer: LayerReport) -> Any:
     axis.set_yticks([])
     axis.tick_params(bottom=False, labelbottom=False)
     axis.set_xticks([0, 50, 100], ["0 %", "50 %", "100 %"])
-    name = shortened(layer.name, _LONGEST_NAME)
     axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     dead = len(layer.dead)
     told = f"{count(dead)} of {count(layer.num_units)} dead" if layer.observations else "not seen"
@@ -104,8 +104,10 @@ def draw_course(course: Course, **kwargs: Any) -> Any:
     kwargs.setdefault("figsize", (8, 4))
     figure = plt.figure(layout="constrained", **kwargs)
     axis = figure.subplots()
-    for layer, colour in zip(_most_dead(course), CURVE_COLOURS, strict=False):
-        _curve(axis, course, layer, color=colour, label=shortened(layer, _LONGEST_NAME))
+    chosen = _most_dead(course)
+    short = short_names(chosen, _LONGEST_NAME)
+    for layer, colour in zip(chosen, CURVE_COLOURS, strict=False):
+        _curve(axis, course, layer, color=colour, label=short[layer])
     if len(course):
         _curve(axis, course, TOTAL, color="black", linestyle="--", label="all layers")
     axis.set_xlabel("training step")

@@ -1,7 +1,7 @@
 """A report as text: one line per layer, no wider than the terminal, then what deserves attention.
 
 Where there is little room, fewer steps are named at which units died, then the column "made by" is
-left out, then the names of layers are shortened in the middle, for there they are alike; at last
+left out, then the names of layers are shortened where they are alike; at last
 the dates go below the table. Numbers are never shortened.
 """
 
@@ -12,6 +12,7 @@ import textwrap
 
 from lightning_deadunits.reporting.figures import UNKNOWN, count, percent, rate
 from lightning_deadunits.reporting.report import DeadUnitsReport, LayerReport
+from lightning_deadunits.reporting.short_names import short_names
 from lightning_deadunits.reporting.wording import STEPS_SHOWN, wholly_dead
 
 _HEADER = ("layer", "units", "dead", "zero rate", "made by", "dead since")
@@ -45,8 +46,9 @@ def render(report: DeadUnitsReport, width: int | None = None) -> str:
         if spare < _LEAST_NAME:
             columns = [name for name in columns if name != "dead since"]
             spare = width - _length(_widths(rows, columns)) + _widths(rows, columns)["layer"]
+        short = short_names((row["layer"] for row in rows), max(_LEAST_NAME, spare))
         for row in rows:
-            row["layer"] = shortened(row["layer"], max(_LEAST_NAME, spare))
+            row["layer"] = short[row["layer"]]
     beneath = [] if "dead since" in columns else _dates_beneath(layers, width)
     return "\n".join([*_table(rows, _widths(rows, columns)), *beneath, *_after(report)])
 
@@ -87,19 +89,6 @@ def row_of(layer: LayerReport) -> Row:
 def share(dead: int, units: int) -> str:
     """Write how many units are dead, and which share that is."""
     return f"{count(dead)} ({percent(dead / units)})" if dead else "0"
-
-
-def shortened(name: str, length: int) -> str:
-    """Shorten a name in the middle.
-
-    Example:
-        >>> shortened("encoder.layers.11.mlp.act", 16)
-        'encoder...lp.act'
-    """
-    if len(name) <= length:
-        return name
-    front = (length - 3 + 1) // 2
-    return f"{name[:front]}...{name[len(name) - (length - 3 - front) :]}"
 
 
 def remarks(report: DeadUnitsReport) -> list[str]:

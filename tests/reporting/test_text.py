@@ -50,6 +50,16 @@ def test_names_are_shortened_in_the_middle_and_only_if_they_must_be(
     assert "conv2.relu" in narrow
 
 
+def test_shortened_names_stay_different() -> None:
+    names = [f"model.decoder.layers.{n}.activation_fn" for n in range(12)]
+    for width in (60, 50, 44):
+        table = render(reports_of(*(layer(name, 1) for name in names)), width).splitlines()
+        shown = [line.split()[0] for line in table[2:14]]
+        assert len(set(shown)) == 12
+        assert max(map(len, table)) <= width
+    assert render(reports_of(layer(names[3])), 44).splitlines()[2].startswith("model...")
+
+
 def test_where_there_is_room_more_steps_are_named(lived: DeadUnitsReport) -> None:
     told = [render(lived, width).splitlines()[4].split("0.316")[1].strip() for width in (140, 85)]
     assert told == [
