@@ -4,7 +4,7 @@
  */
 
 import { element } from './dom.js';
-import { copyButton, OF_RUNS, shortNames } from './names.js';
+import { copyButton, OF_LAYERS, OF_RUNS, shortNames } from './names.js';
 import { sparkline } from './sparkline.js';
 import { count, deadSince, makers, percent, rate, share } from './text.js';
 
@@ -202,7 +202,10 @@ function deadCell(summary, top, { run: several, roomy }) {
 function madeByCell(names) {
   const whole = names.join(', ');
   const short = shortNames(names, NAME_LENGTH);
-  return element('td', { class: 'text made-by', title: whole }, makers(names.map((name) => short.get(name))) || '–');
+  // A line may end behind a dot, rather than anywhere.
+  const parts = (makers(names.map((name) => short.get(name))) || '–').split(OF_LAYERS);
+  const told = parts.flatMap((part) => [part, element('wbr')]);
+  return element('td', { class: 'text made-by', title: whole }, ...told);
 }
 
 /**
