@@ -184,8 +184,8 @@ class SiteMode(TorchFunctionMode):
                 # The method calls its superclass's, which Dynamo cannot trace inside of a mode.
                 func = torch.unflatten
             out = func(*args, **kwargs)
-            if args and func not in MOVES and is_in_place(func, kwargs):
-                out = args[0]  # for Dynamo what was returned is another one
+            if isinstance(out, Tensor) and func not in MOVES and is_in_place(func, kwargs):
+                out = args[0] if args else out  # for Dynamo what was returned is another one
             if isinstance(func, OPERATORS):
                 self._regions.look(self._frame().name)
                 return out
