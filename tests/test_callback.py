@@ -144,6 +144,31 @@ def test_what_other_callbacks_compute_is_not_counted(
     assert (known, tested, ours.report.to_dict()) == expected
 
 
+class Drawn(nn.Module):
+    """A parametrisation that draws whenever it is asked for the weight (DropConnect)."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return F.dropout(weight, 0.2)
+
+
+@pytest.mark.parametrize("kind", ["spectral norm", "drawn"])
+def test_weights_that_are_computed_are_not_computed_once_more(
+    make_trainer: MakeTrainer, kind: str
+) -> None:
+    outcomes = []
+    for callbacks in ([], [DeadUnitCallback(reinit=True)]):
+        model = Lit()
+        pl.seed_everything(1, verbose=False)
+        for layer in (model.net.fc1, model.net.fc2):
+            if kind == "drawn":
+                nn.utils.parametrize.register_parametrization(layer, "weight", Drawn())
+            else:
+                nn.utils.parametrizations.spectral_norm(layer)
+        make_trainer(callbacks=callbacks, max_epochs=2).fit(model, loader(), loader())
+        outcomes.append([value.clone() for value in model.state_dict().values()])
+    assert all(map(torch.equal, *outcomes))
+
+
 def test_training_is_not_touched(make_trainer: MakeTrainer) -> None:
     bare, watched = Lit(), Lit()
     for model, callbacks in ((bare, []), (watched, [DeadUnitCallback()])):

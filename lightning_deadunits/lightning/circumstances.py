@@ -98,7 +98,7 @@ class Circumstances:
             if len(at_start) != layer.num_units or not len(layer.dead):
                 continue
             now, _ = _biases_of(modules[maker])
-            normalised = modules[maker].weight.dim() == 1
+            normalised = _held(modules[maker], "weight").dim() == 1
             size = self._inputs[1] if index == 0 and self._inputs and not normalised else 1.0
             usual = (scale * size).clamp(min=1e-12)
             found[layer.name] = Biases(at_start / usual, now / usual)
@@ -128,7 +128,7 @@ def _with_bias(model: nn.Module) -> dict[str, Any]:
     """Return the modules by name that have one bias per unit, and weights with as many rows."""
     found = {}
     for module, name in module_names(model).items():
-        bias, weight = getattr(module, "bias", None), getattr(module, "weight", None)
+        bias, weight = _held(module, "bias"), _held(module, "weight")
         if not (isinstance(bias, Tensor) and isinstance(weight, Tensor)):
             continue
         # Of a sharded or a lazy parameter there is nothing to copy here.
@@ -139,12 +139,22 @@ def _with_bias(model: nn.Module) -> dict[str, Any]:
     return found
 
 
+def _held(module: nn.Module, name: str) -> Any:
+    """Return what a module holds, None if it would have to be computed.
+
+    A parametrised weight is computed whenever it is asked for: spectral norm goes on by a step then,
+    another one draws anew. That is the user's code.
+    """
+    homes: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+    return next((home[name] for home in homes if name in home), None)
+
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _biases_of(module: Any) -> _Pair:
     """Return the biases and the norms of the incoming weights, on the CPU."""
-    weight, bias = module.weight.detach().float(), module.bias.detach().float()
+    weight, bias = (_held(module, name).detach().float() for name in ("weight", "bias"))
     if isinstance(module, _TRANSPOSED):
         per_group = weight.reshape(module.groups, -1, *weight.shape[1:]).transpose(1, 2)
         weight = per_group.reshape(len(bias), -1)

@@ -197,11 +197,11 @@ def test_an_event_is_not_counted_by_another_callback_whose_window_is_open() -> N
     first = DeadUnitCallback(exclude="relu.b", reinit=EVERY_TWO_STEPS)
     second = DeadUnitCallback(layers="relu.b", reinit=AT_VALIDATION)
     trained(Mortal(), first, second)
-    # Each counts what one set of weights makes of that activation: its name need say no more.
-    assert [list(event) for event in events(second)] == [["relu"]] * 3
+    assert [list(event) for event in events(second)] == [["relu.b"]] * 3
     assert events(first)
-    assert all(list(event) == ["relu"] for event in events(first))
-    made_by = [callback.reviver.events[-1].made_by["relu"] for callback in (first, second)]
+    assert all(list(event) == ["relu.bn"] for event in events(first))
+    last = (callback.reviver.events[-1].made_by for callback in (first, second))
+    made_by = [own[name] for own, name in zip(last, ("relu.bn", "relu.b"), strict=True)]
     assert made_by == [["a.weight", "bn.weight", "bn.bias"], ["b.weight", "b.bias"]]
 
 
