@@ -17,7 +17,7 @@ from lightning_deadunits.distributed import logged_step, skips_validation
 from lightning_deadunits.functional import check_atol
 from lightning_deadunits.lightning.circumstances import Circumstances
 from lightning_deadunits.lightning.event_log import log_event, say
-from lightning_deadunits.lightning.failure_guard import Guard, guarded
+from lightning_deadunits.lightning.failure_guard import Guard, guarded, guarded_alone
 from lightning_deadunits.lightning.logging import log_scalars, write_report
 from lightning_deadunits.lightning.speaking import Speaker
 from lightning_deadunits.lightning.tables import log_tables
@@ -311,9 +311,17 @@ class DeadUnitMonitor:
         if report is None:
             return
         self._take_note(trainer, pl_module, report)
-        # Not guarded: on every process alike, or one would wait for the others later.
-        if self._active_reviver is not None and trainer.state.fn == "fit":
-            told = self._active_reviver.judge(trainer, pl_module, report, of_validation=True)
+        if trainer.state.fn == "fit":
+            self._judge_due(trainer, pl_module, report, of_validation=True)
+
+    @guarded_alone
+    def _judge_due(
+        self, trainer: Any, pl_module: Any, report: DeadUnitsReport, of_validation: bool
+    ) -> None:
+        if self._active_reviver is not None:
+            told = self._active_reviver.judge(
+                trainer, pl_module, report, of_validation=of_validation
+            )
             self._tell_outcome(trainer, told)
 
     def _judge(self, trainer: Any, pl_module: Any) -> DeadUnitsReport | None:
@@ -420,15 +428,19 @@ class DeadUnitMonitor:
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Re-initialise what the last verdicts found: checkpoints hold what was evaluated."""
-        if self._active_reviver is not None:
-            event = self._active_reviver.before_train_batch(trainer, pl_module)
-            if event is not None:
-                self._tell(trainer, pl_module, event)
+        self._revive(trainer, pl_module)
         if self._windows is not None:
             self._windows.begin_batch(pl_module)
         if self._active_reviver is not None:
             ends = self._windows is not None and self._windows.ends_next
             self._active_reviver.record_batch(trainer, pl_module, TRAINING, ends_window=ends)
+
+    @guarded_alone
+    def _revive(self, trainer: Any, pl_module: Any) -> None:
+        if self._active_reviver is not None:
+            event = self._active_reviver.before_train_batch(trainer, pl_module)
+            if event is not None:
+                self._tell(trainer, pl_module, event)
 
     @guarded
     def _tell(self, trainer: Any, pl_module: Any, event: ReinitReport) -> None:
@@ -478,10 +490,7 @@ class DeadUnitMonitor:
         if not trainer.enable_validation:
             self.report, self.history = report, self._windows.history
             self._speaker.keep(report)
-        # Not guarded: on every process alike, or one would wait for the others later.
-        if self._active_reviver is not None:
-            told = self._active_reviver.judge(trainer, pl_module, report, of_validation=False)
-            self._tell_outcome(trainer, told)
+        self._judge_due(trainer, pl_module, report, of_validation=False)
 
     @warns_beside_bar
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -142,8 +142,8 @@ def _with_bias(model: nn.Module) -> dict[str, Any]:
 def _held(module: nn.Module, name: str) -> Any:
     """Return what a module holds, None if it would have to be computed.
 
-    A parametrised weight is computed whenever it is asked for: spectral norm goes on by a step then,
-    another one draws anew. That is the user's code.
+    A parametrised weight is computed whenever it is asked for: spectral norm goes on by a step
+    then, another one draws anew. That is the user's code.
     """
     homes: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
     return next((home[name] for home in homes if name in home), None)

@@ -58,3 +58,17 @@ def guarded(method: _Method) -> _Method:
             return None
 
     return cast(_Method, safe)
+
+
+def guarded_alone(method: _Method) -> _Method:
+    """Make what processes do together harmless where one trains; where several do, all fail.
+
+    One that went on alone would leave the others waiting.
+    """
+    harmless = guarded(method)
+
+    @functools.wraps(method)
+    def safe(self: Any, trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        return (harmless if trainer.world_size == 1 else method)(self, trainer, *args, **kwargs)
+
+    return cast(_Method, safe)

@@ -35,7 +35,8 @@ class Layout:
 
     def has_parts_of(self, model: nn.Module) -> bool:
         """Tell whether a model has the same modules and parameters, others perhaps beside them."""
-        return self._parts.items() <= _parts_of(model).items()
+        parts = _parts_of(model)
+        return all(parts.get(name) is own for name, own in self._parts.items())
 
     def keeps(self, tape: Tape, model: nn.Module) -> bool:
         """Tell whether a replay is still what the model computes; have it use today's buffers.

@@ -16,6 +16,7 @@ from torch import Tensor, nn, optim
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
 from lightning_deadunits.reinit.optimizers.adam_steps import StepCorrection
+from lightning_deadunits.reinit.training.reviver import Reviver
 from tests.mortal import (
     AT_VALIDATION,
     EVERY_TWO_STEPS,
@@ -167,6 +168,21 @@ def test_a_callback_that_was_copied_or_pickled_trains_like_the_original() -> Non
     expected = run(lambda callback: callback)
     assert differing(run(copy.deepcopy), expected) == []
     assert differing(run(lambda c: pickle.loads(pickle.dumps(c))), expected) == []
+
+
+@pytest.mark.parametrize("place", ["before_train_batch", "judge"])
+def test_a_failure_that_nobody_foresaw_costs_no_training(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    plain, watched = Mortal(), Mortal()
+    expected = state_of(trained(plain), plain)
+    monkeypatch.setattr(Reviver, place, fails)
+    with pytest.warns(UserWarning, match="nobody foresaw this"):
+        trainer = trained(watched, DeadUnitCallback(reinit=AT_VALIDATION))
+    assert differing(state_of(trainer, watched), expected) == []
 
 
 def test_copying_a_callback_amid_training_leaves_the_training_alone() -> None:

@@ -254,6 +254,23 @@ def test_a_plan_of_a_checkpoint_is_not_written_into_a_module_that_was_replaced(
     assert not any(isinstance(own, Layout) for own in vars(callback.reviver).values())
 
 
+def test_a_plan_of_a_checkpoint_is_not_written_where_a_parameter_was_replaced(
+    tmp_path: Any,
+) -> None:
+    class Fresh(Mortal):
+        def on_train_start(self) -> None:
+            self.c.weight = nn.Parameter(torch.randn_like(self.c.weight))
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    trained(Mortal(), DeadUnitCallback(reinit=AT_VALIDATION), keep)
+    callback = DeadUnitCallback(reinit=AT_VALIDATION)
+    trained(Fresh(), callback, resume=tmp_path / "epoch=0.ckpt")
+    assert callback.reviver is not None
+    assert all(event.step > 4 for event in callback.reviver.events)
+    assert callback.reviver.events
+
+
 class PutsAnAverage(Mortal):
     """Validates with other parameters in the place of its own."""
 
