@@ -40,7 +40,9 @@ _MOST_LOOKS = 64
 _FEWEST_MOVES = 2
 
 # Words as in `ema_model`, `ModelEmaV2`, `_average_model`, `shadow_params`, but not as in `schema`.
-_AN_AVERAGE = re.compile(r"[Aa]verag|[Ss]hadow|(?<![a-z])(ema|swa)(?![a-z])|(Ema|EMA|Swa|SWA)")
+_AN_AVERAGE = re.compile(
+    r"[Aa]verag|[Ss]hadow|(?<![a-z])(ema|swa)(?![a-z])|(Ema|EMA|Swa|SWA)|slow_(weight|param)"
+)
 
 Pairs = dict[int, Tensor]
 """The tensors of one copy, by the identity of those they are copies of."""
@@ -196,9 +198,13 @@ def _held(trainer: Any, model: nn.Module) -> Iterator[list[Pairs]]:
         if isinstance(value, Mapping):
             yield _by_name(model, value)
             continue
-        fitting = [order for order in orders if len(order) == len(value)]
+        # One after the other, or by the groups of an optimizer, as Lookahead has its slow weights.
+        flat = [
+            it for part in value for it in (part if isinstance(part, (list, tuple)) else [part])
+        ]
+        fitting = [order for order in orders if len(order) == len(flat)]
         if fitting:
-            yield [_paired(dict(enumerate(own)), dict(enumerate(value))) for own in fitting]
+            yield [_paired(dict(enumerate(own)), dict(enumerate(flat))) for own in fitting]
 
 
 _LIKE = 0.3

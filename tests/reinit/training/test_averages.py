@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,11 +107,18 @@ class Keeps(Mortal):
         elif how == "shadow parameters":
             shadow = [p.detach().clone() for p in self.parameters()]
             self.average = SimpleNamespace(shadow_params=shadow)
+        elif how == "slow weights by groups":  # Lookahead (Zhang et al., 2019)
+            slow = [p.detach().clone() for p in self.parameters()]
+            self.average = SimpleNamespace(slow_weights=[slow[:2], slow[2:]])
 
     def average_of(self, how: str) -> Any:
         if how == "shadow parameters":
             names = (name for name, _ in self.named_parameters())
             return dict(zip(names, self.average.shadow_params, strict=True))
+        if how == "slow weights by groups":
+            names = (name for name, _ in self.named_parameters())
+            slow = itertools.chain(*self.average.slow_weights)
+            return dict(zip(names, slow, strict=True))
         if how == "a part's names":
             return self.kept.ema
         if how == "buffers":
@@ -125,7 +133,7 @@ class Keeps(Mortal):
     "how",
     [
         *("a submodule", "hidden in a list", "an ema by name", "shadow parameters"),
-        *("buffers", "a part's names"),
+        *("buffers", "a part's names", "slow weights by groups"),
     ],
 )
 def test_an_average_that_the_module_keeps_itself(how: str) -> None:
