@@ -75,12 +75,7 @@ class Event:
         if (reason := model_refusal(self.model)) is not None:
             self.report.refuse(dict.fromkeys(each_of(units), reason))
             return
-        passes, unsound = self._replayed(units)
-        self.report.refuse(unsound)
-        sound = [unit for unit in each_of(units) if unit not in unsound]
-        if sound:
-            self._operate(passes, sound)
-        self.report.passes = passes.replays
+        self._operate(units)
 
     def commit_(self) -> None:
         """Have the optimizers forget what was re-initialised."""
@@ -156,8 +151,20 @@ class Event:
         refused |= passes.absent([unit for unit in keys if unit not in refused])
         return passes, refused
 
-    def _operate(self, passes: Passes, keys: list[UnitKey]) -> None:
-        planned = eligible(passes, keys, self.memory, self.config)
+    def _operate(self, units: Units) -> None:
+        passes, refused = self._replayed(units)
+        if keys := [unit for unit in each_of(units) if unit not in refused]:
+            planned = eligible(passes, keys, self.memory, self.config)
+            refused |= planned.refused
+            if refused and planned.units and self.config.criterion == "dormant":
+                # Dormant units were held at zero; those that are refused go on being heard.
+                self._operate(by_layer(planned.units))
+            else:
+                self._operate_on(passes, keys, planned)
+        self.report.refuse(refused)
+        self.report.passes += passes.replays
+
+    def _operate_on(self, passes: Passes, keys: list[UnitKey], planned: Trace) -> None:
         if self.config.dry_run:
             self.report.planned = by_layer(planned.units)
             self.report.refuse(planned.refused)

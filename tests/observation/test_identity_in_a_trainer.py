@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from lightning_deadunits import DeadUnitCallback, ReinitConfig
@@ -116,6 +116,41 @@ def test_names_of_a_window_do_not_depend_on_what_else_is_tracked(
     make_trainer(callbacks=[callback], max_epochs=2, limit_val_batches=0).fit(Routed([EVERY]))
     assert callback.reviver is not None
     assert {*callback.reviver.events[0].planned, *callback.reviver.events[0].refused} == {NAMES[1]}
+
+
+class Gathering(pl.LightningModule):
+    """Experts whose weights are gathered for each sample; unit 1 of all is dead, 7 of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.rand(3, 4, 8)), nn.Parameter(torch.ones(3, 8))
+        self.act, self.head = nn.ReLU(), nn.Linear(8, 1)
+        with torch.no_grad():
+            self.b[:, 1] = self.b[0, 7] = -99.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x = torch.rand(6, 4)
+        chosen = torch.arange(6) % 3
+        hidden = torch.einsum("bi,bio->bo", x, self.w[chosen]) + self.b[chosen]
+        return self.head(self.act(hidden)).sum()
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(torch.zeros(8), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("criterion", ["dead", "dormant"])
+def test_gathered_experts_are_judged_each_by_its_own_rows(
+    make_trainer: MakeTrainer, criterion: Any
+) -> None:
+    config = ReinitConfig(every_n_train_steps=4, criterion=criterion)
+    callback = DeadUnitCallback(reinit=config)
+    make_trainer(callbacks=[callback], max_epochs=1).fit(Gathering())
+    assert callback.reviver is not None
+    found = {name: sorted(units) for name, units in callback.reviver.events[0].refused.items()}
+    assert found == {"act.w.0": [1, 7], "act.w.1": [1], "act.w.2": [1]}
 
 
 def test_names_are_kept_whatever_runs_first_in_a_later_validation(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
@@ -107,6 +108,30 @@ def test_layers_that_are_left_out_are_left_alone() -> None:
         report = reinit_dead_units(net, {"1": [3]}, x, config=config)
         assert report.reinitialised == {}
         assert str(report) == "Nothing to re-initialise."
+
+
+def test_a_dormant_unit_that_is_refused_costs_no_other() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(8, 16), nn.Linear(16, 12), nn.Linear(16, 12)
+            self.d = nn.Linear(12, 3)
+            with torch.no_grad():
+                self.a.bias[[1, 3]] = -100
+                self.b.weight[5], self.b.bias[5] = 0, 0.01  # dormant, in a sum with one that fires
+                self.c.weight[5], self.c.bias[5] = 0, 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = F.relu(self.a(x))
+            return self.d(F.relu(self.b(hidden)) + F.relu(self.c(hidden)))
+
+    net, x, config = Net(), torch.randn(32, 8), ReinitConfig(criterion="dormant")
+    before = net(x)
+    units = {"relu.a": [1, 3], "relu.b": [5]}
+    report = reinit_dead_units(net, units, x, optimizers=None, config=config)
+    assert report.reinitialised == {"relu.a": [1, 3]}
+    assert list(report.refused) == ["relu.b"]
+    assert torch.equal(net(x), before)
 
 
 def test_a_dormant_unit_is_silenced_although_it_still_speaks() -> None:

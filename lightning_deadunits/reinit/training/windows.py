@@ -20,6 +20,7 @@ from torch import Tensor
 from lightning_deadunits.distributed import Processes, gather_objects
 from lightning_deadunits.observation.forward_only import ForwardObserver
 from lightning_deadunits.observation.layer_names import LayerNames
+from lightning_deadunits.observation.members import by_row
 from lightning_deadunits.observation.site import Site
 from lightning_deadunits.observation.sums import LayerCounts
 from lightning_deadunits.private_api import is_in_step
@@ -95,12 +96,22 @@ class Magnitudes(Zeros):
     def on_site(self, site: Site, output: Tensor) -> Tensor:
         """Measure the mean magnitude of every unit."""
         values = site.values(output).detach().abs().double()
-        others = [axis for axis in range(values.ndim) if axis not in site.unit_dims]
-        mean = (values.mean(others) if others else values).flatten()
-        if site.name in self._means:  # a layer may be called several times in a pass
-            mean = self._means[site.name] + mean
-        self._means[site.name] = mean
+        if site.members is None:
+            others = [axis for axis in range(values.ndim) if axis not in site.unit_dims]
+            self._measure(site.name, (values.mean(others) if others else values).flatten())
+        elif not torch.compiler.is_compiling():  # there nothing tells which member made which row
+            rows = by_row(site.members, values, site.unit_dims)
+            seen = rows.summed(torch.ones_like(rows.home)).clamp(min=1)[:, None]
+            for name, mean in zip(
+                site.layers(), rows.summed(rows.values.mean(1)) / seen, strict=True
+            ):
+                if self._all or self._selects(name):
+                    self._measure(name, mean)
         return output
+
+    def _measure(self, layer: str, mean: Tensor) -> None:
+        known = self._means.get(layer)  # a layer may be called several times in a pass
+        self._means[layer] = mean if known is None else known + mean
 
     def saved(self) -> dict[str, Any]:
         """Return what was seen so far, tensors and primitives only."""
