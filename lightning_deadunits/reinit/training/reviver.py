@@ -17,6 +17,7 @@ from copy import deepcopy
 from typing import Any
 
 from lightning_deadunits.distributed import Processes, gather_objects
+from lightning_deadunits.observation.selection import listed
 from lightning_deadunits.reinit.config import ReinitConfig
 from lightning_deadunits.reinit.eligibility import model_refusal
 from lightning_deadunits.reinit.event import Event
@@ -238,6 +239,11 @@ class Reviver:
             return None
         if self._judged_others and report.reinitialised:
             report.note(_OTHER_WEIGHTS)
+        if report.reinitialised and (idle := tapes.given_up()):
+            report.note(
+                f"Note: {listed(idle)} ran before, and in no batch of the last events. What reads "
+                f"re-initialised units there computes otherwise now."
+            )
         self._note(report)
         self._schedule.note(report)
         return report

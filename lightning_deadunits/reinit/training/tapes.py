@@ -45,6 +45,8 @@ _MOST_SEARCHES = 32
 
 By as many training batches an event is put off at most.
 """
+_MOST_ROUNDS = 2
+"""For how many events more a module that has run is waited for: they come ever more rarely."""
 
 
 class Recorded(NamedTuple):
@@ -144,6 +146,11 @@ class Tapes:
     def judged_others(self) -> bool:
         """Whether validation ran with other weights than the model has now: an average, perhaps."""
         return any(tape.layout.has_other_weights(self.model) for tape in self.evaluation)
+
+    def given_up(self) -> list[str]:
+        """Return, once, the modules that ran and are waited for no longer."""
+        names, self._coverage.given_up = self._coverage.given_up, []
+        return names
 
     def start_validation(self) -> None:
         """Drop the tapes of the last validation."""
@@ -259,13 +266,18 @@ class Tapes:
 
 
 class Coverage:
-    """Compares what ran with what was recorded."""
+    """Compares what ran with what was recorded.
+
+    Attributes:
+        given_up: Names of modules that ran once, and have not run again for very long.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules: dict[str, bool] = {}
         self._parameters: dict[str, tuple[nn.Parameter, Elements]] = {}
-        self._carried: set[str] = set()
+        self._carried: dict[str, int] = {}
+        self.given_up: list[str] = []
         self._in_hooks: set[str] = set()
         self._recorded_in_hooks = False
         self._handles: list[Any] = []
@@ -321,6 +333,8 @@ class Coverage:
         for tape in tapes:
             add_used(self._taped, used_parameters(tape))
         self._taped_modules: set[str] = set().union(*(tape.modules for tape in tapes))
+        in_training = (tape.modules for tape in tapes if tape.training)
+        self._trained_modules: set[str] = set().union(*in_training)
         # A ScriptModule is on a tape as what cannot be followed, and never in any other way.
         self._shows_scripts = any(tape.obstacles for tape in tapes)
         self._trains = any(tape.training for tape in tapes)
@@ -346,11 +360,22 @@ class Coverage:
         self._find_untaped()
 
     def forget(self) -> None:
-        """Forget what ran, but for what was missing: it is looked for once more."""
-        missing = set(self.missing) - self._carried
-        self._modules = {name: ran for name, ran in self._modules.items() if name in missing}
+        """Begin anew; modules that have run are looked for again, for some events.
+
+        Such as run seldom, a head in every third validation, say, may use a unit all the same.
+        """
+        weighted = set(self._weighted().values())  # those that are there still
+        taped = self._taped_modules & weighted
+        ran = {name: name in self._trained_modules for name in taped}
+        ran |= {name: flag for name, flag in self._modules.items() if name not in self._carried}
+        left = {name: age + 1 for name, age in self._carried.items() if name not in ran}
+        self.given_up += [name for name, age in left.items() if age > _MOST_ROUNDS]
+        self._carried = dict.fromkeys(ran, 0)
+        self._carried |= {name: age for name, age in left.items() if age <= _MOST_ROUNDS}
+        self._modules = {
+            name: ran.get(name) or self._modules.get(name, False) for name in self._carried
+        }
         self._parameters.clear()
-        self._carried = missing
         self._in_hooks, self._recorded_in_hooks = set(), False
 
     def note_gradients(self, *step: Any) -> None:
@@ -375,16 +400,12 @@ class Coverage:
                 self._in_hooks.add(name)
         elif name not in self._taped_modules:
             self._modules[name] = training or self._modules.get(name, False)
-            self._carried.discard(name)
+            self._carried.pop(name, None)
 
     def watch(self) -> None:
         """Have modules tell that they run, and weights that they step, if no tape has them."""
         self.unwatch()
-        weighted = {
-            module: name
-            for module, name in module_names(self._model).items()
-            if any(p is not None for p in module._parameters.values()) and not is_opaque(module)
-        }
+        weighted = self._weighted()
         if self._taped_modules.issuperset(weighted.values()):
             weighted = {}
         for module, name in weighted.items():
@@ -392,6 +413,14 @@ class Coverage:
         if self._untaped:
             # At the end of the batch gradients may be gone: `optimizer.zero_grad()` comes last.
             self._handles.append(register_optimizer_step_pre_hook(self.note_gradients))
+
+    def _weighted(self) -> dict[nn.Module, str]:
+        """Return the modules that have parameters of their own, with their names."""
+        return {
+            module: name
+            for module, name in module_names(self._model).items()
+            if any(p is not None for p in module._parameters.values()) and not is_opaque(module)
+        }
 
     def unwatch(self) -> None:
         """Take every hook away; harmless when there is none."""

@@ -247,6 +247,45 @@ def test_a_parametrised_layer_elsewhere_costs_nothing(how: str) -> None:
     assert events(ours)[0] == {"relu": DEAD}
 
 
+class Seldom(Base):
+    """A second head that runs in every so many validations, not in their first batch."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__()
+        self.every = every
+        self.head, self.seldom = nn.Linear(8, 1), nn.Linear(8, 2)
+
+    def outputs(self) -> list[Tensor]:
+        hidden = F.relu(F.linear(X[:9], self.a.weight, self.a.bias))
+        return [F.linear(hidden, own.weight, own.bias) for own in (self.head, self.seldom)]
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return (self.head(self.h(batch[0])) - batch[0][:, :1]).pow(2).mean()
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        hidden = self.h(batch[0])
+        self.log("loss", self.head(hidden).sum())
+        if self.current_epoch % self.every == 0 and batch_idx == 3:
+            self.log("seldom", self.seldom(hidden).sum())
+
+
+def test_a_head_that_runs_seldom_is_waited_for() -> None:
+    ours = Checked(reinit=AT_VALIDATION, verbose=False)
+    trained(Seldom(3), ours, max_epochs=10, loaders=(tasks(), tasks()))
+    assert ours.reviver is not None
+    first, second = ours.reviver.events
+    assert "seldom ran in batches that are not recorded" in first.refused["relu"][1]
+    assert second.reinitialised == {"relu": DEAD}  # where it ran again, and was recorded
+
+
+def test_a_head_that_never_runs_again_is_given_up_and_named() -> None:
+    ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
+    trained(Seldom(99), ours, max_epochs=18, loaders=(tasks(), tasks()))
+    assert ours.reviver is not None
+    revived = [event for event in ours.reviver.events if event.reinitialised]
+    assert any("seldom ran before, and in no batch" in note for note in revived[0].notes)
+
+
 class NullEmbedding(Base):
     """Every second batch has an embedding in the place of what the units say.
 
