@@ -66,7 +66,8 @@ class OptimizerMemory:
         if self._optimizers and all(group_of(o, parameter) is None for o in self._optimizers):
             return (
                 "no optimizer has it: it is not trained, or only a copy of it is (the flat or "
-                "master weights of DeepSpeed, FSDP and the like)"
+                "master weights of DeepSpeed, FSDP and the like; where validation runs an average "
+                "of what is trained, judge by training batches: `every_n_train_steps`)"
             )
         reasons = (refusal(optimizer, parameter) for optimizer in self._optimizers)
         return next((reason for reason in reasons if reason), None)
