@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import compress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,20 @@ class Before:
         Before._open -= self._shares
         if self._shares and not Before._open:
             gc.unfreeze()
+
+
+class Alive(NamedTuple):
+    """Which values are alive at the end of a pass.
+
+    Attributes:
+        kept: Those that somebody holds.
+        perhaps: Those that have a graph, and that autograd alone holds, perhaps, by their memory.
+        until_freed: Those of ``kept`` that have none and may be held for backward alone.
+    """
+
+    kept: set[int]
+    perhaps: dict[int, int]
+    until_freed: dict[int, weakref.ref[Tensor]]
 
 
 class KnownTensors:
@@ -132,12 +146,11 @@ class KnownTensors:
         """Forget the number of a value, if it has one: it is another one now."""
         self._entries.pop(id(value), None)
 
-    def alive(self, modules: Iterable[nn.Module]) -> tuple[set[int], dict[int, int]]:
+    def alive(self, modules: Iterable[nn.Module]) -> Alive:
         """Return the values that somebody holds, and those that perhaps autograd alone does.
 
         It holds masks, too, which have no gradient of their own: ``h > 0`` of ``h * (h > 0)``.
-        Attributes of modules hold values certainly. Values that are in doubt are told by where
-        their memory is.
+        Attributes of modules hold values certainly.
         """
         held = {
             id(tensor)
@@ -146,16 +159,18 @@ class KnownTensors:
             if name not in _OF_MODULES
             for tensor in _tensors_in(value)
         }
-        kept, doubtful = set(), {}
+        alive = Alive(set(), {}, {})
         for reference, index in self._entries.values():
             tensor = reference()
             if not isinstance(tensor, Tensor) or tensor.dtype == torch.bool:
                 continue
             if tensor.grad_fn is None or id(tensor) in held:
-                kept.add(index)
+                alive.kept.add(index)
+                if id(tensor) not in held:
+                    alive.until_freed[index] = weakref.ref(tensor)
             elif (home := storage_of(tensor)) is not None:
-                doubtful[home] = index
-        return kept, doubtful
+                alive.perhaps[home] = index
+        return alive
 
     def is_buffer(self, tensor: Tensor) -> bool:
         """Tell whether a tensor is a buffer of the model."""

@@ -122,10 +122,11 @@ class Recorder(SiteMode):
         if tape is None or not tape.entries:
             self._known.forget()
             return None
-        kept, doubtful = self._known.alive(self.model.modules())
+        alive = self._known.alive(self.model.modules())
         self._known.forget()
-        tape.kept = frozenset(kept - tape.leaves.keys())
-        tape.perhaps_kept = {h: i for h, i in doubtful.items() if i not in tape.leaves}
+        tape.kept = frozenset(alive.kept - tape.leaves.keys())
+        tape.perhaps_kept = {h: i for h, i in alive.perhaps.items() if i not in tape.leaves}
+        tape.kept_until_freed = alive.until_freed
         self._samples.check(tape)
         tape.layout.settle(self.model)
         tape.before.clear()

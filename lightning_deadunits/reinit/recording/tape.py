@@ -8,6 +8,7 @@ are not kept: a replay computes them anew, and each is dropped after its last us
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -138,6 +139,8 @@ class Tape:
         received: Values that were written over by what other processes sent.
         kept: Values that calls made and somebody held when the pass had ended.
         perhaps_kept: Those that autograd held, and nobody else perhaps, by where their memory was.
+        kept_until_freed: Those of ``kept`` that autograd may hold for backward alone, such as what
+            a layer read without a gradient.
         obstacles: What could not be followed.
         numbers: Whole numbers in tensors that something was indexed by.
         modules: Names of the modules in whose forward a call was made, on more than no values.
@@ -155,16 +158,23 @@ class Tape:
     received: set[int] = field(default_factory=set)
     kept: frozenset[int] = frozenset()
     perhaps_kept: dict[int, int] = field(default_factory=dict)
+    kept_until_freed: dict[int, weakref.ref[Tensor]] = field(default_factory=dict)
     obstacles: list[Obstacle] = field(default_factory=list)
     numbers: dict[int, int] = field(default_factory=dict)
     modules: set[str] = field(default_factory=set)
 
     def keep(self, outputs: Any) -> None:
-        """Take what the step returned, be it detached since, for results of the pass."""
+        """Take what the step returned, be it detached since, for results of the pass.
+
+        What is gone by then, as after backward, is none.
+        """
         homes = set(map(storage_of, tensors_of(outputs)))
         found = {index for home, index in self.perhaps_kept.items() if home in homes}
-        if not found <= self.kept:
-            self.kept |= found
+        freed = {index for index, held in self.kept_until_freed.items() if held() is None}
+        self.kept_until_freed = {}
+        kept = (self.kept - freed) | found
+        if kept != self.kept:
+            self.kept = kept
             self.forget_derived()
 
     def forget_derived(self) -> None:

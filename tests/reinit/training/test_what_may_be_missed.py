@@ -376,21 +376,52 @@ class Keeps(Base):
         self.how, self.o = how, nn.Linear(8, 1)
         self.bank: list[dict[str, Tensor]] = []
         self.feature: Tensor | None = None
+        if "probe" in how:
+            self.probe = nn.Linear(8, 1)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Any:
         h = self.h(batch[0])
+        more: Any = 0.0
         if self.how == "in a container":
             self.bank = [{"h": h}]
         elif self.how == "as an attribute":
             self.feature = h
-        loss = (self.o(h)[:, 0] - batch[1]).pow(2).mean()
+        elif self.how == "detached, in a list of nobody's":
+            SEEN.append(h.detach() * 1)
+        elif self.how == "detached, as an attribute until the gradient is there":
+            self.feature = h.detach() * 1
+        elif self.how == "read by a probe, detached":
+            more = self.probe(h.detach() * 1).mean()
+        elif self.how == "read by a probe, without gradients":
+            with torch.no_grad():
+                h_again = self.h(batch[0])
+            more = self.probe(h_again).mean()
+        loss = (self.o(h)[:, 0] - batch[1]).pow(2).mean() + more
         return {"loss": loss, "h": [h]} if self.how == "returned" else loss
+
+    def h(self, x: Tensor) -> Tensor:
+        if self.how == "masked by floats":
+            return (z := self.a(x)) * (z > 0).float()
+        return super().h(x)
+
+    def on_after_backward(self) -> None:
+        if self.how.endswith("until the gradient is there"):
+            self.feature = None
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.log("loss", self.o(self.h(batch[0])).mean())
 
 
-@pytest.mark.parametrize("how", ["returned", "as an attribute", "in a container"])
+SEEN: list[Tensor] = []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("returned", "as an attribute", "in a container", "detached, in a list of nobody's"),
+        "detached, as an attribute until the gradient is there",
+    ],
+)
 def test_what_outlives_the_step_with_its_graph_is_a_result(how: str) -> None:
     ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
     trained(Keeps(how), ours, max_epochs=2, loaders=(tasks(), tasks()))
@@ -401,10 +432,17 @@ def test_what_outlives_the_step_with_its_graph_is_a_result(how: str) -> None:
     }
 
 
-def test_what_autograd_alone_holds_is_none() -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("not at all", "read by a probe, detached", "read by a probe, without gradients"),
+        "masked by floats",
+    ],
+)
+def test_what_autograd_alone_holds_is_none(how: str) -> None:
     ours = DeadUnitCallback(reinit=AT_VALIDATION, verbose=False)
-    trained(Keeps("not at all"), ours, max_epochs=2, loaders=(tasks(), tasks()))
-    assert events(ours) == [{"relu": DEAD}]
+    trained(Keeps(how), ours, max_epochs=2, loaders=(tasks(), tasks()))
+    assert [list(event.values()) for event in events(ours)] == [[DEAD]]
 
 
 def fits(model: LightningModule, *callbacks: Any, more: int) -> Iterator[Any]:
