@@ -202,9 +202,12 @@ class SiteMode(TorchFunctionMode):
             func = plain_function(func)
         step = None
         if torch.compiler.is_compiling():
-            if func in PIECES:
-                return self._traced_lineage.follow_parts(func, args, kwargs, out)
-            self._traced_lineage.follow(func, args, kwargs, out)
+            try:
+                if func in PIECES:
+                    return self._traced_lineage.follow_parts(func, args, kwargs, out)
+                self._traced_lineage.follow(func, args, kwargs, out)
+            except Exception:
+                pass  # an unforeseen signature must not cost the graph: nothing is known then
             if HIDES_WRITES and func in COMPARISONS and self._traced_lineage.descent(out):
                 self._hidden_writes.suspect(self._frame().name)
         else:
@@ -240,10 +243,9 @@ class SiteMode(TorchFunctionMode):
         return frame is ROOT and not torch.compiler.is_compiling() and not self.in_step()
 
     def _is_gated(self, function: Callable[..., Any], args: Args, kwargs: Kwargs, out: Any) -> bool:
-        if torch.compiler.is_compiling():
-            return is_gated(self._traced_lineage, function, args, kwargs, out)
+        lineage = self._traced_lineage if torch.compiler.is_compiling() else self.lineage
         try:
-            return is_gated(self.lineage, function, args, kwargs, out)
+            return is_gated(lineage, function, args, kwargs, out)
         except Exception:  # an unforeseen signature
             return False
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_deadunits import find_dead_units
 from lightning_deadunits.observation.compiled import COUNTS_IN_GRAPHS, room_for_graphs
+from lightning_deadunits.observation.lineage.following import Lineage
 from lightning_deadunits.observation.observer import Observer
 from lightning_deadunits.observation.sums import LayerCounts
 
@@ -160,6 +163,31 @@ def test_an_inner_compiled_module_and_varying_shapes() -> None:
     truth = epoch(Observer(net), net, inputs)
     net.blocks[1] = torch.compile(net.blocks[1], backend="eager")  # type: ignore[assignment]
     assert_same(epoch(Observer(net), net, inputs), truth)
+
+
+@pytest.mark.skipif(not COUNTS_IN_GRAPHS, reason="there what is compiled runs eagerly meanwhile")
+@pytest.mark.parametrize("place", ["follow", "follow_parts"])
+def test_what_nobody_foresaw_costs_no_graph(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    def fails(*args: Any) -> Any:
+        raise IndexError("nobody foresaw this")
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.fc(x).unsqueeze_(1).squeeze(1).chunk(2, 1)
+            return F.relu(one + other)
+
+    monkeypatch.setattr(Lineage, place, fails)
+    torch._dynamo.reset()
+    net: Any = torch.compile(Halves(), backend="eager", fullgraph=True)
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        report = find_dead_units(net, [x])
+        zeros = (net(x) == 0).sum(0)
+    assert report["relu"].zeros.tolist() == zeros.tolist()
 
 
 def test_names_are_free_of_the_wrapper() -> None:

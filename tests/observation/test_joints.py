@@ -306,6 +306,7 @@ IN_PLACE: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "into another": lambda h, other: torch.add(h.clone(), other, out=h),
     "activated": lambda h, other: F.relu(h, inplace=True),
     "chained": lambda h, other: h.mul_(2).add_(other),
+    "given an axis and freed of it": lambda h, other: h.unsqueeze_(1).squeeze_(1),
     "chained and negated": lambda h, other: h.add_(other).neg_().mul_(3),
 }
 

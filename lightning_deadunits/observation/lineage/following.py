@@ -165,7 +165,7 @@ class Lineage:
         if not isinstance(target, Tensor):
             return
         known = self.descent(out)
-        if known is None:
+        if known is None or target.ndim != out.ndim:  # Dynamo knows its shape of before
             self.lose(target)
         else:
             self.remember(target, known, made=False)
