@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -149,10 +150,14 @@ def test_hovering_tells_unit_step_rate_and_since_when_dead(tab, served):
     tooltip = tab.frame.locator(".tooltip").first
     died = int(np.flatnonzero(arrays["dead_since"][arrays["units"]] > header["steps"][0])[0])
     for row in (0, died, 31):
-        canvas.hover(position=tab.point(canvas, row, 5, *arrays["rates"].shape))
         unit, rate = int(arrays["units"][row]), arrays["rates"][row, 5]
-        text = tooltip.inner_text()
-        assert f"unit {unit} · step {header['steps'][5]} · zero rate" in text
+        for _ in range(20):  # a page that is still being laid out moves away under the pointer
+            canvas.hover(position=tab.point(canvas, row, 5, *arrays["rates"].shape))
+            text = tooltip.inner_text()
+            if (said := f"unit {unit} · step {header['steps'][5]} · zero rate") in text:
+                break
+            time.sleep(0.1)
+        assert said in text
         since = arrays["dead_since"][unit]
         if header["states"][arrays["state"][unit]] == "born dead":
             assert text.endswith("born dead")
